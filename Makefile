@@ -1,0 +1,44 @@
+# The house: an environment in .venv, the demo, the tests, the checks of style and of floors.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+LAYERS_TREE := build/layers
+
+.PHONY: demo test test-all lint layers clean
+
+demo: $(STAMP)
+	$(BIN)/mest demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-all: lint
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory layers
+
+# The linter of floors reads one folder tree, so it gets the package as installed, with schedules/ and models/ inside.
+layers: $(STAMP)
+	@rm -rf $(LAYERS_TREE)
+	@$(BIN)/python setup.py --quiet build_py --build-lib $(LAYERS_TREE)
+	cd $(LAYERS_TREE) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+
+clean:
+	rm -rf build dist runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+	  || { echo "mest: '$(PYTHON)' is not Python 3.10 or newer; install one and run, for example, 'make PYTHON=python3.12'" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing the system package python3-venv" \
+	       && apt-get -qq update && apt-get -qq install -y python3-venv; } \
+	  || { echo "mest: '$(PYTHON)' cannot make virtual environments; install the system package python3-venv and run make again" >&2; exit 1; }
+	@echo "installing mest_compiler and what it needs into .venv (PyTorch and TVM: some minutes and gigabytes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@

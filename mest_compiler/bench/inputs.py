@@ -1,0 +1,43 @@
+"""The data of a comparison: every contestant makes it in its own process from the same seed, so all see the
+same."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mest_compiler.bench.layer_spec import LayerSpec
+from mest_compiler.sparsity.schemes import get_scheme
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """Arrays of one layer, float32: x [N, C, H, W], weight [F, C, kh, kw] (zero where `mask` is False),
+    output gradient dy [N, F, OH, OW]; mask bool [F, C, kh, kw]."""
+
+    x: np.ndarray
+    weight: np.ndarray
+    mask: np.ndarray
+    dy: np.ndarray
+
+
+def layer_inputs(layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsity: float) -> LayerInputs:
+    """Standard normal x and dy, weights of variance 1 / fan-in, and a random mask of `scheme` (all True at
+    0)."""
+    rng = np.random.default_rng(seed)
+    fan_in = layer.channels * layer.kernel**2
+    x = rng.standard_normal((batch, layer.channels, layer.height, layer.width), dtype=np.float32)
+    weight = rng.standard_normal(layer.weight_shape, dtype=np.float32) / np.float32(fan_in**0.5)
+    dy = rng.standard_normal((batch, layer.filters, *layer.out_plane), dtype=np.float32)
+    mask = np.ones(layer.weight_shape, dtype=bool)
+    if sparsity > 0:
+        mask = get_scheme(scheme).random_mask(layer.weight_shape, sparsity, rng)
+    return LayerInputs(x, np.where(mask, weight, np.float32(0)), mask, dy)
+
+
+def network_inputs(
+    input_shape: tuple[int, int, int], *, classes: int, batch: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One batch: x float32 [N, C, H, W], standard normal, and labels int64 [N]."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((batch, *input_shape), dtype=np.float32)
+    return x, rng.integers(0, classes, batch, dtype=np.int64)

@@ -1,0 +1,152 @@
+"""Contestants timed in alternating rounds, so that what slows the machine for a while slows all of them
+alike.
+
+All processes are alive from the first to the last round; the one whose turn it is has the machine to itself,
+since the others are blocked reading (no spinning threads of another pool, see worker.py).
+"""
+
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mest_compiler.bench.child import Child, Contestant
+from mest_compiler.bench.machine import available_cores
+from mest_compiler.errors import BenchError
+
+Progress = Callable[[int, int, str], None]
+"""Called as (turns done, turns in all, name of the contestant whose turn comes next or ended last)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long things may take, in seconds; a turn lasts `turn` at least and `ask` at most."""
+
+    build: float = 900.0
+    ask: float = 300.0
+    turn: float = 0.15
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one contestant: a sample (ms, mean of the repeats of one turn) a round.
+
+    `extra`: "min_ms" (fastest single repeat of all), "repeats" (per round), "build_s", "peak_rss_mb" (MiB),
+    "result" (what the contestant's `result()` said) and "outputs" (path of its saved arrays or None).
+    """
+
+    samples: list[float]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """Median of the samples, ms."""
+        return statistics.median(self.samples)
+
+    @property
+    def spread(self) -> float:
+        """Largest sample minus smallest sample, as a fraction of the median."""
+        return (max(self.samples) - min(self.samples)) / self.median
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it for a result file."""
+        return {"median_ms": self.median, "spread": self.spread, "samples_ms": self.samples, **self.extra}
+
+
+def interleave(
+    contestants: Sequence[Contestant],
+    rounds: int,
+    progress: Progress | None = None,
+    *,
+    outputs: Path | None = None,
+    limits: Limits | None = None,
+) -> dict[str, Timing]:
+    """Time `contestants` in `rounds` alternating rounds (forwards, backwards, forwards, ...); a Timing by
+    name.
+
+    With `outputs`, an existing folder, every contestant saves its arrays as `<name>.npz` there before it is
+    timed, while its state is still the initial one. A contestant of one thread is bound to one core, the same
+    for all of them.
+
+    Raises BenchError for contestants that cannot be told apart or want more threads than there are cores, and
+    for one that raises, dies or exceeds `limits`; all processes have ended when this returns or raises.
+    """
+    limits = limits or Limits()
+    _check(contestants, rounds)
+    samples: dict[str, list[dict[str, float]]] = {contestant.name: [] for contestant in contestants}
+    extra: dict[str, dict[str, Any]] = {}
+    total = rounds * len(contestants)
+    with ExitStack() as stack:
+        children = []
+        for contestant in contestants:  # one after another: a compilation may need all cores and much memory
+            child = stack.enter_context(Child(contestant, _core(contestant.threads)))
+            extra[child.name] = {"build_s": child.wait_built(limits.build)}
+            children.append(child)
+        for child in children:
+            extra[child.name]["outputs"] = _save_outputs(child, outputs, limits)
+        for done, child in enumerate(turns(children, rounds)):
+            if progress is not None:
+                progress(done, total, child.name)
+            samples[child.name].append(child.ask("turn", limits.ask, seconds=limits.turn))
+        for child in children:
+            extra[child.name] |= child.ask("result", limits.ask)
+    if progress is not None:
+        progress(total, total, children[-1].name)
+    return {name: _timing(turns_of_one, extra[name]) for name, turns_of_one in samples.items()}
+
+
+def turns(children: Sequence[Any], rounds: int) -> list[Any]:
+    """Who runs when: every round all of them, every other round in reverse."""
+    return [child for number in range(rounds) for child in (children if number % 2 == 0 else children[::-1])]
+
+
+def fastest(timings: Mapping[str, Timing], prefix: str) -> str:
+    """Name of the contestant with the smallest median among those whose names begin with `prefix`."""
+    names = [name for name in timings if name.startswith(prefix)]
+    if not names:
+        raise BenchError(
+            f"no contestant's name begins with '{prefix}'; there are: {', '.join(timings) or 'none'}"
+        )
+    return min(names, key=lambda name: timings[name].median)
+
+
+def _check(contestants: Sequence[Contestant], rounds: int) -> None:
+    names = [contestant.name for contestant in contestants]
+    if not names or len(set(names)) < len(names):
+        raise BenchError(f"contestants need names of their own, and these are: {', '.join(names) or 'none'}")
+    if rounds < 1:
+        raise BenchError(f"a comparison needs at least one round, not {rounds}")
+    for contestant in contestants:
+        if not 1 <= contestant.threads <= available_cores():
+            raise BenchError(
+                f"contestant '{contestant.name}' cannot have {contestant.threads} threads on "
+                f"{available_cores()} available cores; choose a number between"
+            )
+
+
+def _core(threads: int) -> int | None:
+    """The core of a contestant of one thread: the last one, since the first ones tend to serve interrupts."""
+    if threads > 1 or not hasattr(os, "sched_getaffinity"):
+        return None
+    return max(os.sched_getaffinity(0))
+
+
+def _save_outputs(child: Child, folder: Path | None, limits: Limits) -> str | None:
+    if folder is None:
+        return None
+    path = str(folder.resolve() / f"{child.name}.npz")
+    return path if child.ask("outputs", limits.ask, path=path)["saved"] else None
+
+
+def _timing(turns_of_one: list[dict[str, float]], extra: dict[str, Any]) -> Timing:
+    return Timing(
+        samples=[turn["mean_ms"] for turn in turns_of_one],
+        extra={
+            "min_ms": min(turn["min_ms"] for turn in turns_of_one),
+            "repeats": [turn["repeats"] for turn in turns_of_one],
+            **extra,
+        },
+    )

@@ -1,0 +1,88 @@
+"""`mest`: the commands by name, and the one place where errors become sentences and exit statuses.
+
+A command `mest NAME` is the function `command` of the module `mest_compiler.cli.NAME`, loaded when it is
+asked for. Such a module imports PyTorch, TVM and the rooms that need them inside the function, so that `mest
+--help` answers at once.
+"""
+
+import errno
+from importlib import import_module
+
+import typer
+from typer.core import TyperGroup
+
+from mest_compiler.cli.output import say
+from mest_compiler.errors import MestError
+
+COMMANDS = ("train", "compile", "bench", "demo")
+FAILED = 2
+INTERRUPTED = 130
+UNWRITABLE = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EISDIR,
+        errno.ENOENT,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+"""The system's refusals that a user can mend; any other OSError is a mistake of ours and keeps its
+traceback."""
+
+
+class Commands(TyperGroup):
+    """The group of `COMMANDS`, each loaded when it is looked up."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        """Names in the order in which they are usually needed."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str):
+        """The command as Typer builds it, None for a name that is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        single = typer.Typer(add_completion=False)
+        single.command(cmd_name)(import_module(f"mest_compiler.cli.{cmd_name}").command)
+        return typer.main.get_command(single)
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run the command; what went wrong becomes one sentence on standard error and an exit status."""
+        try:
+            return super().invoke(ctx)
+        except MestError as error:
+            say(f"mest: {_one_line(error)}")
+            raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as error:
+            say("mest: interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            where = error.filename or "the output"
+            say(f"mest: cannot use '{where}': {error.strerror}; choose another place or make room")
+            raise typer.Exit(FAILED) from error
+
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def mest() -> None:
+    """Compile, run and time the sparse training step of a PyTorch model."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="mest")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    main()

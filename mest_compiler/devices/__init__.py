@@ -1,0 +1,19 @@
+"""Device profiles: what a kernel generator and the runtime need to know of a device."""
+
+from __future__ import annotations
+
+from mest_compiler.errors import DeviceError
+
+from .cpu import CpuProfile, available_cores, local_cpu
+
+NAMES = ("cpu",)
+
+
+def get_device(name: str, threads: int | None = None) -> CpuProfile:
+    """Profile of a device by name; raises DeviceError for an unknown one."""
+    if name not in NAMES:
+        raise DeviceError(f"There is no device {name!r}: known devices are {', '.join(NAMES)}.")
+    return local_cpu(threads)
+
+
+__all__ = ["NAMES", "CpuProfile", "available_cores", "get_device", "local_cpu"]

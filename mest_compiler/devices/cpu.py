@@ -1,0 +1,59 @@
+"""This machine's CPU, as generators want to know it: vector width, registers, caches, threads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import tvm
+from tvm.target import codegen
+
+from mest_compiler.errors import DeviceError
+
+# LLVM feature -> (vector bits, vector registers), widest first.
+_VECTORS = (("avx512f", 512, 32), ("avx2", 256, 16), ("avx", 256, 16), ("neon", 128, 32), ("sse2", 128, 16))
+
+
+@dataclass(frozen=True)
+class CpuProfile:
+    """A CPU target: LLVM's name of the CPU, bits of a vector register, how many there are, threads to use."""
+
+    mcpu: str
+    vector_bits: int
+    registers: int
+    threads: int
+
+    @property
+    def target(self) -> tvm.target.Target:
+        """TVM target; without mcpu there would be no wide vectors."""
+        return tvm.target.Target({"kind": "llvm", "mcpu": self.mcpu})
+
+    def lanes(self, dtype: str) -> int:
+        """Numbers of a dtype in one vector: the batch lanes L."""
+        bits = {"float32": 32, "float64": 64}.get(dtype)
+        if bits is None:
+            raise DeviceError(f"The CPU kernels compute in float32 or float64, not in {dtype}.")
+        return self.vector_bits // bits
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_cpu(threads: int | None = None, mcpu: str | None = None) -> CpuProfile:
+    """The machine's own CPU. `threads` defaults to every core it may use; `mcpu` to what LLVM finds.
+
+    Raises:
+        DeviceError: fewer than one thread, more than there are cores, or a CPU without known vectors.
+    """
+    cores = available_cores()
+    threads = cores if threads is None else threads
+    if not 1 <= threads <= cores:
+        raise DeviceError(f"{threads} threads were asked for, and this machine has {cores} cores: use 1 to {cores}.")
+    mcpu = mcpu or str(codegen.llvm_get_system_cpu())
+    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
+    for feature, bits, registers in _VECTORS:
+        if codegen.target_has_features(feature, target):
+            return CpuProfile(mcpu, bits, registers, threads)
+    raise DeviceError(f"The CPU {mcpu!r} has none of the vector units this compiler knows (AVX-512, AVX2, NEON, SSE2).")

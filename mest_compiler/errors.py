@@ -1,0 +1,41 @@
+"""One family of exceptions: each says in one sentence what was wrong, where, and what to do; the command line prints it and exits 2."""
+
+
+class MestError(Exception):
+    """Base of everything this package raises for a user's input or environment."""
+
+
+class ModelError(MestError):
+    """A model cannot be found, built, captured or translated."""
+
+
+class ProfileError(MestError):
+    """A sparsity profile (scheme, ratio, layer name) does not fit the model."""
+
+
+class MaskError(MestError):
+    """A mask does not fit its layer or its scheme."""
+
+
+class StructureError(MestError):
+    """Index arrays of a layer are inconsistent, out of bounds or over capacity."""
+
+
+class ArtifactError(MestError):
+    """An artifact is missing, damaged, of another version, or used with shapes it was not built for."""
+
+
+class CheckpointError(MestError):
+    """A checkpoint is missing, damaged or of another artifact."""
+
+
+class DataError(MestError):
+    """A data set is missing, damaged or of the wrong form."""
+
+
+class DeviceError(MestError):
+    """A device or its limits do not allow what was asked."""
+
+
+class BenchError(MestError):
+    """A benchmark was described wrongly or one of its contestants failed."""

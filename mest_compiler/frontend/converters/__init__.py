@@ -1,0 +1,17 @@
+"""What each ATen operator becomes in Relax: one file an operator family, one function an operator."""
+
+from . import activation, batch_norm, convolution, elementwise, linear, loss, pooling, reduction, shape
+from .registry import CONVERTERS
+
+__all__ = [
+    "CONVERTERS",
+    "activation",
+    "batch_norm",
+    "convolution",
+    "elementwise",
+    "linear",
+    "loss",
+    "pooling",
+    "reduction",
+    "shape",
+]

@@ -1,0 +1,115 @@
+"""What a converter works with: the node it converts, ways to emit Relax, and the way to refuse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from tvm import relax
+from tvm.relax import op as R
+
+from ..errors import ModelError
+from .capture import module_of
+from .training_graph import Convolution
+
+
+@dataclass(frozen=True)
+class WindowIndex:
+    """Positions of maxima, int32, counted inside their pooling windows; PyTorch's count int64 over the plane,
+    so nothing but the pooling's backward may read them.
+    """
+
+    positions: relax.Var
+
+
+Value = relax.Expr | WindowIndex | tuple | None
+
+
+class Emission:
+    """Emits one Relax function; `node` is the ATen node being converted."""
+
+    node: torch.fx.Node
+
+    def __init__(
+        self, builder: relax.BlockBuilder, parameters: dict[str, tuple[torch.fx.Node, relax.Var]]
+    ) -> None:
+        self.builder = builder
+        self.parameters = parameters
+        self.convolutions: dict[str, Convolution] = {}
+        self._parameter_names = {var: name for name, (_, var) in parameters.items()}
+        # What a reshaped or transposed variable was made from: chains of views collapse to one step, or to
+        # none.
+        self._reshaped: dict[relax.Var, relax.Expr] = {}
+        self._transposed: dict[relax.Var, relax.Expr] = {}
+
+    def emit(self, expr: relax.Expr) -> relax.Var:
+        return self.builder.emit(expr, self.node.name)
+
+    def emit_tuple(self, expr: relax.Expr, count: int) -> tuple[relax.Var, ...]:
+        """Emit a call that returns a tuple and each of its `count` parts."""
+        whole = self.emit(expr)
+        return tuple(self.emit(relax.TupleGetItem(whole, i)) for i in range(count))
+
+    def emit_te(self, function: Callable, *args: relax.Expr) -> relax.Var:
+        return self.builder.emit_te(function, *args, primfunc_name_hint=self.node.target._opname)
+
+    def scalar(self, value: float, like: relax.Expr) -> relax.Constant:
+        return relax.const(value, dtype_of(like))
+
+    def result_shape(self) -> list[int]:
+        """Shape of the node's (first) value, as PyTorch knows it."""
+        value = self.node.meta["val"]
+        return [int(n) for n in (value if isinstance(value, torch.Tensor) else value[0]).shape]
+
+    def tensor(self, value: Value) -> relax.Expr:
+        """`value`, refused unless it is one tensor."""
+        if isinstance(value, WindowIndex):
+            self.refuse("reads the indices of a max-pooling, which only the pooling's own gradient may use")
+        if not isinstance(value, relax.Expr):
+            self.refuse("reads a value that its producer does not hand out in Relax")
+        return value
+
+    def reshape(self, x: relax.Expr, shape: list[int]) -> relax.Expr:
+        x = self._reshaped.get(x, x) if isinstance(x, relax.Var) else x
+        if shape_of(x) == shape:
+            return x
+        out = self.emit(R.reshape(x, shape))
+        self._reshaped[out] = x
+        return out
+
+    def transpose(self, x: relax.Expr) -> relax.Expr:
+        """The transpose of a matrix."""
+        if isinstance(x, relax.Var) and x in self._transposed:
+            return self._transposed[x]
+        out = self.emit(R.permute_dims(x))
+        self._transposed[out] = x
+        return out
+
+    def parameter_name(self, x: relax.Expr) -> str | None:
+        """Torch name of the parameter that `x` is, None if it is something else."""
+        return self._parameter_names.get(x) if isinstance(x, relax.Var) else None
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise ModelError: the node's operator and module, then `why`."""
+        raise ModelError(f"{self.node.target} in {module_of(self.node)} {why}")
+
+
+def shape_of(x: relax.Expr) -> list[int]:
+    return [int(n) for n in x.ty.shape]
+
+
+def dtype_of(x: relax.Expr) -> str:
+    return str(x.ty.dtype)
+
+
+def elements(shape: list[int]) -> int:
+    return math.prod(shape)
+
+
+def pair(values: int | list[int]) -> tuple[int, int]:
+    """PyTorch's int[2] argument: one number stands for both directions."""
+    values = [values] if isinstance(values, int) else list(values)
+    return (int(values[0]), int(values[-1]))

@@ -1,0 +1,60 @@
+"""What the frontend hands on: a training step and a prediction in Relax, and how their arguments are named in
+the torch module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One 2-d convolution of the network.
+
+    name is its weight's name in the torch module, shape that weight's shape (F, C / groups, kh, kw); in_plane
+    and out_plane are (height, width) of its input and output.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    in_plane: tuple[int, int]
+    out_plane: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TrainingGraph:
+    """A traced model: dense, in NCHW, without a decision about any device.
+
+    Attributes
+    ----------
+    module : Relax functions, each one dataflow block whose output is the tuple it returns (predict: the
+    logits):
+        step(*parameters, *buffers, x [N, ...], y int64 [N]) -> (loss [], logits [N, classes], a gradient per
+        parameter, a new value per buffer),
+        predict(*parameters, *buffers, x) -> logits [N, classes].
+    parameters, buffers : torch names, in argument order; gradients and new values come in the same order.
+    state : copies of all parameters and buffers by torch name.
+    convolutions : by the name of their weight, in the order in which the forward pass runs them.
+    classes : number of logits of an example.
+    batch : number of examples N that both functions take.
+    input_shape : shape of one example, e.g. (3, 32, 32).
+    dtype : of parameters, x, loss and logits: "float32" or "float64".
+    """
+
+    module: tvm.IRModule
+    parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
+    state: Mapping[str, np.ndarray]
+    convolutions: Mapping[str, Convolution]
+    classes: int
+    batch: int
+    input_shape: tuple[int, ...]
+    dtype: str

@@ -1,0 +1,50 @@
+"""Relax operators that exist between passes: sparse convolutions and whole normalisations, still without a layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tvm
+from tvm import relax
+from tvm.ir import _ffi_api as ir_ffi
+
+from mest_compiler.frontend.ops import attributes
+
+
+def _of_shape(call: relax.Call) -> tvm.ir.Type:
+    return relax.TensorType(attributes(call)["oshape"], call.args[0].ty.dtype)
+
+
+def _vector(call: relax.Call) -> relax.TensorType:
+    x = call.args[0].ty
+    return relax.TensorType([x.shape[1]], x.dtype)
+
+
+OPS = {
+    # (x, values [capacity, block]) and (gy, values); (gy, x): attributes of mest.conv2d, with oshape and the filter's shape
+    "mest.sparse_conv2d": _of_shape,
+    "mest.sparse_conv2d_backward_data": _of_shape,
+    "mest.sparse_conv2d_backward_weight": _of_shape,
+    # (x, w, b, running_mean, running_var[, residual]) -> (z, mean, rstd, new running_mean, new running_var)
+    "mest.normalise": lambda call: relax.TupleType([call.args[0].ty, *[_vector(call)] * 4]),
+    # (x, w, b, running_mean, running_var[, residual]) -> z
+    "mest.normalise_inference": lambda call: call.args[0].ty,
+    # (x, w, b, mean, rstd[, z], gradient[, gradient]) -> (gx, gw, gb, g)
+    "mest.normalise_backward": lambda call: relax.TupleType(
+        [call.args[0].ty, *[_vector(call)] * 2, call.args[0].ty]
+    ),
+}
+
+for _name, _infer in OPS.items():
+    if _name not in set(ir_ffi.ListOpNames()):
+        ir_ffi.RegisterOp(_name, "")
+        _op = tvm.ir.Op.get(_name)
+        _op.set_num_inputs(-1)
+        _op.set_attrs_type_key("ir.DictAttrs")
+        _op.set_attr("FInferType", lambda call, _context, infer=_infer: infer(call))
+        _op.set_attr("FPurity", True)
+
+
+def call(name: str, args: Sequence[relax.Expr], **attrs: object) -> relax.Call:
+    """A call of one of `OPS` (or of a frontend operator) with attributes."""
+    return relax.Call(tvm.ir.Op.get(name), list(args), tvm.ir.make_node("ir.DictAttrs", **attrs))

@@ -1,0 +1,92 @@
+"""A compiler pass that replaces the dense weight of every masked convolution by compact values, in all that reads or writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from mest_compiler.errors import ModelError
+from mest_compiler.frontend.ops import attributes
+
+from .ops import call
+from .program import Env, Program, carry_kernels, dtype_of, op_name, rebuild, relax_functions, shape_of, substitute
+
+_CONVOLUTIONS = ("mest.conv2d", "mest.conv2d_backward_data", "mest.conv2d_backward_weight")
+
+
+@dataclass(frozen=True)
+class SparseLayer:
+    """What the compiler fixes of a sparse layer: most entries it will ever have, and filters an entry covers."""
+
+    capacity: int
+    block: int
+
+
+@tvm.transform.module_pass(opt_level=0, name="SparsifyConvolutions")
+class SparsifyConvolutions:
+    """`names` are the parameters' names in argument order; `layers` says which of them are sparse, and how."""
+
+    def __init__(self, names: tuple[str, ...], layers: Mapping[str, SparseLayer]) -> None:
+        self.names, self.layers = names, layers
+
+    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """The module with weights [F, C, kh, kw] of sparse layers as values [capacity, block], gradients likewise."""
+        builder = relax.BlockBuilder()
+        kernels = carry_kernels(builder, mod)
+        for name, function in relax_functions(mod):
+            program = Program.of(function)
+            values, params = self._values(program)
+            self._check_users(program, values)
+            env = kernels | values
+            single = not isinstance(program.result, relax.Tuple)
+
+            def body(builder, program=program, env=env) -> list[relax.Expr]:
+                for var, expr in program.bindings:
+                    if isinstance(expr, relax.Tuple):
+                        env[var] = substitute(expr, env)
+                    else:
+                        env[var] = builder.emit(self._expression(expr, env), var.name)
+                return [substitute(out, env) for out in program.outputs]
+
+            rebuild(builder, name, params, body, single)
+        return builder.finalize()
+
+    def _values(self, program: Program) -> tuple[Env, list[relax.Var]]:
+        env: Env = {}
+        params = list(program.params)
+        for i, name in enumerate(self.names):
+            if name in self.layers:
+                layer, old = self.layers[name], params[i]
+                ty = relax.TensorType([layer.capacity, layer.block], dtype_of(old))
+                env[old] = params[i] = relax.Var(old.name, ty)
+        return env, params
+
+    def _check_users(self, program: Program, weights: Env) -> None:
+        defined, users = program.definitions(), program.users()
+        named = dict(zip(program.params, self.names, strict=False))
+        for weight in weights:
+            for user in users[weight]:
+                if user is None or op_name(defined[user]) not in _CONVOLUTIONS:
+                    what = op_name(defined[user]) if user is not None else "the result"
+                    raise ModelError(
+                        f"The sparse weight {named[weight]!r} is read by {what or 'another expression'}, not only by its "
+                        "convolution: keep that layer dense in the profile."
+                    )
+
+    def _expression(self, expr: relax.Expr, env: Env) -> relax.Expr:
+        name = op_name(expr)
+        new = substitute(expr, env)
+        if name not in _CONVOLUTIONS:
+            return new
+        attrs = attributes(expr)
+        layer = self.layers.get(attrs["param"])
+        if layer is None:
+            return new
+        weight = attrs["oshape"] if name.endswith("weight") else shape_of(expr.args[1])
+        if name.endswith("weight"):
+            attrs["oshape"] = (layer.capacity, layer.block)
+        attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs.items()}
+        return call(name.replace("mest.", "mest.sparse_"), new.args, **attrs, weight=list(weight), block=layer.block)

@@ -1,0 +1,103 @@
+"""A compiler pass that lays activations out in batch tiles and gives every operator on them its kernel.
+
+Data is converted once where it enters and once where it leaves; an operator without a tiled kernel gets its inputs as NCHW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import tvm
+from tvm import relax
+
+from mest_compiler.devices.cpu import CpuProfile
+
+from .program import (
+    Env,
+    Program,
+    carry_kernels,
+    dtype_of,
+    op_name,
+    rebuild,
+    relax_functions,
+    shape_of,
+    substitute,
+    variables,
+)
+from .tiling import convolution, normalise, pixelwise
+from .tiling.convolution import plan_layers
+from .tiling.state import LayerKernels, Tiling, Value
+
+_ALWAYS = {**convolution.HANDLERS, **normalise.HANDLERS}
+INDEX_SEPARATOR = "/"
+
+
+@tvm.transform.module_pass(opt_level=0, name="TileBatch")
+class TileBatch:
+    """Rewrites `step` first (it decides every layer's kernels), then the other functions.
+
+    Afterwards `layers` holds the kernels of each convolution by parameter name, and `index_names[function]` the
+    (parameter, array) pairs that stand behind the function's old parameters.
+    """
+
+    def __init__(self, device: CpuProfile) -> None:
+        self.device = device
+        self.layers: dict[str, LayerKernels] = {}
+        self.index_names: dict[str, list[tuple[str, str]]] = {}
+
+    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """The module over batch tiles, its kernels called by call_tir."""
+        builder = relax.BlockBuilder()
+        kernels: dict[Hashable, relax.GlobalVar] = {}
+        carried = carry_kernels(builder, mod)
+        for name, function in relax_functions(mod):
+            program = Program.of(function)
+            tiling = Tiling(builder, program, self.device, self.layers, kernels)
+            if name == "step":
+                plan_layers(tiling)
+            wanted = self._index_arrays(program, name == "step")
+            for param, array in wanted:
+                length = self.layers[param].index_shapes()[array]
+                var = relax.Var(f"{param}{INDEX_SEPARATOR}{array}".replace(".", "_"), relax.TensorType([length], "int32"))
+                tiling.index_params[param, array] = var
+            self.index_names[name] = wanted
+            params = [*program.params, *tiling.index_params.values()]
+            single = not isinstance(program.result, relax.Tuple)
+            rebuild(builder, name, params, lambda _, t=tiling: _walk(t, carried), single)
+        return builder.finalize()
+
+    def _index_arrays(self, program: Program, training: bool) -> list[tuple[str, str]]:
+        return [
+            (param, array)
+            for param, layer in self.layers.items()
+            for array in layer.index_shapes()
+            if training or array in ("offset", "row", "forward_ptr")
+        ]
+
+
+def _walk(tiling: Tiling, kernels: Env) -> list[relax.Expr]:
+    program = tiling.program
+    for param in program.params:
+        tiling.values[param] = Value(param, {}, shape_of(param), dtype_of(param))
+    for var, expr in program.bindings:
+        _binding(tiling, var, expr, kernels)
+    return [tiling.plain(out) for out in program.outputs]
+
+
+def _binding(tiling: Tiling, var: relax.Var, expr: relax.Expr, kernels: Env) -> None:
+    if isinstance(expr, relax.TupleGetItem) and expr.tuple_value in tiling.tuples:
+        tiling.values[var] = tiling.tuples[expr.tuple_value][int(expr.index)]
+        return
+    if isinstance(expr, relax.Var):
+        tiling.values[var] = tiling.values[expr]
+        return
+    if isinstance(var.ty, relax.TensorType):
+        tiling.values[var] = Value(None, {}, shape_of(var), dtype_of(var))
+    name = op_name(expr)
+    if name in _ALWAYS:
+        _ALWAYS[name](tiling, var, expr)
+    elif not (name in pixelwise.HANDLERS and pixelwise.HANDLERS[name](tiling, var, expr)):
+        env = kernels | {v: tiling.plain(v) for v in set(variables(expr))}
+        tiling.values[var] = Value(tiling.builder.emit(substitute(expr, env), var.name), {}, (), "")
+        if isinstance(var.ty, relax.TensorType):
+            tiling.values[var].shape, tiling.values[var].dtype = shape_of(var), dtype_of(var)

@@ -1,0 +1,185 @@
+"""Element-wise operators, biases and pooling over batch tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from tvm import relax, tirx
+from tvm.script.ir_builder import tirx as T
+
+from mest_compiler.frontend.ops import attributes
+from mest_compiler.kernels.geometry import Plane
+from mest_compiler.schedules.cpu import elementwise, pooling
+from mest_compiler.schedules.cpu.emit import Expr, Vec
+
+from ..program import dtype_of, op_name, shape_of
+from .state import Tiling, Value
+
+# operator -> expression on loaded vectors
+_BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "relax.add": lambda a, b: a + b,
+    "relax.subtract": lambda a, b: a - b,
+    "relax.multiply": lambda a, b: a * b,
+    "relax.divide": lambda a, b: a / b,
+}
+
+
+def _scalar(expr: relax.Expr) -> float | None:
+    if isinstance(expr, tvm.ir.Constant) and isinstance(expr.ty, relax.TensorType) and not shape_of(expr):
+        return float(expr.value.numpy())
+    return None
+
+
+def _pixelwise(
+    tiling: Tiling, var: relax.Var, name: str, args: list, compute: Callable, vectors: list, key: object = None
+) -> None:
+    """var = compute(*activations, *channel vectors), written with the border that var's readers need."""
+    n, c, h, w = shape_of(var)
+    vec = tiling.vec(dtype_of(var))
+    tiled = [tiling.tiled(a) for a in args]
+    planes, out = [p for _, p in tiled], Plane(h, w, tiling.border_of(var))
+    tiles = -(-n // vec.lanes)
+    (result,) = tiling.run(
+        (name, n, c, tuple(planes), out, vec, key),
+        lambda: elementwise.elementwise(name, tiles, c, planes, out, vec, compute, len(vectors)),
+        [*[t for t, _ in tiled], *vectors], [tiling.tiled_type(shape_of(var), vec.dtype, out.border)],
+    )  # fmt: skip
+    tiling.bind(var, result, out.border)
+
+
+def _same_activations(var: relax.Var, args: list[relax.Expr]) -> bool:
+    return all(
+        len(shape_of(a)) == 4 and shape_of(a) == shape_of(var) and dtype_of(a).startswith("float") for a in (var, *args)
+    )
+
+
+def binary(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """Two activations of one shape, or one and a scalar constant; anything else is not tiled here."""
+    name, args = op_name(expr), list(expr.args)
+    compute, short = _BINARY[name], name.removeprefix("relax.")
+    numbers = [_scalar(a) for a in args]
+    activations = [a for a, s in zip(args, numbers, strict=True) if s is None]
+    if not activations or not _same_activations(var, activations):
+        return False
+    if len(activations) == 2:
+        _pixelwise(tiling, var, short, args, compute, [])
+        return True
+    vec = tiling.vec(dtype_of(var))
+    if numbers[1] is not None:
+        _pixelwise(tiling, var, short, activations, lambda a: compute(a, vec.const(numbers[1])), [], numbers[1])
+    else:
+        _pixelwise(tiling, var, short, activations, lambda b: compute(vec.const(numbers[0]), b), [], (numbers[0],))
+    return True
+
+
+def relu(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """max(x, 0)."""
+    if not _same_activations(var, list(expr.args)):
+        return False
+    zero = tiling.vec(dtype_of(var)).const(0)
+    _pixelwise(tiling, var, "relu", list(expr.args), lambda x: T.max(x, zero), [])
+    return True
+
+
+def relu_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """gy where y > 0."""
+    if not _same_activations(var, list(expr.args)):
+        return False
+    zero = tiling.vec(dtype_of(var)).const(0)
+    _pixelwise(
+        tiling, var, "relu_backward", list(expr.args), lambda g, y: tirx.Select(y > zero, g, zero), []
+    )
+    return True
+
+
+def bias_add(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """x + b[channel]."""
+    _pixelwise(tiling, var, "bias_add", [expr.args[0]], lambda x, b: x + b, [tiling.plain(expr.args[1])])
+    return True
+
+
+def bias_grad(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """Sum over batch and pixels: padded lanes of a gradient are zero."""
+    x, plane = tiling.tiled(expr.args[0])
+    n, c, _, _ = shape_of(expr.args[0])
+    vec = tiling.vec(dtype_of(var))
+    tiles = -(-n // vec.lanes)
+    (tiling.values[var].plain,) = tiling.run(
+        ("channel_sum", n, c, plane, vec), lambda: elementwise.channel_sum(tiles, c, plane, vec), [x],
+        [relax.TensorType([c], vec.dtype)],
+    )  # fmt: skip
+    return True
+
+
+def global_avg_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """[N, C, H, W] -> [N, C], which leaves the tiled layout."""
+    x, plane = tiling.tiled(expr.args[0])
+    n, c, _, _ = shape_of(expr.args[0])
+    vec = tiling.vec(dtype_of(var))
+    (tiling.values[var].plain,) = tiling.run(
+        ("plane_mean", n, c, plane, vec), lambda: elementwise.plane_mean(n, c, plane, vec), [x],
+        [relax.TensorType([n, c], vec.dtype)],
+    )  # fmt: skip
+    return True
+
+
+def spatial_broadcast(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """[N, C] -> [N, C, H, W], which enters the tiled layout."""
+    n, c, h, w = shape_of(var)
+    plane, vec = Plane(h, w, tiling.border_of(var)), tiling.vec(dtype_of(var))
+    (result,) = tiling.run(
+        ("plane_broadcast", n, c, plane, vec), lambda: elementwise.plane_broadcast(n, c, plane, vec),
+        [tiling.plain(expr.args[0])], [tiling.tiled_type(shape_of(var), vec.dtype, plane.border)],
+    )  # fmt: skip
+    tiling.bind(var, result, plane.border)
+    return True
+
+
+def _pool(expr: relax.Call, vec: Vec, x: Plane, y: Plane, shape: tuple[int, ...]) -> pooling.Pool:
+    a = attributes(expr)
+    window = [tuple(a[k]) for k in ("kernel", "stride", "padding", "dilation")]
+    return pooling.Pool(-(-shape[0] // vec.lanes), shape[1], vec, x, y, *window)
+
+
+def max_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """(y, index)."""
+    shape, dtype = tuple(attributes(expr)["oshape"]), dtype_of(expr.args[0])
+    vec = tiling.vec(dtype)
+    if vec.lanes != tiling.vec("int32").lanes and dtype != "float64":
+        return False
+    x, plane = tiling.tiled(expr.args[0])
+    p = _pool(expr, vec, plane, Plane(*shape[2:], tiling.border_of(var, 0)), shape)
+    index = relax.TensorType([p.tiles, p.channels * shape[2] * shape[3], vec.lanes], "int32")
+    y, where = tiling.run(
+        ("max_pool", p), lambda: pooling.forward(p), [x], [tiling.tiled_type(shape, dtype, p.y.border), index]
+    )
+    tiling.tuples[var] = [tiling.activation(y, shape, dtype, p.y.border), Value(None, {0: where}, shape, "int32")]
+    return True
+
+
+def max_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """The gradient of a pooling's input."""
+    gy, plane = tiling.tiled(expr.args[0])
+    index = tiling.value(expr.args[1]).tiled[0]
+    shape, vec = shape_of(var), tiling.vec(dtype_of(var))
+    p = _pool(expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
+    (dx,) = tiling.run(
+        ("max_pool_backward", p), lambda: pooling.backward(p), [gy, index],
+        [tiling.tiled_type(shape, vec.dtype, p.x.border)],
+    )  # fmt: skip
+    tiling.bind(var, dx, p.x.border)
+    return True
+
+
+HANDLERS = {
+    **dict.fromkeys(_BINARY, binary),
+    "relax.nn.relu": relu,
+    "mest.relu_backward": relu_backward,
+    "mest.bias_add": bias_add,
+    "mest.bias_grad": bias_grad,
+    "mest.global_avg_pool": global_avg_pool,
+    "mest.spatial_broadcast": spatial_broadcast,
+    "mest.max_pool2d": max_pool,
+    "mest.max_pool2d_backward": max_pool_backward,
+}

@@ -1,0 +1,204 @@
+"""What the tiling pass knows while it walks a function: every variable's forms (NCHW, batch tiles), its border, the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+from tvm import relax, tirx
+
+from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.errors import ModelError
+from mest_compiler.frontend.ops import attributes
+from mest_compiler.kernels.arguments import Groups
+from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.schedules.cpu import elementwise
+from mest_compiler.schedules.cpu.choose import Choice
+from mest_compiler.schedules.cpu.emit import Vec
+
+from ..program import Program, dtype_of, op_name, shape_of
+
+
+@dataclass
+class Value:
+    """A variable of the source program: as NCHW (or not an activation at all), and as batch tiles by border."""
+
+    plain: relax.Expr | None = None
+    tiled: dict[int, relax.Expr] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+
+
+@dataclass
+class LayerKernels:
+    """One convolution layer as compiled: its geometry, and the kernel chosen for each direction that the step has."""
+
+    geometry: ConvGeometry
+    block: int | None
+    capacity: int
+    choices: dict[str, Choice] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> Groups:
+        """Groups of input planes of the three kernels."""
+        return Groups(**{direction: choice.groups for direction, choice in self.choices.items()})
+
+    def index_shapes(self) -> dict[str, int]:
+        """Lengths of the index arrays that the kernels of a sparse layer take at run time."""
+        if self.block is None:
+            return {}
+        g, groups = self.geometry, self.groups
+        rows = g.filters // self.block
+        shapes = {"offset": self.capacity, "row": rows, "forward_ptr": rows * groups.forward + 1}
+        if "backward_weight" in self.choices:
+            shapes["weight_ptr"] = rows * groups.backward_weight + 1
+        if "backward_data" in self.choices:
+            shapes |= {"back_offset": self.capacity, "back_perm": self.capacity, "back_row": g.channels}
+            shapes["back_ptr"] = len(g.backward_grids) * g.channels * groups.backward_data + 1
+        return shapes
+
+
+class Tiling:
+    """One function being rewritten."""
+
+    def __init__(
+        self,
+        builder: relax.BlockBuilder,
+        program: Program,
+        device: CpuProfile,
+        layers: dict[str, LayerKernels],
+        kernels: dict[Hashable, relax.GlobalVar],
+    ) -> None:
+        self.builder, self.program, self.device, self.layers, self.kernels = builder, program, device, layers, kernels
+        self.defined, self.items = program.definitions(), program.items()
+        self.values: dict[relax.Var, Value] = {}
+        self.tuples: dict[relax.Var, list[Value]] = {}
+        self.index_params: dict[tuple[str, str], relax.Var] = {}
+        self.need = self._borders()
+
+    # ---- what is known before a line is emitted
+    def _borders(self) -> dict[relax.Var, int]:
+        """Border that the convolutions reading a variable need of it."""
+        need: dict[relax.Var, int] = {}
+        for _, expr in self.program.bindings:
+            name = op_name(expr).replace("sparse_", "")
+            if not name.startswith("mest.conv2d"):
+                continue
+            data, other = expr.args[0], expr.args[1]
+            padding = max(attributes(expr)["padding"])
+            if name == "mest.conv2d":
+                need[data] = max(need.get(data, 0), padding)
+            elif name == "mest.conv2d_backward_weight":
+                need[other] = max(need.get(other, 0), padding)
+            else:
+                need[data] = max(need.get(data, 0), self.geometry(expr).needed_dy_border)
+        return need
+
+    def geometry(self, expr: relax.Call, x_border: int = 0, dy_border: int = 0) -> ConvGeometry:
+        """Geometry of the convolution that a (sparse or dense) forward or backward call belongs to."""
+        a, name = attributes(expr), op_name(expr).replace("sparse_", "")
+        first, second = shape_of(expr.args[0]), shape_of(expr.args[1])
+        weight = tuple(a.get("weight") or (a["oshape"] if name.endswith("weight") else second))
+        x, y = {
+            "mest.conv2d": (first, a["oshape"]),
+            "mest.conv2d_backward_data": (a["oshape"], first),
+            "mest.conv2d_backward_weight": (second, first),
+        }[name]
+        dtype = dtype_of(expr.args[0])
+        lanes = self.device.lanes(dtype)
+        return ConvGeometry(
+            tiles=-(-x[0] // lanes), lanes=lanes, channels=x[1], filters=weight[0], kernel=weight[2:],
+            stride=a["stride"], padding=a["padding"], dilation=a["dilation"], groups=int(a["groups"]), dtype=dtype,
+            x=Plane(x[2], x[3], x_border), y=Plane(y[2], y[3]), dy=Plane(y[2], y[3], dy_border), dx=Plane(x[2], x[3]),
+        )  # fmt: skip
+
+    def vec(self, dtype: str) -> Vec:
+        """The machine's vector for a dtype; int32 has as many lanes as float32."""
+        return Vec(self.device.lanes("float32" if dtype == "int32" else dtype), dtype)
+
+    def border_of(self, var: relax.Var, item: int | None = None) -> int:
+        """Border that a variable (or an item of a tuple variable) shall be written with."""
+        if item is not None:
+            found = self.items[var].get(item)
+            return self.need.get(found, 0) if found is not None else 0
+        return self.need.get(var, 0)
+
+    # ---- emission
+    def kernel(self, key: Hashable, make: Callable[[], tirx.PrimFunc]) -> relax.GlobalVar:
+        """The kernel of a key, made once a module."""
+        if key not in self.kernels:
+            function = make()
+            name = str(function.attrs["global_symbol"])
+            self.kernels[key] = self.builder.add_func(function.without_attr("global_symbol"), name)
+        return self.kernels[key]
+
+    def run(
+        self, key: Hashable, make: Callable[[], tirx.PrimFunc], args: Sequence[relax.Expr], out: Sequence[relax.TensorType]
+    ) -> list[relax.Expr]:
+        """Calls a kernel; gives its outputs."""
+        ty = out[0] if len(out) == 1 else list(out)
+        result = self.builder.emit(relax.call_tir(self.kernel(key, make), list(args), ty))
+        return [result] if len(out) == 1 else [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(out))]
+
+    def tiled_type(self, shape: Sequence[int], dtype: str, border: int = 0) -> relax.TensorType:
+        """Type of an activation [N, C, H, W] in batch tiles [tiles, C * rows * cols, L]."""
+        n, c, h, w = shape
+        lanes = self.vec(dtype).lanes
+        return relax.TensorType([-(-n // lanes), c * Plane(h, w, border).size, lanes], dtype)
+
+    # ---- values
+    def value(self, expr: relax.Expr) -> Value:
+        """Value of an argument of the source program."""
+        if isinstance(expr, relax.Var):
+            return self.values[expr]
+        return Value(expr, {}, shape_of(expr) if isinstance(expr.ty, relax.TensorType) else (), "")
+
+    def plain(self, expr: relax.Expr) -> relax.Expr:
+        """An argument in its plain form, NCHW."""
+        value = self.value(expr)
+        if value.plain is None:
+            border, source = next(iter(value.tiled.items()))
+            n, c, h, w = value.shape
+            vec, plane = self.vec(value.dtype), Plane(h, w, border)
+            (value.plain,) = self.run(
+                ("tile_out", value.shape, border, value.dtype), lambda: elementwise.tile_out(n, c, plane, vec), [source],
+                [relax.TensorType(value.shape, value.dtype)],
+            )  # fmt: skip
+        return value.plain
+
+    def tiled(self, expr: relax.Expr, at_least: int = 0) -> tuple[relax.Expr, Plane]:
+        """An activation in batch tiles with a border of at least so much, and its plane."""
+        value = self.value(expr)
+        if len(value.shape or shape_of(expr)) != 4:
+            raise ModelError(f"An activation of shape {shape_of(expr)} cannot be laid out in batch tiles.")
+        shape, dtype = value.shape or shape_of(expr), value.dtype or dtype_of(expr)
+        n, c, h, w = shape
+        for border, tiled in value.tiled.items():
+            if border >= at_least:
+                return tiled, Plane(h, w, border)
+        vec = self.vec(dtype)
+        if value.tiled:  # there, but with too small a border: copy it into one that is large enough
+            border, source = next(iter(value.tiled.items()))
+            have, want = Plane(h, w, border), Plane(h, w, at_least)
+            tiles = -(-n // vec.lanes)
+            (copy,) = self.run(
+                ("copy", shape, border, at_least, dtype),
+                lambda: elementwise.elementwise("add_border", tiles, c, [have], want, vec, lambda x: x),
+                [source], [self.tiled_type(shape, dtype, at_least)],
+            )  # fmt: skip
+        else:
+            want = Plane(h, w, max(at_least, self.border_of(expr) if isinstance(expr, relax.Var) else 0))
+            (copy,) = self.run(
+                ("tile_in", shape, want.border, dtype), lambda: elementwise.tile_in(n, c, want, vec), [value.plain],
+                [self.tiled_type(shape, dtype, want.border)],
+            )  # fmt: skip
+        value.tiled[want.border] = copy
+        return copy, want
+
+    def bind(self, var: relax.Var, expr: relax.Expr, border: int) -> None:
+        """The source variable is this activation in batch tiles."""
+        self.values[var] = Value(None, {border: expr}, shape_of(var), dtype_of(var))
+
+    def activation(self, expr: relax.Expr, shape: tuple[int, ...], dtype: str, border: int) -> Value:
+        """A tuple's item that is an activation in batch tiles."""
+        return Value(None, {border: expr}, shape, dtype)

@@ -1,0 +1,1 @@
+"""Artifacts, and the sessions and trainer that run them."""

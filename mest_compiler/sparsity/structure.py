@@ -1,0 +1,293 @@
+"""Index arrays of one sparse layer: where its kept weights are, and all conversions from and to them.
+
+An entry is a kept unit of the scheme: `block` filters by one column of the GEMM matrix [F, C*kh*kw]. Entries
+stand row by row in the order of positions (rows are reordered so that similar lengths stand together and
+parts have equal work), and by ascending column within a row. Values [capacity, block] follow the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from mest_compiler.errors import MestError, StructureError
+
+from .schemes import Shape, get_scheme
+from .structure_checks import check_header, check_indices, check_int32, check_sizes
+
+_ARRAYS = ("scheme", "shape", "order", "row_ptr", "col")
+
+
+@dataclass(frozen=True)
+class TransposedIndex:
+    """Entries seen from the input channels: what backward-data walks through.
+
+    Attributes:
+        perm: int32 [capacity], entry ids sorted by (channel, row position, tap); zero beyond the entries.
+        channel_ptr: int32 [C+1], bounds in `perm` of each channel's entries.
+    """
+
+    perm: np.ndarray
+    channel_ptr: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Where the kept weights of a layer are; made by `build` or `Structure.from_arrays`, which validate.
+
+    Attributes:
+        scheme: name of the scheme in the registry.
+        shape: of the weight, (F, C, kh, kw).
+        block: filters that share a column (m), the scheme's.
+        capacity: the most entries the layer will ever have; fixes the arrays' sizes.
+        order: int32 [R], R = F / m: row (block of filters) at each position.
+        row_ptr: int32 [R+1]: bounds of each position's entries.
+        col: int32 [capacity]: column (c*kh+i)*kw+j of each entry; zero beyond row_ptr[-1].
+    """
+
+    scheme: str
+    shape: Shape
+    block: int
+    capacity: int
+    order: np.ndarray
+    row_ptr: np.ndarray
+    col: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Rows R of the GEMM view: blocks of filters."""
+        return self.shape[0] // self.block
+
+    @property
+    def columns(self) -> int:
+        """Columns of the GEMM view: C*kh*kw."""
+        return prod(self.shape[1:])
+
+    @property
+    def taps(self) -> int:
+        """Entries of one kernel: kh*kw."""
+        return self.shape[2] * self.shape[3]
+
+    @property
+    def entries(self) -> int:
+        """Kept units, at most `capacity`."""
+        return int(self.row_ptr[-1])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32 [R]: entries of each position's row."""
+        return np.diff(self.row_ptr)
+
+    def row_of_entry(self) -> np.ndarray:
+        """int32 [entries]: true row (not position) of each entry."""
+        return np.repeat(self.order, self.lengths)
+
+    def unit_ids(self) -> np.ndarray:
+        """int32 [entries]: the scheme's unit id of each entry, row * columns + column, in entry order."""
+        return self.row_of_entry() * np.int32(self.columns) + self.col[: self.entries]
+
+    def to_mask(self) -> np.ndarray:
+        """bool mask [F, C, kh, kw], True = kept."""
+        kept = np.zeros(self.rows * self.columns, np.bool_)
+        kept[self.unit_ids()] = True
+        return get_scheme(self.scheme).units_to_mask(kept, self.shape)
+
+    def group_pointers(self, groups: int) -> np.ndarray:
+        """int32 [R*groups+1]: bounds of the entries of position r and channel group g at r*groups+g.
+
+        Groups are contiguous ranges of ceil(C/groups) channels; the last ones may be shorter or empty.
+
+        Raises:
+            StructureError: fewer than one group, or more pointers than 32-bit indices reach.
+        """
+        if groups < 1:
+            raise StructureError(
+                f"A layer of shape {self.shape} cannot have {groups} channel groups: use at least 1."
+            )
+        check_int32(
+            self.rows * groups + 1, f"group pointers of a layer of shape {self.shape}", "use fewer groups"
+        )
+        size = -(-self.shape[1] // groups) * self.taps
+        position = np.repeat(np.arange(self.rows, dtype=np.int64), self.lengths)
+        group = self.col[: self.entries] // size
+        return _pointers(np.bincount(position * groups + group, minlength=self.rows * groups))
+
+    def transpose(self) -> TransposedIndex:
+        """The same entries by input channel, with the permutation into entry order."""
+        channels = self.shape[1]
+        channel = self.col[: self.entries] // self.taps
+        # Entries already stand by (position, channel, tap), so a stable sort by channel is enough; NumPy
+        # sorts 16-bit keys in linear time.
+        key = channel.astype(np.uint16) if channels <= 2**16 else channel
+        perm = np.zeros(self.capacity, np.int32)
+        perm[: self.entries] = np.argsort(key, kind="stable")
+        return TransposedIndex(perm, _pointers(np.bincount(channel, minlength=channels)))
+
+    def compact(self, weight: np.ndarray) -> np.ndarray:
+        """Values [capacity, block] of a dense weight [F, C, kh, kw], in entry order; tail zero, dtype kept.
+
+        Raises:
+            StructureError: the weight has another shape.
+        """
+        if tuple(weight.shape) != self.shape:
+            raise StructureError(
+                f"A structure of shape {self.shape} cannot compact a weight of shape {weight.shape}."
+            )
+        values = np.zeros((self.capacity, self.block), weight.dtype)
+        blocks = weight.reshape(self.rows, self.block, self.columns)
+        values[: self.entries] = blocks[self.row_of_entry(), :, self.col[: self.entries]]
+        return values
+
+    def expand(self, values: np.ndarray) -> np.ndarray:
+        """Dense weight [F, C, kh, kw] of values [capacity, block], zero where nothing is kept; dtype kept.
+
+        Raises:
+            StructureError: the values have another shape.
+        """
+        self._check_values(values)
+        weight = np.zeros((self.rows, self.block, self.columns), values.dtype)
+        weight[self.row_of_entry(), :, self.col[: self.entries]] = values[: self.entries]
+        return weight.reshape(self.shape)
+
+    def remap(self, new: Structure, values: np.ndarray, fill: float = 0) -> np.ndarray:
+        """Values [new.capacity, block] for the new structure; dtype kept, tail zero.
+
+        What both structures keep carries over; what only the new one keeps (grown) becomes `fill`.
+
+        Raises:
+            StructureError: the new structure is of another layer or scheme, or the values have another shape.
+        """
+        self._check_values(values)
+        if (new.shape, new.scheme) != (self.shape, self.scheme):
+            raise StructureError(
+                f"Values of a {self.scheme} layer of shape {self.shape} cannot move to a {new.scheme} "
+                f"structure of shape {new.shape}: a mutation keeps shape and scheme."
+            )
+        entry_of_unit = np.full(self.rows * self.columns, -1, np.int32)
+        entry_of_unit[self.unit_ids()] = np.arange(self.entries, dtype=np.int32)
+        source = entry_of_unit[new.unit_ids()]
+        moved = np.zeros((new.capacity, self.block), values.dtype)
+        moved[: new.entries] = np.where((source >= 0)[:, None], values[source], values.dtype.type(fill))
+        return moved
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything as arrays: `scheme` (uint8, UTF-8), `shape` (int64 [4]), `order`, `row_ptr`, `col`."""
+        return {
+            "scheme": np.frombuffer(self.scheme.encode(), np.uint8).copy(),
+            "shape": np.array(self.shape, np.int64),
+            "order": self.order,
+            "row_ptr": self.row_ptr,
+            "col": self.col,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Structure:
+        """The structure `to_arrays` wrote, validated.
+
+        Raises:
+            StructureError: an array is missing, unknown, of another form or inconsistent with the others.
+        """
+        if set(arrays) != set(_ARRAYS):
+            found = ", ".join(sorted(arrays)) or "none"
+            raise StructureError(
+                f"A stored structure has the arrays {', '.join(_ARRAYS)}, but these have: {found}."
+            )
+        try:
+            scheme = get_scheme(arrays["scheme"].astype(np.uint8).tobytes().decode())
+            shape = tuple(int(size) for size in arrays["shape"])
+        except (MestError, UnicodeDecodeError, ValueError, TypeError) as error:
+            raise StructureError(f"A stored structure has no readable scheme and shape: {error}") from error
+        col = arrays["col"]
+        loaded = cls(scheme.name, shape, scheme.block, col.size, arrays["order"], arrays["row_ptr"], col)
+        loaded.validate()
+        return loaded
+
+    def validate(self) -> None:
+        """Check all that a kernel relies on: forms, bounds, sorted columns, pointers, capacity, permutation.
+
+        Raises:
+            StructureError: one sentence on the first thing that is wrong.
+        """
+        check_header(self)
+        check_indices(self)
+
+    def _check_values(self, values: np.ndarray) -> None:
+        """Raise StructureError unless the values are [capacity, block]."""
+        expected = (self.capacity, self.block)
+        if values.shape != expected:
+            raise StructureError(
+                f"Values of shape {values.shape} do not fit a {self.scheme} structure of shape {self.shape}, "
+                f"whose values are {expected}."
+            )
+
+
+def build(mask: np.ndarray, scheme: str, capacity: int | None = None, parts: int = 1) -> Structure:
+    """The structure of a bool mask [F, C, kh, kw].
+
+    Args:
+        mask: True = kept; rows may be empty or full.
+        scheme: a name or alias in the registry.
+        capacity: the most entries the layer will ever have; None: as many as there are, at least 1 so that no
+            kernel gets an empty array.
+        parts: how many contiguous runs of positions are to have equal work, see `deal_rows`; 1 leaves the
+            rows sorted by falling length.
+
+    Raises:
+        MaskError: not a mask of the scheme.
+        ProfileError: unknown scheme, or one that cannot cut this shape into units.
+        StructureError: more entries than capacity, fewer than one part, or sizes over the range of int32.
+    """
+    kind = get_scheme(scheme)
+    kept = kind.mask_to_units(mask)
+    shape = tuple(int(size) for size in mask.shape)
+    kept = kept.reshape(kind.grid(shape))
+    lengths = np.count_nonzero(kept, axis=1)
+    entries = int(lengths.sum())
+    if capacity is None:
+        capacity = max(entries, 1)
+    check_sizes(kind, shape, capacity)
+    if entries > capacity:
+        raise StructureError(
+            f"A {kind.name} mask of shape {shape} keeps {entries} units, more than the capacity {capacity} "
+            "it was compiled for: compile for a smaller sparsity or remove units first."
+        )
+    order = deal_rows(lengths, parts)
+    col = np.zeros(capacity, np.int32)
+    col[:entries] = np.nonzero(kept[order])[1]
+    built = Structure(kind.name, shape, kind.block, capacity, order, _pointers(lengths[order]), col)
+    built.validate()
+    return built
+
+
+def deal_rows(lengths: np.ndarray, parts: int) -> np.ndarray:
+    """int32 [R]: row at each position, so that runs of ceil(R/parts) positions have nearly equal work.
+
+    Rows by falling length (stable) are dealt to the runs to and fro, so lengths fall within a run too. Where
+    R is a multiple of parts, two runs differ by at most the longest row minus the shortest; else the last run
+    is shorter.
+
+    Args:
+        lengths: integers [R], entries of each row.
+        parts: number of runs.
+
+    Raises:
+        StructureError: fewer than one part.
+    """
+    if parts < 1:
+        raise StructureError(f"Rows cannot be dealt out to {parts} parts: use at least 1.")
+    run, turn = np.divmod(np.arange(len(lengths)), -(-len(lengths) // parts))
+    # Positions in dealing order: turn by turn, every second turn from the last run backwards.
+    dealt = np.lexsort((np.where(turn % 2, -run, run), turn))
+    order = np.empty(len(lengths), np.int32)
+    order[dealt] = np.argsort(-lengths.astype(np.int64), kind="stable")
+    return order
+
+
+def _pointers(counts: np.ndarray) -> np.ndarray:
+    """int32 [len(counts)+1]: bounds of consecutive runs of these sizes."""
+    pointers = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=pointers[1:])
+    return pointers

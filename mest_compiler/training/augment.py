@@ -1,0 +1,44 @@
+"""Random crops and flips of a batch: the augmentation that CIFAR results are published with."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How the images of a data set may be moved.
+
+    padding: pixels added on each side before the random crop back to the image's size; flip: whether an image
+    may be mirrored left to right (half of them are).
+    """
+
+    padding: int
+    flip: bool
+
+
+def augment(
+    x: np.ndarray, rng: np.random.Generator, augmentation: Augmentation, fill: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Crop every image at a random place after padding it, and mirror half of the images if the augmentation
+    says so.
+
+    x: float [N, C, H, W]; fill: the value of padded pixels, one number or [C] (black, in normalised units, as
+    in the usual pipeline, which pads before it normalises). Returns a new array of x's shape and dtype.
+    """
+    n, channels, height, width = x.shape
+    p = augmentation.padding
+    top = rng.integers(0, 2 * p + 1, size=n)
+    left = rng.integers(0, 2 * p + 1, size=n)
+    mirrored = rng.random(n) < 0.5 if augmentation.flip else np.zeros(n, dtype=bool)
+
+    padded = np.empty((n, channels, height + 2 * p, width + 2 * p), dtype=x.dtype)
+    padded[...] = np.broadcast_to(np.asarray(fill, dtype=x.dtype), channels)[:, None, None]
+    padded[:, :, p : p + height, p : p + width] = x
+
+    rows = top[:, None] + np.arange(height)
+    columns = np.arange(width)
+    columns = left[:, None] + np.where(mirrored[:, None], columns[::-1], columns)
+    image = np.arange(n)[:, None, None, None]
+    channel = np.arange(channels)[:, None, None]
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]

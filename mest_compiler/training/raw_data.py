@@ -1,0 +1,15 @@
+"""What a reader of files hands over: images and labels as stored, before anything is computed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Images uint8 [N, C, H, W] and labels (any integer type) [N] of the training and the test part."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray

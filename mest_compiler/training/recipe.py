@@ -1,0 +1,208 @@
+"""Recipes: everything that decides what a training run computes, in one file a person can read."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mest_compiler.errors import MestError
+from mest_compiler.training.schedule import cosine, step_decay
+from mest_compiler.training.whole_file import write_whole_text
+
+RECIPES = "mest_compiler.training.recipes"
+SCHEDULES = ("cosine", "step")
+PLAIN_TYPES = {"int": (int, "a whole number"), "bool": (bool, "true or false"), "str": (str, "a text")}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    model: a name from the models' registry or "file.py:callable"; width: the model's width factor; data: a
+    data set's name, and data_root the folder it is read from; lr, end_lr: first and last learning rate;
+    warmup_epochs: linear warm-up before `lr`; schedule: "cosine", or "step" with `milestones` (epochs) at
+    which the rate is multiplied by `decay`; momentum, nesterov, weight_decay: as in torch.optim.SGD; scheme
+    and sparsity (fraction of weights that are zero, in [0, 1)) for one ratio everywhere, or profile, a YAML
+    file with ratios by layer, or none of the three for a dense run; seed: draws weights, masks, order and
+    augmentation; augment: whether images are moved as their data set says. MestError when a value cannot be.
+    """
+
+    model: str
+    data: str
+    epochs: int
+    batch: int = 64
+    lr: float = 0.1
+    end_lr: float = 0.0
+    warmup_epochs: int = 0
+    schedule: str = "cosine"
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    width: float = 1.0
+    scheme: str | None = None
+    sparsity: float | None = None
+    profile: str | None = None
+    data_root: str | None = None
+    augment: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, _converted(field.name, field.type, value))
+        self._check_ranges()
+        if self.profile is not None and (self.scheme is not None or self.sparsity is not None):
+            raise MestError(
+                "a recipe has either a profile or a scheme with its sparsity, not both: remove one of them"
+            )
+        if (self.scheme is None) != (self.sparsity is None):
+            raise MestError(
+                "a recipe names a scheme and its sparsity together: add the missing one or remove the other"
+            )
+
+    def _check_ranges(self) -> None:
+        ranges = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch": (self.batch >= 1, "at least 1"),
+            "lr": (self.lr > 0, "above 0"),
+            "end_lr": (0 <= self.end_lr <= self.lr, "between 0 and lr"),
+            "warmup_epochs": (0 <= self.warmup_epochs < self.epochs, "at least 0 and below epochs"),
+            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "milestones": (
+                self.schedule == "step" or not self.milestones,
+                'left out unless schedule is "step"',
+            ),
+            "decay": (0 < self.decay <= 1, "above 0 and at most 1"),
+            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
+            "nesterov": (not self.nesterov or self.momentum > 0, "false without momentum"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "width": (self.width > 0, "above 0"),
+            "sparsity": (self.sparsity is None or 0 <= self.sparsity < 1, "at least 0 and below 1"),
+            "seed": (self.seed >= 0, "at least 0"),
+        }
+        for name, (holds, rule) in ranges.items():
+            if not holds:
+                raise MestError(f"{name} of a recipe is {rule}, not {getattr(self, name)!r}")
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """Learning rate of `step`, counted from 0 over the whole run of epochs * steps_per_epoch steps."""
+        warmup_steps = self.warmup_epochs * steps_per_epoch
+        if self.schedule == "cosine":
+            return cosine(
+                step,
+                total_steps=self.epochs * steps_per_epoch,
+                lr=self.lr,
+                end_lr=self.end_lr,
+                warmup_steps=warmup_steps,
+            )
+        boundaries = [epoch * steps_per_epoch for epoch in self.milestones]
+        return step_decay(
+            step, boundaries=boundaries, factor=self.decay, lr=self.lr, warmup_steps=warmup_steps
+        )
+
+    def as_mapping(self) -> dict[str, Any]:
+        """All fields as plain YAML and JSON values."""
+        return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+
+    def dump(self, path: Path) -> None:
+        """Write the recipe as YAML, whole or not at all."""
+        write_whole_text(path, yaml.safe_dump(self.as_mapping(), sort_keys=False))
+
+    @classmethod
+    def from_mapping(cls, content: object, source: str) -> Recipe:
+        """A recipe from a mapping of field names to values; `source` is named in errors."""
+        if not isinstance(content, dict):
+            raise MestError(f"{source} is no recipe: it holds no keys with values, such as 'model: resnet20'")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in content:
+            if key not in fields:
+                near = difflib.get_close_matches(str(key), fields, n=1)
+                advice = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(fields)}"
+                raise MestError(f"{source} has the unknown key {key!r}: {advice}")
+        missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in content]
+        if missing:
+            raise MestError(
+                f"{source} lacks the key{'s' * (len(missing) > 1)} {', '.join(missing)}: add what is missing"
+            )
+        try:
+            return cls(**content)
+        except MestError as error:
+            raise MestError(f"{source}: {error}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a YAML file, in which relative paths (profile, data_root, model) start at its own folder."""
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise MestError(f"recipe {path} cannot be read ({error}): name a YAML file") from None
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise MestError(f"recipe {path} is not YAML ({reason}): correct the file") from None
+        recipe = cls.from_mapping(content, f"recipe {path}")
+        folder = path.resolve().parent
+        changes = {
+            n: str(folder / value)
+            for n in ("profile", "data_root")
+            if (value := getattr(recipe, n)) is not None
+        }
+        if ":" in recipe.model:
+            changes["model"] = str(folder / recipe.model)
+        return dataclasses.replace(recipe, **changes)
+
+
+def available_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    files = resources.files(RECIPES).iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe of the package by its name ("demo"), or a YAML file by its path (it ends in .yaml or .yml)."""
+    if name_or_path.endswith((".yaml", ".yml")):
+        return Recipe.load(Path(name_or_path))
+    known = available_recipes()
+    if name_or_path not in known:
+        raise MestError(
+            f"unknown recipe {name_or_path!r}: choose one of {', '.join(known)}, or name a .yaml file"
+        )
+    text = (resources.files(RECIPES) / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    return Recipe.from_mapping(yaml.safe_load(text), f"recipe {name_or_path}")
+
+
+def _converted(name: str, kind: str, value: object) -> object:
+    """`value` as the field's type; numbers that YAML takes for text ("4e-8") are read, the rest must fit."""
+    if value is None and kind.endswith("None"):
+        return None
+    kind = kind.removesuffix(" | None")
+    if kind == "float":
+        return _number(name, value)
+    if kind.startswith("tuple"):
+        if isinstance(value, list | tuple) and all(type(entry) is int and entry >= 0 for entry in value):
+            return tuple(value)
+        raise MestError(f"{name} of a recipe is a list of whole numbers, not {value!r}")
+    wanted, said = PLAIN_TYPES[kind]
+    # type(), because True is an int to isinstance.
+    if type(value) is not wanted:
+        raise MestError(f"{name} of a recipe is {said}, not {value!r}")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise MestError(f"{name} of a recipe is a number, not {value!r}")

@@ -1,0 +1,114 @@
+"""What a run leaves behind in numbers: a record an epoch, a summary, and a checkpoint's position."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mest_compiler.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One line of log.jsonl.
+
+    epoch: counted from 1; loss: mean over the epoch's steps; train_accuracy: share of right answers in the
+    steps' own logits (training mode, weights of the moment); test_accuracy: after the epoch; lr: of the last
+    step; ms_per_iteration: wall time of the epoch's steps with the wait for their batches, by step; seconds:
+    wall time of the epoch with its evaluation.
+    """
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float
+    lr: float
+    ms_per_iteration: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished run: its records by epoch, resumed ones included."""
+
+    records: tuple[EpochRecord, ...]
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs trained."""
+        return len(self.records)
+
+    @property
+    def test_accuracy(self) -> float:
+        """Accuracy after the last epoch, in [0, 1]."""
+        return self.records[-1].test_accuracy
+
+    @property
+    def best_test_accuracy(self) -> float:
+        """Highest accuracy after any epoch."""
+        return max(record.test_accuracy for record in self.records)
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the last epoch."""
+        return self.records[-1].loss
+
+    @property
+    def ms_per_iteration(self) -> float:
+        """Mean over all epochs."""
+        return sum(record.ms_per_iteration for record in self.records) / self.epochs
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all epochs."""
+        return sum(record.seconds for record in self.records)
+
+
+@dataclass
+class Position:
+    """How far a run is: whole epochs and their records, steps into the next one and sums over those."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    step_seconds: float = 0.0
+    records: list[EpochRecord] = field(default_factory=list)
+
+    def add_step(self, loss: float, correct: int, seconds: float) -> None:
+        """Count one step of `seconds`, with its mean loss and its number of right answers."""
+        self.step += 1
+        self.loss_sum += loss
+        self.correct += correct
+        self.step_seconds += seconds
+
+    def finish_epoch(
+        self, *, batch: int, test_accuracy: float, lr: float, evaluation_seconds: float
+    ) -> EpochRecord:
+        """Close the epoch: append and return its record and start the sums anew."""
+        record = EpochRecord(
+            epoch=self.epoch + 1,
+            loss=self.loss_sum / self.step,
+            train_accuracy=self.correct / (self.step * batch),
+            test_accuracy=test_accuracy,
+            lr=lr,
+            ms_per_iteration=1000 * self.step_seconds / self.step,
+            seconds=self.step_seconds + evaluation_seconds,
+        )
+        self.records.append(record)
+        self.epoch += 1
+        self.step, self.loss_sum, self.correct, self.step_seconds = 0, 0.0, 0, 0.0
+        return record
+
+    def as_mapping(self) -> dict[str, Any]:
+        """JSON values; floats survive JSON bit by bit."""
+        return asdict(self)
+
+    @classmethod
+    def from_mapping(cls, content: dict[str, Any], source: str) -> "Position":
+        """Back from `as_mapping`; CheckpointError, naming `source`, when it is something else."""
+        try:
+            records = [EpochRecord(**record) for record in content["records"]]
+            return cls(**(content | {"records": records}))
+        except (TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{source} was not written by this training loop ({error}): use another one"
+            ) from None

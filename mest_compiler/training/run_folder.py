@@ -1,0 +1,95 @@
+"""The folder of a run (recipe.yaml, log.jsonl, checkpoint), and what must agree when a run goes on."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from mest_compiler.errors import CheckpointError, DataError
+from mest_compiler.training.backend import Backend
+from mest_compiler.training.data import DataSet
+from mest_compiler.training.recipe import Recipe
+from mest_compiler.training.records import Position
+from mest_compiler.training.whole_file import whole_file, write_whole_text
+
+CHECKPOINT = "checkpoint.safetensors"
+# The same data may lie elsewhere on the day a run goes on; the fingerprint tells whether they are the same.
+MAY_CHANGE = {"data_root"}
+
+
+class RunFolder:
+    """Reads and writes one run's folder.
+
+    The checkpoint is the truth: the log is written anew from it when a run goes on.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, data: DataSet) -> None:
+        if recipe.data != data.name:
+            raise DataError(
+                f"the recipe asks for data set {recipe.data} and was given {data.name}: pass the one it names"
+            )
+        self.checkpoint = path / CHECKPOINT
+        self._path = path
+        self._recipe = recipe
+        self._fingerprint = data.fingerprint()
+
+    def begin(self, backend: Backend) -> Position:
+        """Start a new run with a checkpoint of its first state.
+
+        CheckpointError when the folder holds a run already.
+        """
+        if self.checkpoint.exists():
+            raise CheckpointError(f"{self._path} already holds a run: resume it or choose another folder")
+        self._path.mkdir(parents=True, exist_ok=True)
+        position = Position()
+        self._recipe.dump(self._path / "recipe.yaml")
+        self._write_log(position)
+        self.save(backend, position)
+        return position
+
+    def resume(self, backend: Backend) -> Position:
+        """Load the checkpoint into `backend`.
+
+        CheckpointError when there is none or it is of another recipe or other data.
+        """
+        if not self.checkpoint.exists():
+            raise CheckpointError(
+                f"{self._path} holds no checkpoint to resume: start the run without resuming"
+            )
+        extra = backend.load(self.checkpoint)
+        if not {"position", "recipe", "data"} <= extra.keys():
+            raise CheckpointError(f"{self.checkpoint} was not written by this training loop: use another one")
+        ours = self._recipe.as_mapping()
+        theirs = extra["recipe"]
+        different = [k for k in ours if k not in MAY_CHANGE and (k not in theirs or theirs[k] != ours[k])]
+        if different:
+            key = different[0]
+            raise CheckpointError(
+                f"{self.checkpoint} was made with {key} {theirs.get(key)!r} and the recipe now says "
+                f"{ours[key]!r}: resume with the recipe.yaml beside it or choose another folder"
+            )
+        if extra["data"] != self._fingerprint:
+            raise CheckpointError(
+                f"{self.checkpoint} was made with other images or labels: resume with the same data set"
+            )
+        position = Position.from_mapping(extra["position"], str(self.checkpoint))
+        self._write_log(position)
+        return position
+
+    def save(self, backend: Backend, position: Position) -> None:
+        """Replace the checkpoint by one of `backend` at `position`, whole or not at all."""
+        extra = {
+            "position": position.as_mapping(),
+            "recipe": self._recipe.as_mapping(),
+            "data": self._fingerprint,
+        }
+        with whole_file(self.checkpoint) as temporary:
+            backend.save(temporary, extra)
+
+    def append_log(self, position: Position) -> None:
+        """Append the last record of `position` to log.jsonl."""
+        with (self._path / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(asdict(position.records[-1])) + "\n")
+
+    def _write_log(self, position: Position) -> None:
+        lines = [json.dumps(asdict(record)) + "\n" for record in position.records]
+        write_whole_text(self._path / "log.jsonl", "".join(lines))

@@ -1,0 +1,1 @@
+"""Kernels for CPUs with vector units: activations in batch tiles of one vector of lanes."""

@@ -1,0 +1,101 @@
+"""Default knobs of every convolution kernel on a CPU, from its registers, caches and the layer's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from tvm import tirx
+
+from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.kernels.geometry import ConvGeometry, Plane
+
+from . import gather, weight_gradient
+from .gather import GatherKnobs
+from .weight_gradient import WeightGradientKnobs
+
+SLAB_BYTES = 64 * 1024  # input that the rows of a group share: twice a first-level cache, most of it is hit
+BAND_PIXELS = 64  # pixels of dY that a weight gradient keeps close
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel, its knobs, and whether they come from a tuning record or are the generator's own."""
+
+    kernel: str
+    knobs: GatherKnobs | WeightGradientKnobs
+    make: Callable[[], tirx.PrimFunc]
+    source: str = "default"
+
+    @property
+    def groups(self) -> int:
+        """Groups of input planes that the layer's row pointers are built for."""
+        return self.knobs.groups
+
+    def describe(self) -> dict[str, object]:
+        """For reports: {"kernel", "knobs", "source"}."""
+        return {"kernel": self.kernel, "knobs": asdict(self.knobs), "source": self.source}
+
+
+def _bytes(g: ConvGeometry) -> int:
+    return {"float32": 4, "float64": 8}[g.dtype]
+
+
+def _groups(planes: int, plane: Plane, g: ConvGeometry, columns: int, per_entry: int) -> int:
+    """Groups so that a slab (planes of a group x kernel rows x columns) stays below SLAB_BYTES, with >= 8 planes each."""
+    slab = planes * g.kernel[0] * min(columns, plane.cols) * g.lanes * _bytes(g)
+    wanted = -(-slab // SLAB_BYTES)
+    return max(1, min(wanted, planes // 8, max(1, per_entry // 12)))
+
+
+def _pixels(device: CpuProfile, block: int) -> int:
+    """Pixels a register tile: accumulators fill the registers but for what an update needs beside them."""
+    if block == 1:
+        return 14 if device.registers == 16 else 16
+    return 3 if device.registers == 16 else max(1, (device.registers - 8) // block)
+
+
+def forward(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int = 0) -> Choice:
+    """Forward convolution: sparse with blocks of `block` filters and `entries` entries, dense where block is None."""
+    if block is None:
+        rows = 4
+        knobs = GatherKnobs(_pixels(device, rows), _dense_groups(g.channels // g.groups, g.x, g), True)
+        return Choice("dense_forward", knobs, lambda: gather.dense_forward(g, rows, knobs))
+    per_row = entries * block // g.filters
+    groups = _groups(g.channels, g.x, g, g.x.cols, per_row)
+    knobs = GatherKnobs(_pixels(device, block), groups, True)
+    return Choice("sparse_forward", knobs, lambda: gather.sparse_forward(g, block, knobs))
+
+
+def _dense_groups(planes: int, plane: Plane, g: ConvGeometry) -> int:
+    slab = planes * g.kernel[0] * plane.cols * g.lanes * _bytes(g)
+    return max(1, min(-(-slab // SLAB_BYTES), planes // 8))
+
+
+def backward_data(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int = 0) -> Choice:
+    """Backward-data convolution, like `forward`."""
+    if block is None:
+        rows = 4
+        knobs = GatherKnobs(_pixels(device, rows), _dense_groups(g.filters // g.groups, g.dy, g), True)
+        return Choice("dense_backward_data", knobs, lambda: gather.dense_backward_data(g, rows, knobs))
+    per_row = entries // (g.channels * len(g.backward_grids))
+    groups = min(_groups(g.filters, g.dy, g, g.dy.cols, per_row * block), max(1, g.filters // block))
+    knobs = GatherKnobs(_pixels(device, 1), groups, False)
+    return Choice("sparse_backward_data", knobs, lambda: gather.sparse_backward_data(g, block, knobs))
+
+
+def backward_weight(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int = 0) -> Choice:
+    """Backward-weight convolution, like `forward`."""
+    rows = max(1, min(g.dy.height, BAND_PIXELS // g.dy.width))
+    wide = device.registers > 16
+    if block is None:
+        filters = 4 if wide else 3
+        knobs = WeightGradientKnobs(entries=3, rows=rows, chunks=device.threads)
+        return Choice("dense_backward_weight", knobs, lambda: weight_gradient.dense(g, filters, knobs))
+    per_row = entries * block // g.filters
+    if block == 1:
+        knobs = WeightGradientKnobs(pixels=16 if wide else 12, groups=2 if per_row >= 48 else 1, chunks=device.threads)
+        return Choice("sparse_dots", knobs, lambda: weight_gradient.sparse_dots(g, 1, knobs))
+    groups = 2 if per_row >= 128 else 1
+    knobs = WeightGradientKnobs(entries=4 if wide else 2, rows=rows, groups=groups, chunks=device.threads)
+    return Choice("sparse_outer", knobs, lambda: weight_gradient.sparse_outer(g, block, knobs))

@@ -1,0 +1,238 @@
+"""Batch norm with residual add and ReLU, forward and backward, a channel at a time on any CPU.
+
+A channel of the whole batch stays in a core's cache between its passes, so memory is read once and written once: the
+statistics, the normalisation, the add and the ReLU are one pass over memory, and so is their backward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from mest_compiler.kernels.geometry import Plane
+
+from .elementwise import padding_mask, zero_border
+from .emit import Buffer, Expr, Vec, activation, blocks, each, function, tree
+
+UNROLL = 8  # vectors added as a tree before they meet the running sum: short chains, and no long fp32 sums
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Shapes of one batch norm: N examples in tiles of L lanes, C channels; planes of its input x, its output z, the residual
+    and the gradients."""
+
+    batch: int
+    channels: int
+    vec: Vec
+    x: Plane
+    z: Plane
+    relu: bool
+    residual: Plane | None = None
+
+    @property
+    def tiles(self) -> int:
+        """Batch tiles."""
+        return -(-self.batch // self.vec.lanes)
+
+    @property
+    def count(self) -> int:
+        """Numbers a channel's statistics are taken over."""
+        return self.batch * self.x.height * self.x.width
+
+    def valid(self, tile: int) -> int:
+        """Lanes of a tile that hold examples."""
+        return min(self.vec.lanes, self.batch - tile * self.vec.lanes)
+
+    def tile_ranges(self) -> list[tuple[int, int, int]]:
+        """(first tile, number of tiles, valid lanes): full tiles, then a partly filled one."""
+        full = self.batch // self.vec.lanes
+        ranges = [(0, full, self.vec.lanes)] if full else []
+        return ranges + ([(full, 1, self.valid(full))] if full < self.tiles else [])
+
+
+def _sums(n: Normalisation, planes: list[Plane], pointers, terms, sums: list[Buffer]) -> None:
+    """sums[k] += sum over pixels, tiles and valid lanes of terms(loaded vectors)[k]; `pointers(tile)` gives the inputs."""
+    vec = n.vec
+    for first, count, valid in n.tile_ranges():
+        mask = padding_mask(vec, valid)
+        with T.serial(count) as i:
+            sources = pointers(i + first)
+            with T.serial(n.x.height) as r:
+                for part in blocks(n.x.width, min(UNROLL, n.x.width)):
+                    with each(part) as q:
+                        values: list[list[Expr]] = [[] for _ in sums]
+                        for k in range(part.size):
+                            loaded = [
+                                T.Bind(vec.load(s, r * p.cols + q + k)) for s, p in zip(sources, planes, strict=True)
+                            ]
+                            for target, term in zip(values, terms(loaded, (i + first, r, q + k)), strict=True):
+                                target.append(term)
+                        for total, parts in zip(sums, values, strict=True):
+                            vec.set(total, vec.get(total) + mask(tree(parts)))
+
+
+def _each_vector(n: Normalisation, body) -> None:
+    """body(tile, row, column, mask) over every pixel of every tile."""
+    for first, count, valid in n.tile_ranges():
+        mask = padding_mask(n.vec, valid)
+        with T.serial(count) as i:
+            body(i + first, mask)
+
+
+def _scale_shift(n: Normalisation, w: Expr, b: Expr, mean: Expr, rstd: Expr) -> tuple[Expr, Expr]:
+    scale = T.Bind(w * rstd)
+    return n.vec.splat(scale), n.vec.splat(T.Bind(b - mean * scale))
+
+
+def _write(n: Normalisation, c: Expr, x: Buffer, residual: Buffer | None, z: Buffer, scale: Expr, shift: Expr) -> None:
+    """z = [ReLU](scale * x + shift [+ residual]) over a channel, border zeroed."""
+    vec = n.vec
+    with T.serial(n.tiles) as tile:
+        source = vec.pointer(x, tile, c * n.x.size + n.x.at(0, 0), 0)
+        other = vec.pointer(residual, tile, c * n.residual.size + n.residual.at(0, 0), 0) if n.residual else None
+        target = vec.pointer(z, tile, c * n.z.size, 0)
+        zero_border(vec, target, n.z)
+        with T.grid(n.x.height, n.x.width) as (r, q):
+            value = vec.load(source, r * n.x.cols + q) * scale + shift
+            if other is not None:
+                value = value + vec.load(other, r * n.residual.cols + q)
+            if n.relu:
+                value = T.max(value, vec.const(0))
+            vec.store(target, value, r * n.z.cols + q + n.z.at(0, 0))
+
+
+def forward(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
+    """Training-mode batch norm [+ residual] [+ ReLU].
+
+    Arguments: X, W [C], B [C], RM [C], RV [C] (running statistics, updated in place), [R], Z, MEAN [C], RSTD [C].
+    The variance is the mean of squared deviations from the mean; the running one is scaled by N / (N - 1).
+    """
+    vec, dtype = n.vec, n.vec.dtype
+
+    def const(value: float) -> Expr:
+        return tirx.const(value, dtype)
+
+    def emit() -> None:
+        x = activation("X", n.tiles, n.channels, n.x, vec)
+        w, b, rm, rv = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("W", "B", "RM", "RV"))
+        residual = activation("R", n.tiles, n.channels, n.residual, vec) if n.residual else None
+        z = activation("Z", n.tiles, n.channels, n.z, vec)
+        mean, rstd = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("MEAN", "RSTD"))
+        with T.parallel(n.channels) as c:
+
+            def source(tile: Expr) -> list[Buffer]:
+                return [vec.pointer(x, tile, c * n.x.size + n.x.at(0, 0), 0)]
+
+            (total,) = vec.registers(1)
+            vec.set(total, vec.const(0))
+            _sums(n, [n.x], source, lambda v, _: [v[0]], [total])
+            mu = T.Bind(vec.total(vec.get(total)) * const(1.0 / n.count))
+            centre = vec.splat(mu)
+            vec.set(total, vec.const(0))
+
+            def squared(v: list[Expr], _) -> list[Expr]:
+                d = T.Bind(v[0] - centre)
+                return [d * d]
+
+            _sums(n, [n.x], source, squared, [total])
+            var = T.Bind(vec.total(vec.get(total)) * const(1.0 / n.count))
+            inverse = T.Bind(const(1) / T.sqrt(var + const(eps)))
+            T.buffer_store(mean, mu, [c])
+            T.buffer_store(rstd, inverse, [c])
+            unbiased = n.count / max(n.count - 1, 1)
+            T.buffer_store(rm, rm[c] * const(1 - momentum) + mu * const(momentum), [c])
+            T.buffer_store(rv, rv[c] * const(1 - momentum) + var * const(momentum * unbiased), [c])
+            _write(n, c, x, residual, z, *_scale_shift(n, w[c], b[c], mu, inverse))
+
+    return function("normalise", emit)
+
+
+def inference(n: Normalisation, eps: float) -> tirx.PrimFunc:
+    """Batch norm with running statistics [+ residual] [+ ReLU]. Arguments: X, W, B, RM, RV, [R], Z."""
+    vec, dtype = n.vec, n.vec.dtype
+
+    def emit() -> None:
+        x = activation("X", n.tiles, n.channels, n.x, vec)
+        w, b, rm, rv = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("W", "B", "RM", "RV"))
+        residual = activation("R", n.tiles, n.channels, n.residual, vec) if n.residual else None
+        z = activation("Z", n.tiles, n.channels, n.z, vec)
+        with T.parallel(n.channels) as c:
+            inverse = T.Bind(tirx.const(1, dtype) / T.sqrt(rv[c] + tirx.const(eps, dtype)))
+            _write(n, c, x, residual, z, *_scale_shift(n, w[c], b[c], rm[c], inverse))
+
+    return function("normalise_inference", emit)
+
+
+def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient: bool) -> tirx.PrimFunc:
+    """Backward of `forward`: g = (sum of incoming gradients) where z > 0; dX, dW, dB, and g itself where the residual wants it.
+
+    Arguments: one activation a gradient, X, [Z if there is a residual and a ReLU], W, B, MEAN, RSTD, dX, dW [C], dB [C],
+    [G like z without border].
+    Without a residual the sign of z is computed again from x, which spares reading z.
+    """
+    vec, dtype = n.vec, n.vec.dtype
+    reads_z = n.relu and n.residual is not None
+    bare = Plane(n.x.height, n.x.width)
+
+    def emit() -> None:
+        incoming = [activation(f"G{i}", n.tiles, n.channels, p, vec) for i, p in enumerate(gradients)]
+        x = activation("X", n.tiles, n.channels, n.x, vec)
+        z = activation("Z", n.tiles, n.channels, n.z, vec) if reads_z else None
+        w, b, mean, rstd = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("W", "B", "MEAN", "RSTD"))
+        out = activation("DX", n.tiles, n.channels, dx, vec)
+        dw, db = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("DW", "DB"))
+        kept = activation("G", n.tiles, n.channels, bare, vec) if keeps_gradient else None
+        buffers = [*incoming, x] + ([z] if z is not None else [])
+        planes = [*gradients, n.x] + ([n.z] if z is not None else [])
+
+        with T.parallel(n.channels) as c:
+            scale, shift = _scale_shift(n, w[c], b[c], mean[c], rstd[c])
+            centre = vec.splat(mean[c])
+
+            def sources(tile: Expr) -> list[Buffer]:
+                return [
+                    vec.pointer(a, tile, c * p.size + p.at(0, 0), 0) for a, p in zip(buffers, planes, strict=True)
+                ]
+
+            def gradient(v: list[Expr]) -> Expr:
+                g = tree(v[: len(incoming)])
+                if not n.relu:
+                    return g
+                positive = v[-1] if reads_z else v[-1] * scale + shift
+                return tirx.Select(positive > vec.const(0), g, vec.const(0))
+
+            def terms(v: list[Expr], place: tuple[Expr, Expr, Expr]) -> list[Expr]:
+                g = T.Bind(gradient(v))
+                if kept is not None:
+                    tile, r, q = place
+                    T.buffer_store(kept, g, [tile, c * bare.size + r * bare.cols + q, vec.ramp()])
+                return [g, g * (v[len(incoming)] - centre)]
+
+            sums = vec.registers(2)
+            for register in sums:
+                vec.set(register, vec.const(0))
+            _sums(n, planes, sources, terms, sums)
+            s1, s2 = T.Bind(vec.total(vec.get(sums[0]))), T.Bind(vec.total(vec.get(sums[1])))
+            T.buffer_store(db, s1, [c])
+            T.buffer_store(dw, s2 * rstd[c], [c])
+            # dX = scale * (g - mean(g) - (x - mean) * rstd^2 * mean(g (x - mean)))
+            part = tirx.const(1.0 / n.count, dtype)
+            slope = vec.splat(T.Bind(s2 * rstd[c] * rstd[c] * part))
+            offset = vec.splat(T.Bind(s1 * part))
+
+            def write(tile: Expr, mask) -> None:
+                inputs = sources(tile)
+                target = vec.pointer(out, tile, c * dx.size, 0)
+                zero_border(vec, target, dx)
+                with T.grid(n.x.height, n.x.width) as (r, q):
+                    v = [T.Bind(vec.load(s, r * p.cols + q)) for s, p in zip(inputs, planes, strict=True)]
+                    g = kept[tile, c * bare.size + r * bare.cols + q, vec.ramp()] if kept is not None else gradient(v)
+                    value = (g - offset - (v[len(incoming)] - centre) * slope) * scale
+                    vec.store(target, mask(value), r * dx.cols + q + dx.at(0, 0))
+
+            _each_vector(n, write)
+
+    return function("normalise_backward", emit)

@@ -1,0 +1,121 @@
+"""Max pooling on any CPU: the first maximum of a window and its place in the window, and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from mest_compiler.kernels.geometry import Plane
+
+from .elementwise import zero_border
+from .emit import Expr, Vec, activation, function
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Shapes of one pooling: x (any border), y and index without border unless said."""
+
+    tiles: int
+    channels: int
+    vec: Vec
+    x: Plane
+    y: Plane
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def taps(self) -> list[tuple[int, int, int]]:
+        """(place in the window, row, column) relative to the window's first pixel in x, padding taken off."""
+        return [
+            (i * self.kernel[1] + j, i * self.dilation[0] - self.padding[0], j * self.dilation[1] - self.padding[1])
+            for i in range(self.kernel[0])
+            for j in range(self.kernel[1])
+        ]
+
+    def inside(self, r: Expr, q: Expr, i: int, j: int) -> list[Expr]:
+        """Conditions under which a tap hits a pixel of x; none where it always does."""
+        checks = []
+        for at, offset, step, count, size in (
+            (r, i, self.stride[0], self.y.height, self.x.height),
+            (q, j, self.stride[1], self.y.width, self.x.width),
+        ):
+            if offset < 0:
+                checks.append(at * step + offset >= 0)
+            if (count - 1) * step + offset >= size:
+                checks.append(at * step + offset < size)
+        return checks
+
+
+def _when(checks: list[Expr], body) -> None:
+    """body() if all of the conditions hold."""
+    if not checks:
+        body()
+        return
+    with T.If(checks[0] if len(checks) == 1 else tirx.all(*checks)), T.Then():
+        body()
+
+
+def forward(p: Pool) -> tirx.PrimFunc:
+    """Arguments: X, Y, INDEX (int32, like Y without border)."""
+    vec, places = p.vec, Vec(p.vec.lanes, "int32")
+    bare = Plane(p.y.height, p.y.width)
+
+    def emit() -> None:
+        x = activation("X", p.tiles, p.channels, p.x, vec)
+        y = activation("Y", p.tiles, p.channels, p.y, vec)
+        index = activation("INDEX", p.tiles, p.channels, bare, places)
+        with T.parallel(p.tiles * p.channels) as nc:
+            n, c = T.Bind(T.truncdiv(nc, p.channels)), T.Bind(T.truncmod(nc, p.channels))
+            target = vec.pointer(y, n, c * p.y.size, 0)
+            zero_border(vec, target, p.y)
+            with T.grid(p.y.height, p.y.width) as (r, q):
+                (best,), (where,) = vec.registers(1), places.registers(1)
+                vec.set(best, T.broadcast(tirx.min_value(vec.dtype), vec.lanes))
+                places.set(where, places.const(0))
+                for k, i, j in p.taps():
+
+                    def take(k: int = k, i: int = i, j: int = j) -> None:
+                        row, col = r * p.stride[0] + i, q * p.stride[1] + j
+                        pixel = c * p.x.size + row * p.x.cols + col + p.x.at(0, 0)
+                        value = T.Bind(x[n, pixel, vec.ramp()])
+                        better = T.Bind(value > vec.get(best))
+                        places.set(where, tirx.Select(better, places.const(k), places.get(where)))
+                        vec.set(best, tirx.Select(better, value, vec.get(best)))
+
+                    _when(p.inside(r, q, i, j), take)
+                vec.store(target, vec.get(best), r * p.y.cols + q + p.y.at(0, 0))
+                T.buffer_store(index, places.get(where), [n, c * bare.size + r * bare.cols + q, places.ramp()])
+
+    return function("max_pool", emit)
+
+
+def backward(p: Pool) -> tirx.PrimFunc:
+    """Arguments: dY (plane p.y), INDEX, dX (plane p.x). Overlapping windows add up."""
+    vec, places = p.vec, Vec(p.vec.lanes, "int32")
+    bare = Plane(p.y.height, p.y.width)
+
+    def emit() -> None:
+        dy = activation("DY", p.tiles, p.channels, p.y, vec)
+        index = activation("INDEX", p.tiles, p.channels, bare, places)
+        dx = activation("DX", p.tiles, p.channels, p.x, vec)
+        with T.parallel(p.tiles * p.channels) as nc:
+            n, c = T.Bind(T.truncdiv(nc, p.channels)), T.Bind(T.truncmod(nc, p.channels))
+            target = vec.pointer(dx, n, c * p.x.size, 0)
+            with T.serial(p.x.size) as k:
+                vec.store(target, vec.const(0), k)
+            with T.grid(p.y.height, p.y.width) as (r, q):
+                g = T.Bind(dy[n, c * p.y.size + r * p.y.cols + q + p.y.at(0, 0), vec.ramp()])
+                where = T.Bind(index[n, c * bare.size + r * bare.cols + q, places.ramp()])
+                for k, i, j in p.taps():
+
+                    def add(k: int = k, i: int = i, j: int = j) -> None:
+                        pixel = (r * p.stride[0] + i) * p.x.cols + q * p.stride[1] + j + p.x.at(0, 0)
+                        hit = tirx.Select(where == places.const(k), g, vec.const(0))
+                        vec.store(target, vec.load(target, pixel) + hit, pixel)
+
+                    _when(p.inside(r, q, i, j), add)
+
+    return function("max_pool_backward", emit)

@@ -1,0 +1,89 @@
+"""SGD with momentum in place on any CPU, dense and on the filled part of compact values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from .emit import Buffer, Expr, Vec, function
+
+PARALLEL_FROM = 1 << 15  # elements; below, starting the threads costs more than it saves
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """PyTorch's SGD: g += decay*w; v = momentum*v + g; w -= lr * (g + momentum*v if nesterov else v)."""
+
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+
+    def update(self, w: Expr, v: Expr, g: Expr, constant) -> tuple[Expr, Expr]:
+        """(step direction, new momentum); `constant` makes a number of the operands' type."""
+        if self.weight_decay:
+            g = T.Bind(g + w * constant(self.weight_decay))
+        velocity = T.Bind(v * constant(self.momentum) + g) if self.momentum else g
+        return (g + velocity * constant(self.momentum) if self.nesterov else velocity), velocity
+
+
+def _run(rule: Sgd, vec: Vec, w: Buffer, v: Buffer, g: Buffer, lr: Buffer, start: Expr, count: Expr) -> None:
+    """Vectors first, then what is left one by one."""
+    step, vectors = vec.splat(lr[()]), T.Bind(T.truncdiv(count, vec.lanes))
+    with T.serial(vectors) as i:
+        at = vec.ramp(start + i * vec.lanes)
+        old = T.Bind(w[at])
+        direction, velocity = rule.update(old, v[at], g[at], vec.const)
+        T.buffer_store(v, velocity, [at])
+        T.buffer_store(w, old - step * direction, [at])
+    with T.serial(count - vectors * vec.lanes) as i:
+        k = start + vectors * vec.lanes + i
+        old = T.Bind(w[k])
+        direction, velocity = rule.update(old, v[k], g[k], lambda value: tirx.const(value, vec.dtype))
+        T.buffer_store(v, velocity, [k])
+        T.buffer_store(w, old - lr[()] * direction, [k])
+
+
+def _shared(count: Expr, chunks: int, lanes: int, body) -> None:
+    """body(start, count) over whole-vector chunks, in parallel."""
+    size = T.Bind(T.truncdiv(count + (chunks * lanes - 1), chunks * lanes) * lanes)
+    with T.parallel(chunks) as c:
+        start = T.Bind(T.min(c * size, count))
+        body(start, T.Bind(T.min(size, count - start)))
+
+
+def dense(rule: Sgd, shape: tuple[int, ...], vec: Vec, chunks: int) -> tirx.PrimFunc:
+    """Whole tensors. Arguments: W, V, G [shape], LR []."""
+    size = prod(shape)
+
+    def emit() -> None:
+        w, v, g = (T.arg(k, T.buffer(shape, vec.dtype)) for k in "WVG")
+        lr = T.arg("LR", T.buffer((), vec.dtype))
+        w, v, g = (T.decl_buffer((max(size, 1),), vec.dtype, data=b.data) for b in (w, v, g))
+        count = T.int32(size)
+        if size < PARALLEL_FROM:
+            _run(rule, vec, w, v, g, lr, T.int32(0), count)
+        else:
+            _shared(count, chunks, vec.lanes, lambda start, n: _run(rule, vec, w, v, g, lr, start, n))
+
+    return function("sgd", emit)
+
+
+def compact(rule: Sgd, capacity: int, block: int, pointers: int, vec: Vec, chunks: int) -> tirx.PrimFunc:
+    """The filled part of compact values, read from the row pointers. Arguments: W, V, G [capacity, block], LR [], PTR [pointers]."""
+    size = capacity * block
+
+    def emit() -> None:
+        w, v, g = (T.arg(k, T.buffer((capacity, block), vec.dtype)) for k in "WVG")
+        lr = T.arg("LR", T.buffer((), vec.dtype))
+        ptr = T.arg("PTR", T.buffer((pointers,), "int32"))
+        w, v, g = (T.decl_buffer((max(size, 1),), vec.dtype, data=b.data) for b in (w, v, g))
+        count = T.Bind(ptr[pointers - 1] * block)
+        if size < PARALLEL_FROM:
+            _run(rule, vec, w, v, g, lr, T.int32(0), count)
+        else:
+            _shared(count, chunks, vec.lanes, lambda start, n: _run(rule, vec, w, v, g, lr, start, n))
+
+    return function("sgd_compact", emit)

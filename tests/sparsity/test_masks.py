@@ -1,0 +1,142 @@
+"""Masks: drawn alike everywhere, kept in files, read off zeros."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from mest_compiler.errors import MaskError
+from mest_compiler.sparsity.masks import load_masks, masks_from_zeros, random_masks, save_masks
+from mest_compiler.sparsity.profile import LayerPlan
+
+SHAPES = {"first": (8, 3, 3, 3), "a.weight": (8, 6, 3, 3), "b.weight": (12, 8, 1, 1)}
+PLAN = {"a.weight": LayerPlan("unstructured", 0.9), "b.weight": LayerPlan("block", 0.5)}
+
+
+def digest(masks):
+    """One number for all masks, in the order of their names."""
+    return hashlib.sha256(b"".join(np.packbits(masks[name]).tobytes() for name in sorted(masks))).hexdigest()[
+        :16
+    ]
+
+
+def write(path, masks):
+    save_file({name: np.ascontiguousarray(mask) for name, mask in masks.items()}, path)
+    return path
+
+
+def test_random_masks_are_the_same_on_every_machine():
+    """The number was made once; another one means that old seeds no longer give the old masks."""
+    assert digest(random_masks(PLAN, SHAPES, seed=7)) == "34a67fd847475d28"
+
+
+def test_random_masks_depend_on_seed_and_name_not_on_order():
+    masks = random_masks(PLAN, SHAPES, 1)
+    alone = random_masks({"b.weight": PLAN["b.weight"]}, SHAPES, 1)
+    np.testing.assert_array_equal(alone["b.weight"], masks["b.weight"])
+    assert digest(random_masks(PLAN, SHAPES, 2)) != digest(masks)
+    twins = random_masks(dict.fromkeys("xy", PLAN["a.weight"]), dict.fromkeys("xy", SHAPES["a.weight"]), 1)
+    assert not np.array_equal(twins["x"], twins["y"])
+
+
+def test_random_masks_refuse_bad_seeds_and_plans():
+    with pytest.raises(MaskError, match="seed -1: use a whole number"):
+        random_masks(PLAN, SHAPES, -1)
+    with pytest.raises(MaskError, match=r"Layer 'a.weight' of the plan is no convolution of the model"):
+        random_masks(PLAN, {}, 0)
+
+
+def test_save_and_load(tmp_path):
+    masks = random_masks(PLAN, SHAPES, 0)
+    masks["a.weight"][0], masks["a.weight"][1] = False, True
+    save_masks(tmp_path / "m.safetensors", masks)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    for plan in (PLAN, None):
+        loaded = load_masks(tmp_path / "m.safetensors", plan, SHAPES)
+        assert list(loaded) == list(PLAN)
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(loaded[name], mask)
+            assert loaded[name].dtype == np.bool_
+
+
+def test_load_takes_uint8_of_zeros_and_ones(tmp_path):
+    masks = random_masks(PLAN, SHAPES, 0)
+    path = write(tmp_path / "m", {name: mask.astype(np.uint8) for name, mask in masks.items()})
+    assert digest(load_masks(path, PLAN, SHAPES)) == digest(masks)
+
+
+MISFITS = {
+    "first wrong shape of two": (
+        {"a.weight": np.ones((16, 6, 3, 3), bool), "b.weight": np.ones((1, 1, 1, 1), bool)},
+        r"another model: its mask of 'a.weight' has shape \(16, 6, 3, 3\), but the weight has \(8, 6, 3, 3\)",
+    ),
+    "unknown name": (
+        {"features.0.weight": np.ones((8, 3, 3, 3), bool)},
+        r"another model: this one has no convolution 'features\.0\.weight'",
+    ),
+    "missing": ({"b.weight": None}, r"lacks a mask for 'b\.weight', which the profile makes sparse"),
+    "dense layer": (
+        {"first": np.ones((8, 3, 3, 3), bool)},
+        "has a mask for 'first', which the profile keeps dense",
+    ),
+    "part of a block": (
+        {"b.weight": np.eye(12, 8, dtype=bool).reshape(12, 8, 1, 1)},
+        r"'b\.weight': The mask .* is no mask of scheme 'block'",
+    ),
+    "value": (
+        {"a.weight": np.full((8, 6, 3, 3), 2, np.uint8)},
+        r"'a\.weight' of mask file .* has the value 2: store 0 or 1",
+    ),
+    "dtype": (
+        {"a.weight": np.ones((8, 6, 3, 3), np.float32)},
+        r"'a\.weight' of mask file .* is F32: store bool or uint8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_load_refuses_masks_that_do_not_fit(tmp_path, case):
+    change, sentence = MISFITS[case]
+    masks = {**random_masks(PLAN, SHAPES, 0), **change}
+    path = write(tmp_path / "m", {name: mask for name, mask in masks.items() if mask is not None})
+    with pytest.raises(MaskError, match=sentence):
+        load_masks(path, PLAN, SHAPES)
+
+
+def test_load_refuses_what_is_no_mask_file(tmp_path):
+    with pytest.raises(MaskError, match="none cannot be read"):
+        load_masks(tmp_path / "none", PLAN, SHAPES)
+    with pytest.raises(MaskError, match="cannot be read"):
+        load_masks(tmp_path, PLAN, SHAPES)
+    (tmp_path / "junk").write_bytes(b"\x80\x04junk that is no safetensors")
+    with pytest.raises(MaskError, match=r"junk cannot be read .* give a safetensors file"):
+        load_masks(tmp_path / "junk", PLAN, SHAPES)
+
+
+def test_save_refuses_other_arrays_and_places_and_leaves_nothing(tmp_path):
+    with pytest.raises(MaskError, match=r"mask of 'a' is float64 of shape \(2,\)"):
+        save_masks(tmp_path / "m", {"a": np.ones(2)})
+    with pytest.raises(MaskError, match="cannot be written"):
+        save_masks(tmp_path / "none" / "m", random_masks(PLAN, SHAPES, 0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_masks_from_zeros():
+    masks = random_masks(PLAN, SHAPES, 3)
+    state = {name: np.where(mask, 0.5, -0.0).astype(np.float32) for name, mask in masks.items()}
+    # One weight that happens to be zero does not take its block along.
+    kept = tuple(np.argwhere(masks["b.weight"])[0])
+    state["b.weight"][kept] = 0
+    state["bn.bias"] = np.zeros(8, np.float32)
+    assert digest(masks_from_zeros(state, PLAN, SHAPES)) == digest(masks)
+
+
+def test_masks_from_zeros_refuses_weights_that_do_not_fit():
+    state = {name: np.ones(SHAPES[name], np.float32) for name in PLAN}
+    with pytest.raises(MaskError, match=r"All weights of 'b.weight' are zero"):
+        masks_from_zeros({**state, "b.weight": np.zeros(SHAPES["b.weight"])}, PLAN, SHAPES)
+    with pytest.raises(MaskError, match=r"The weights lack 'a.weight'"):
+        masks_from_zeros({}, PLAN, SHAPES)
+    with pytest.raises(MaskError, match=r"'a.weight' has shape \(4,\) where the model has \(8, 6, 3, 3\)"):
+        masks_from_zeros({**state, "a.weight": np.ones(4)}, PLAN, SHAPES)
