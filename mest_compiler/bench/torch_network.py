@@ -1,7 +1,7 @@
 """PyTorch's dense training iteration of a whole network: the opponents of a compiled sparse step.
 
-Which memory format is fastest differs by machine and network, so both run and the faster one counts; SGD is
-the fused one, which is never the slower one.
+Which memory format is fastest differs by machine and network, so both run and the faster one counts. SGD is
+the fused one, as someone who wants PyTorch to be fast would choose it.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,8 @@ from mest_compiler.bench.inputs import network_inputs
 from mest_compiler.models import build
 from mest_compiler.sparsity.masks import load_masks
 
-LEARNING_RATE = (
-    1e-3  # the same batch over and over: small, so that nothing diverges and slows the arithmetic down
-)
+# small, since it is the same batch over and over: nothing may diverge and slow the arithmetic down
+LEARNING_RATE = 1e-3
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 

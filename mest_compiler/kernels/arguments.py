@@ -71,10 +71,11 @@ def _transposed(
         for t, offset in taps.items():
             class_of[t], shift[t] = number, offset
     # A tap that reaches no pixel of dX (a plane smaller than the kernel) has no class and no entry here.
-    used = np.flatnonzero(class_of[tap] >= 0)
+    by_channel = structure.transpose().perm[: structure.entries]
+    used = by_channel[class_of[tap[by_channel]] >= 0]
     group = row // -(-rows // groups)
     key = (class_of[tap] * channels + channel) * groups + group
-    perm = used[np.lexsort((tap[used], row[used], key[used]))]
+    perm = used[np.argsort(key[used], kind="stable")]
     counts = np.bincount(key[perm], minlength=len(grids) * channels * groups)
     back_offset, back_perm = np.zeros(structure.capacity, np.int32), np.zeros(structure.capacity, np.int32)
     back_offset[: len(perm)] = row[perm] * structure.block * geometry.dy.size + shift[tap[perm]]

@@ -81,7 +81,7 @@ def forward(p: Pool) -> tirx.PrimFunc:
                         row, col = r * p.stride[0] + i, q * p.stride[1] + j
                         pixel = c * p.x.size + row * p.x.cols + col + p.x.at(0, 0)
                         value = T.Bind(x[n, pixel, vec.ramp()])
-                        better = T.Bind(value > vec.get(best))
+                        better = value > vec.get(best)  # a vector of bools cannot be bound
                         places.set(where, tirx.Select(better, places.const(k), places.get(where)))
                         vec.set(best, tirx.Select(better, value, vec.get(best)))
 

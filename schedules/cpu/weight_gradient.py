@@ -75,7 +75,7 @@ def _sparse(g: ConvGeometry, block: int, knobs: WeightGradientKnobs, name: str, 
     (x, dy, offsets, ptr, order, sums, tile, position range of the chunk)."""
     vec = Vec(g.lanes, g.dtype)
     rows, groups = g.filters // block, knobs.groups
-    parts = split(rows, -(-rows // min(knobs.chunks, rows)))
+    chunks = min(knobs.chunks, rows)
 
     def emit() -> None:
         x = activation("X", g.tiles, g.channels, g.x, vec)
@@ -86,18 +86,18 @@ def _sparse(g: ConvGeometry, block: int, knobs: WeightGradientKnobs, name: str, 
         order = T.arg("ROW", T.buffer((rows,), "int32"))
         vh, lh = T.arg("DV", T.handle()), T.arg("DL", T.handle())
         offsets = T.match_buffer(oh, (entries,), "int32")
-        out = T.match_buffer(vh, (capacity, block), g.dtype)
-        out = T.decl_buffer((capacity * block,), g.dtype, data=out.data)
+        values = T.match_buffer(vh, (capacity, block), g.dtype)
         sums = T.match_buffer(lh, (work, g.lanes), g.dtype)
-        for part in parts:
-            with T.parallel(part.count) as chunk:
-                first = T.Bind(chunk * part.size + part.start)
-                start = T.Bind(ptr[first * groups] * block)
-                count = T.Bind((ptr[(first + part.size) * groups]) * block - start)
-                _zero(vec, sums, start, count)
-                with T.serial(g.tiles) as tile:
-                    body(x, dy, offsets, ptr, order, sums, tile, first, part.size)
-                _reduce(vec, sums, out, start, count)
+        out = T.decl_buffer((capacity * block,), g.dtype, data=values.data)
+        with T.parallel(chunks) as chunk:
+            first = T.Bind(T.truncdiv(chunk * rows, chunks))
+            positions = T.Bind(T.truncdiv((chunk + 1) * rows, chunks) - first)
+            start = T.Bind(ptr[first * groups] * block)
+            count = T.Bind((ptr[(first + positions) * groups]) * block - start)
+            _zero(vec, sums, start, count)
+            with T.serial(g.tiles) as tile:
+                body(x, dy, offsets, ptr, order, sums, tile, first, positions)
+            _reduce(vec, sums, out, start, count)
 
     return function(name, emit)
 
@@ -207,23 +207,33 @@ def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs) -> tirx.PrimF
                     spots = [[b * columns + c * g.taps + t for b in range(size)] for c, t in wanted]
                     _update(vec, at, d, g.dy.size, target, spots, (rows, g.dy.width), steps)
 
-        def chunk(first: Expr, count: int) -> None:
-            _zero(vec, sums, first * columns, count * columns)
+        whole, rest = divmod(g.filters, block)
+        units = whole + bool(rest)
+        chunks = min(knobs.chunks, units)
+
+        def row(tile: Expr, h: Expr, rows: int, unit: Expr, size: int) -> None:
+            for channels in blocks(per_in, channel_step):
+                with each(channels) as c:
+                    update(tile, h, rows, unit * block, size, c, channels.size)
+
+        with T.parallel(chunks) as chunk:
+            first = T.Bind(T.truncdiv(chunk * units, chunks))
+            last = T.Bind(T.truncdiv((chunk + 1) * units, chunks))
+            start = T.Bind(first * (block * columns))
+            count = T.Bind(T.min(last * block, g.filters) * columns - start)
+            _zero(vec, sums, start, count)
             with T.serial(g.tiles) as tile:
                 for band in bands:
-                    with each(band) as h:
-                        for part in blocks(count, block):
-                            with each(part) as r:
-                                for channels in blocks(per_in, channel_step):
-                                    with each(channels) as c:
-                                        update(tile, h, band.size, first + r, part.size, c, channels.size)
-            _reduce(vec, sums, out, first * columns, count * columns)
-
-        whole, rest = divmod(g.filters, block)
-        for part in split(whole, -(-whole // min(knobs.chunks, whole))) if whole else []:
-            with T.parallel(part.count) as i:
-                chunk(T.Bind((i * part.size + part.start) * block), part.size * block)
-        if rest:
-            chunk(T.Bind(T.int32(whole * block)), rest)
+                    with each(band) as h, T.serial(last - first) as k:
+                        unit = T.Bind(first + k)
+                        if not rest:
+                            row(tile, h, band.size, unit, block)
+                            continue
+                        with T.If(unit < whole):
+                            with T.Then():
+                                row(tile, h, band.size, unit, block)
+                            with T.Else():
+                                row(tile, h, band.size, unit, rest)
+            _reduce(vec, sums, out, start, count)
 
     return function("dense_backward_weight", emit)

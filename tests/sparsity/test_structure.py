@@ -167,6 +167,11 @@ def test_one_part_is_sorted_by_falling_length_and_stable():
     np.testing.assert_array_equal(deal_rows(np.array([1, 3, 1, 3, 2]), 1), [1, 3, 4, 0, 2])
 
 
+def test_parts_are_dealt_to_and_fro():
+    """Runs of 7 + 1 and 5 + 3: dealt one way only they would be 7 + 3 and 5 + 1."""
+    np.testing.assert_array_equal(deal_rows(np.array([7, 5, 3, 1]), 2), [0, 3, 1, 2])
+
+
 def test_an_empty_layer_still_has_room_for_one_entry():
     structure = build(np.zeros((4, 2, 1, 1), bool), "block")
     assert (structure.entries, structure.capacity) == (0, 1)

@@ -1,0 +1,177 @@
+"""The one way from a model and its masks to an artifact: frontend, passes, schedules, build, in that order."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import tvm
+from torch import nn
+
+from .devices import CpuProfile, get_device
+from .errors import DeviceError, ModelError
+from .frontend import TrainingGraph, trace
+from .passes.pipeline import Lowered, build, lower
+from .passes.sparsify_convolutions import SparseLayer
+from .runtime.artifact import SCHEMA, Artifact
+from .schedules.cpu.sgd import Sgd
+from .sparsity import structure
+from .sparsity.masks import masks_from_zeros, random_masks
+from .sparsity.profile import LayerPlan, Profile
+from .sparsity.schemes import get_scheme
+from .sparsity.structure import Structure
+
+PHASES = ("trace", "masks", "lower", "build", "pack")
+Progress = Callable[[str], None]
+
+
+def compile_step(
+    model: nn.Module,
+    *,
+    input_shape: tuple[int, int, int],
+    batch: int,
+    profile: Profile | None = None,
+    masks: Mapping[str, np.ndarray] | None = None,
+    masks_from_weights: bool = False,
+    seed: int = 0,
+    optimizer: Sgd | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    dtype: str = "float32",
+    name: str = "",
+    progress: Progress | None = None,
+) -> Artifact:
+    """Compiles a model's whole training step: forward, cross-entropy, backward, SGD update, and its prediction.
+
+    Args:
+        model: maps [N, *input_shape] to logits [N, classes]; left as it is.
+        input_shape: channels, height, width of one example.
+        batch: examples of a step, fixed in the artifact.
+        profile: which layers are sparse, under which scheme, at which ratio; None: none.
+        masks: bool [F, C, kh, kw] by parameter name for all layers of the profile; None: random balanced ones from `seed`.
+        masks_from_weights: take the masks from the zeros of the model's weights instead.
+        optimizer: momentum, weight decay, Nesterov; the learning rate is a run-time input. Default: 0.9, 5e-4, no.
+        device: "cpu". threads: how many its kernels are made for; None: all cores.
+        dtype: "float32", or "float64" for comparisons.
+        name: the model's name for the manifest. progress: called with each of `PHASES` as it begins.
+
+    Raises:
+        ModelError, ProfileError, MaskError, DeviceError: one sentence each.
+    """
+    begin, say = time.perf_counter(), progress or (lambda phase: None)
+    rule = optimizer or Sgd(momentum=0.9, weight_decay=5e-4, nesterov=False)
+    if batch < 1:
+        raise ModelError(f"A batch of {batch} examples cannot be trained on: use at least 1.")
+    cpu = get_device(device, threads)
+    cpu.lanes(dtype)
+    say("trace")
+    graph = _trace(model, input_shape, batch, dtype)
+    say("masks")
+    plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, cpu)
+    layers = {p: SparseLayer(s.capacity, s.block) for p, s in structures.items()}
+    say("lower")
+    lowered = lower(graph, layers, rule, cpu)
+    say("build")
+    executable = build(lowered.module, cpu)
+    say("pack")
+    library = _library(executable)
+    tensors = {
+        p: structures[p].compact(value) if p in structures else value for p, value in graph.state.items()
+    }
+    manifest = _manifest(graph, lowered, plan, rule, cpu, device, name)
+    manifest["compile"] = {
+        "seconds": round(time.perf_counter() - begin, 3),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    return Artifact(manifest, library, tensors, structures)
+
+
+def _trace(model: nn.Module, input_shape: tuple[int, int, int], batch: int, dtype: str) -> TrainingGraph:
+    kind = {"float32": torch.float32, "float64": torch.float64}[dtype]
+    if any(p.dtype != kind for p in model.parameters()):
+        raise ModelError(f"The model's parameters are not {dtype}: convert it first, for example with model.to(torch.{dtype}).")
+    x, y = torch.zeros(batch, *input_shape, dtype=kind), torch.zeros(batch, dtype=torch.int64)
+    return trace(model, x, y)
+
+
+def _structures(
+    graph: TrainingGraph,
+    profile: Profile | None,
+    masks: Mapping[str, np.ndarray] | None,
+    from_weights: bool,
+    seed: int,
+    device: CpuProfile,
+) -> tuple[dict[str, LayerPlan], dict[str, Structure]]:
+    """What each sparse layer gets, and its index arrays."""
+    if profile is None:
+        if masks or from_weights:
+            raise ModelError("Masks need a profile that says which scheme their layers have: give one.")
+        return {}, {}
+    shapes = {name: c.shape for name, c in graph.convolutions.items() if c.groups == 1}
+    plan = profile.assign(shapes)
+    if masks is None:
+        masks = masks_from_zeros(graph.state, plan, shapes) if from_weights else random_masks(plan, shapes, seed)
+    missing, surplus = sorted(set(plan) - set(masks)), sorted(set(masks) - set(plan))
+    if missing or surplus:
+        what = f"has none for {missing[0]!r}" if missing else f"has one for {surplus[0]!r}, which is no sparse layer"
+        raise ModelError(f"The masks do not fit the profile: the set {what}.")
+    built = {p: structure.build(masks[p], plan[p].scheme, parts=device.threads) for p in plan}
+    return plan, built
+
+
+def _library(executable: tvm.relax.VMExecutable) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "library.so"
+        try:
+            executable.export_library(str(path))
+        except (RuntimeError, FileNotFoundError, ValueError) as error:
+            last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            raise DeviceError(f"The kernels could not be linked ({last}): install a C++ compiler, for example g++.") from error
+        return path.read_bytes()
+
+
+def _manifest(
+    graph: TrainingGraph,
+    lowered: Lowered,
+    plan: Mapping[str, LayerPlan],
+    rule: Sgd,
+    cpu: CpuProfile,
+    device: str,
+    name: str,
+) -> dict[str, object]:
+    layers = {}
+    for param, layer in lowered.tiles.layers.items():
+        layers[param] = {
+            "scheme": plan[param].scheme if param in plan else "dense",
+            "sparsity": plan[param].sparsity if param in plan else 0.0,
+            "shape": list(graph.convolutions[param].shape),
+            "kernels": {direction: choice.describe() for direction, choice in layer.choices.items()},
+        }
+        if layer.block is not None:
+            layers[param] |= {
+                "block": get_scheme(plan[param].scheme).block,
+                "capacity": layer.capacity,
+                "geometry": asdict(layer.geometry),
+                "groups": asdict(layer.groups),
+            }
+    return {
+        "schema": SCHEMA,
+        "tvm": tvm.__version__,
+        "device": {"name": device, **asdict(cpu)},
+        "model": name,
+        "batch": graph.batch,
+        "input_shape": list(graph.input_shape),
+        "classes": graph.classes,
+        "dtype": graph.dtype,
+        "optimizer": asdict(rule),
+        "parameters": {p: list(graph.state[p].shape) for p in graph.parameters},
+        "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},
+        "index_arrays": {f: [list(pair) for pair in pairs] for f, pairs in lowered.tiles.index_names.items()},
+        "layers": layers,
+    }

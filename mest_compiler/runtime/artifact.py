@@ -1,0 +1,192 @@
+"""An artifact: a compiled training step as files that say what they are. Loading verifies all of them and runs nothing from a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import tvm
+from safetensors import SafetensorError
+
+from mest_compiler.errors import ArtifactError, StructureError
+from mest_compiler.sparsity.structure import Structure
+
+SCHEMA = 1
+MANIFEST, LIBRARY, STATE, STRUCTURES = "manifest.json", "library.so", "state.safetensors", "structures.safetensors"
+_FILES = (LIBRARY, STATE, STRUCTURES)
+_KEYS = ("schema", "tvm", "device", "batch", "input_shape", "classes", "dtype", "parameters", "buffers", "layers")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled step: what it is, its machine code, its start state and its structures.
+
+    Attributes:
+        manifest: JSON values; see `compile.py` for its keys.
+        library: the shared library's bytes.
+        tensors: parameters and buffers by torch name; a sparse weight as values [capacity, block].
+        structures: of the sparse weights.
+    """
+
+    manifest: Mapping[str, object]
+    library: bytes
+    tensors: Mapping[str, np.ndarray]
+    structures: Mapping[str, Structure]
+
+    def with_state(
+        self, tensors: Mapping[str, np.ndarray], structures: Mapping[str, Structure]
+    ) -> Artifact:
+        """The same program with other weights and structures (those of a trainer, say)."""
+        return replace(self, tensors=dict(tensors), structures=dict(structures))
+
+    def _files(self) -> dict[str, bytes]:
+        arrays = {
+            f"{p}/{key}": np.asarray(a, order="C")
+            for p, s in self.structures.items()
+            for key, a in s.to_arrays().items()
+        }
+        return {
+            LIBRARY: self.library,
+            STATE: safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in self.tensors.items()}),
+            STRUCTURES: safetensors.numpy.save(arrays),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a directory, or one zip file where the name ends in .zip; whole or not at all.
+
+        Raises:
+            ArtifactError: the place cannot be written, or holds something that is no artifact.
+        """
+        path = Path(path)
+        if path.exists() and not _is_artifact(path):
+            raise ArtifactError(f"{path} exists and is no artifact: remove it or choose another name.")
+        files = self._files()
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        text = json.dumps({**self.manifest, "sha256": hashes}, indent=1)
+        files[MANIFEST] = text.encode()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            (_write_zip if path.suffix == ".zip" else _write_folder)(path, files)
+        except OSError as error:
+            raise ArtifactError(f"Artifact {path} could not be written: {error.strerror or error}.") from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Artifact:
+        """Reads and verifies an artifact.
+
+        Raises:
+            ArtifactError: missing, damaged, of another version or another TVM.
+        """
+        path = Path(path)
+        files = _read(path)
+        manifest = _checked_manifest(path, files)
+        try:
+            tensors = safetensors.numpy.load(files[STATE])
+            arrays = safetensors.numpy.load(files[STRUCTURES])
+            found: dict[str, dict[str, np.ndarray]] = {}
+            for key, value in arrays.items():
+                param, name = key.rsplit("/", 1)
+                found.setdefault(param, {})[name] = value
+            structures = {p: Structure.from_arrays(a) for p, a in found.items()}
+        except (SafetensorError, StructureError, ValueError) as error:
+            raise ArtifactError(f"Artifact {path} is damaged: {error}. Compile it again.") from error
+        _check_tensors(path, manifest, tensors, structures)
+        return cls(manifest, files[LIBRARY], tensors, structures)
+
+
+def _is_artifact(path: Path) -> bool:
+    return zipfile.is_zipfile(path) if path.is_file() else (path / MANIFEST).is_file()
+
+
+def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        temporary.chmod(0o755)
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
+        if path.exists():  # a folder cannot be replaced in one step: the old one steps aside first
+            aside = temporary.with_suffix(".old")
+            os.rename(path, aside)
+            os.rename(temporary, path)
+            shutil.rmtree(aside)
+        else:
+            os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_zip(path: Path, files: Mapping[str, bytes]) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file, data in files.items():
+                archive.writestr(file, data)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    try:
+        if path.is_file():
+            with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+                return {name: archive.read(name) for name in (MANIFEST, *_FILES)}
+        return {name: (path / name).read_bytes() for name in (MANIFEST, *_FILES)}
+    except FileNotFoundError as error:
+        raise ArtifactError(f"There is no artifact at {path}: {Path(str(error.filename)).name} is missing.") from error
+    except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError) as error:
+        raise ArtifactError(f"{path} is no whole artifact ({error}): compile it again.") from error
+
+
+def _checked_manifest(path: Path, files: Mapping[str, bytes]) -> dict[str, object]:
+    try:
+        manifest = json.loads(files[MANIFEST])
+        hashes = manifest["sha256"]
+        schema, version = manifest["schema"], manifest["tvm"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"The manifest of artifact {path} is damaged: compile it again.") from error
+    if schema != SCHEMA:
+        raise ArtifactError(f"Artifact {path} has schema {schema}, this version reads {SCHEMA}: compile it again.")
+    if version != tvm.__version__:
+        raise ArtifactError(f"Artifact {path} was built by TVM {version}, and this is {tvm.__version__}: compile it again.")
+    absent = [key for key in _KEYS if key not in manifest]
+    if absent:
+        raise ArtifactError(f"The manifest of artifact {path} lacks {absent[0]!r}: compile it again.")
+    for name in _FILES:
+        if hashlib.sha256(files[name]).hexdigest() != hashes.get(name):
+            raise ArtifactError(f"{name} of artifact {path} is damaged (its sha256 differs): compile it again.")
+    return manifest
+
+
+def _check_tensors(
+    path: Path,
+    manifest: Mapping[str, object],
+    tensors: Mapping[str, np.ndarray],
+    structures: Mapping[str, Structure],
+) -> None:
+    shapes = {**manifest["parameters"], **manifest["buffers"]}
+    sparse = {p: layer for p, layer in manifest["layers"].items() if "capacity" in layer}
+    if set(tensors) != set(shapes) or set(structures) != set(sparse):
+        raise ArtifactError(f"The tensors of artifact {path} are not those its manifest names: compile it again.")
+    for name, tensor in tensors.items():
+        wanted = [sparse[name]["capacity"], sparse[name]["block"]] if name in sparse else shapes[name]
+        if list(tensor.shape) != list(wanted):
+            raise ArtifactError(f"Tensor {name!r} of artifact {path} has shape {tensor.shape}, not {wanted}: compile it again.")
+    for name, structure in structures.items():
+        layer = sparse[name]
+        if (structure.capacity, structure.scheme, list(structure.shape)) != (
+            layer["capacity"], layer["scheme"], layer["shape"],
+        ):  # fmt: skip
+            raise ArtifactError(f"The structure of {name!r} in artifact {path} is of another layer: compile it again.")

@@ -1,0 +1,43 @@
+"""A local CPU session: loads an artifact's library and calls its functions with the threads asked for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from mest_compiler.devices import local_cpu
+from mest_compiler.errors import ArtifactError
+
+from .artifact import Artifact
+
+_ONE_THREAD_A_CORE = 1  # TVM's affinity mode "big": workers stay on the fastest cores
+
+
+class Session:
+    """The functions `step` and `predict` of an artifact, ready to be called on this machine."""
+
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        """Raises ArtifactError where this CPU lacks the vectors it was compiled for, DeviceError for too many threads."""
+        wanted = artifact.manifest["device"]
+        self.threads = int(threads or min(wanted["threads"], len(os.sched_getaffinity(0))))
+        here = local_cpu(self.threads)
+        if here.vector_bits < wanted["vector_bits"] or here.registers < wanted["registers"]:
+            raise ArtifactError(
+                f"The artifact was compiled for {wanted['mcpu']} with {wanted['vector_bits']}-bit vectors, and this CPU "
+                f"({here.mcpu}) has {here.vector_bits}: compile it here."
+            )
+        tvm.get_global_func("runtime.config_threadpool")(_ONE_THREAD_A_CORE, self.threads)
+        # Loading a path whose file was overwritten would return the old library: a fresh name each time.
+        self._folder = tempfile.TemporaryDirectory(prefix="mest-")
+        path = Path(self._folder.name) / "library.so"
+        path.write_bytes(artifact.library)
+        self.vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+
+    def __getitem__(self, name: str) -> Any:
+        """A function of the artifact."""
+        return self.vm[name]

@@ -1,0 +1,197 @@
+"""Trains with a compiled step: holds its state, swaps structures without a compile call, writes and reads checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+
+from mest_compiler.errors import ArtifactError, MaskError
+from mest_compiler.kernels.arguments import Groups, index_arrays
+from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.sparsity import structure as structures_of
+from mest_compiler.sparsity.structure import Structure
+
+from . import checkpoint
+from .artifact import Artifact
+from .session import Session
+
+_INDEX_BYTES = 4
+
+
+def _geometry(layer: Mapping[str, Any]) -> ConvGeometry:
+    """A layer's geometry as the manifest holds it."""
+    stored = dict(layer["geometry"])
+    for key in ("x", "y", "dy", "dx"):
+        stored[key] = Plane(**stored[key])
+    for key in ("kernel", "stride", "padding", "dilation"):
+        stored[key] = tuple(stored[key])
+    return ConvGeometry(**stored)
+
+
+class Trainer:
+    """One network in training: parameters, running statistics, momenta and structures live on the device."""
+
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        """Args: artifact: a compiled step. threads: None: as many as it was compiled for.
+
+        Raises:
+            ArtifactError: the artifact does not run on this machine.
+        """
+        self.artifact, self.manifest = artifact, artifact.manifest
+        self.session = Session(artifact, threads)
+        self.dtype = np.dtype(self.manifest["dtype"])
+        self.parameters, self.buffers = list(self.manifest["parameters"]), list(self.manifest["buffers"])
+        self.layers = {p: layer for p, layer in self.manifest["layers"].items() if "capacity" in layer}
+        self.structures: dict[str, Structure] = {}
+        self._tensors = {n: tvm.runtime.tensor(np.asarray(a, order="C")) for n, a in artifact.tensors.items()}
+        self._momenta = {p: tvm.runtime.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
+        self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
+        for name, structure in artifact.structures.items():
+            self._bind(name, structure)
+        shape = (self.manifest["batch"], *self.manifest["input_shape"])
+        self._x = tvm.runtime.tensor(np.zeros(shape, self.dtype))
+        self._y = tvm.runtime.tensor(np.zeros(shape[0], np.int64))
+        self._lr = tvm.runtime.tensor(np.zeros((), self.dtype))
+        state = [self._tensors[n] for n in (*self.parameters, *self.buffers)]
+        momenta = [self._momenta[p] for p in self.parameters]
+        self._step_args = [*state, self._x, self._y, *self._indices("step"), *momenta, self._lr]
+        self._predict_args = [*state, self._x, *self._indices("predict")]
+
+    def _indices(self, function: str) -> list[tvm.runtime.Tensor]:
+        return [self._index[tuple(pair)] for pair in self.manifest["index_arrays"][function]]
+
+    def _bind(self, name: str, structure: Structure) -> None:
+        """Index arrays of a layer for a structure, into the buffers that the program reads."""
+        layer = self.layers[name]
+        arrays = index_arrays(structure, _geometry(layer), Groups(**layer["groups"]))
+        for key, array in arrays.items():
+            if (name, key) in self._index:
+                self._index[name, key].copyfrom(array)
+            else:
+                self._index[name, key] = tvm.runtime.tensor(np.asarray(array, order="C"))
+        self.structures[name] = structure
+
+    # ---- training
+    def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> tuple[float, np.ndarray]:
+        """One update on x [N, C, H, W] and y int64 [N], with N the artifact's batch.
+
+        Returns (mean loss, logits [N, classes] before the update).
+
+        Raises:
+            ArtifactError: other shapes than the artifact's, or labels outside 0..classes-1.
+        """
+        shape = (self.manifest["batch"], *self.manifest["input_shape"])
+        if x.shape != shape or y.shape != shape[:1]:
+            raise ArtifactError(
+                f"The artifact trains on x {list(shape)} and y [{shape[0]}], and got x {list(x.shape)} and y {list(y.shape)}: "
+                "compile it for that batch."
+            )
+        if y.min() < 0 or y.max() >= self.manifest["classes"]:
+            raise ArtifactError(
+                f"Labels run from {y.min()} to {y.max()}, and the model has the classes 0 to {self.manifest['classes'] - 1}."
+            )
+        self._x.copyfrom(np.asarray(x, self.dtype, order="C"))
+        self._y.copyfrom(np.asarray(y, np.int64, order="C"))
+        self._lr.copyfrom(np.asarray(lr, self.dtype))
+        loss, logits = self.run()
+        return float(loss.numpy()), logits.numpy()
+
+    def run(self) -> tuple[tvm.runtime.Tensor, tvm.runtime.Tensor]:
+        """One update on what the input buffers hold (for timing); (loss, logits) as device tensors."""
+        outputs = self.session["step"](*self._step_args)
+        return outputs[0], outputs[1]
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Logits [N, classes] in evaluation mode for any N >= 1 of x [N, C, H, W]; changes nothing.
+
+        Raises:
+            ArtifactError: examples of another shape.
+        """
+        batch, shape = self.manifest["batch"], tuple(self.manifest["input_shape"])
+        if x.ndim != 4 or x.shape[1:] != shape or len(x) < 1:
+            raise ArtifactError(f"The artifact predicts examples of shape {list(shape)}, and got {list(x.shape)}.")
+        found = []
+        for start in range(0, len(x), batch):
+            part = x[start : start + batch]
+            padded = np.zeros((batch, *shape), self.dtype)
+            padded[: len(part)] = part
+            self._x.copyfrom(padded)
+            found.append(self.session["predict"](*self._predict_args).numpy()[: len(part)])
+        return np.concatenate(found)
+
+    def evaluate(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Fraction of examples whose largest logit is their label."""
+        return float(np.mean(self.predict(x).argmax(1) == y))
+
+    # ---- structures
+    def masks(self) -> dict[str, np.ndarray]:
+        """bool masks [F, C, kh, kw] of the sparse layers."""
+        return {name: structure.to_mask() for name, structure in self.structures.items()}
+
+    def swap_structures(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Other weights are kept from now on, without compiling: what stays keeps value and momentum, what is new starts at
+        zero with zero momentum. Layers that are not named stay as they are.
+
+        Raises:
+            MaskError: an unknown layer, or a mask of another shape or scheme. StructureError: more units than the capacity.
+        """
+        new = {}
+        for name, mask in masks.items():  # all are checked before the first is changed
+            layer = self.layers.get(name)
+            if layer is None:
+                raise MaskError(f"{name!r} is no sparse layer of this artifact.")
+            if list(mask.shape) != layer["shape"]:
+                raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {layer['shape']}.")
+            new[name] = structures_of.build(mask, layer["scheme"], layer["capacity"], self.manifest["device"]["threads"])
+        for name, structure in new.items():
+            for tensor in (self._tensors[name], self._momenta[name]):
+                tensor.copyfrom(self.structures[name].remap(structure, tensor.numpy()))
+            self._bind(name, structure)
+
+    # ---- state
+    def _dense(self, name: str, values: np.ndarray) -> np.ndarray:
+        return self.structures[name].expand(values) if name in self.structures else values.copy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers by torch name, sparse weights with their zeros."""
+        return {name: self._dense(name, tensor.numpy()) for name, tensor in self._tensors.items()}
+
+    def momentum(self) -> dict[str, np.ndarray]:
+        """Momenta by parameter name, like `state`."""
+        return {name: self._dense(name, tensor.numpy()) for name, tensor in self._momenta.items()}
+
+    def state_bytes(self) -> dict[str, int]:
+        """Bytes of weights, gradients, momentum and indices that the training state takes."""
+        weights = sum(int(np.prod(self._tensors[p].shape)) * self.dtype.itemsize for p in self.parameters)
+        indices = sum(int(np.prod(t.shape)) * _INDEX_BYTES for t in self._index.values())
+        return {"weights": weights, "gradients": weights, "momentum": weights, "indices": indices}
+
+    def to_artifact(self) -> Artifact:
+        """The artifact with the weights and structures as they are now."""
+        return self.artifact.with_state({n: t.numpy().copy() for n, t in self._tensors.items()}, self.structures)
+
+    def save(self, path: str | Path, extra: Mapping[str, Any]) -> None:
+        """Writes all state, and `extra` (JSON values), to one file; whole or not at all."""
+        tensors = {n: t.numpy() for n, t in self._tensors.items()}
+        momenta = {n: t.numpy() for n, t in self._momenta.items()}
+        content = checkpoint.Content(tensors, momenta, self.structures, dict(extra))
+        checkpoint.write(Path(path), content, checkpoint.fingerprint(self.manifest))
+
+    def load(self, path: str | Path) -> dict[str, Any]:
+        """Takes all state from a checkpoint, bit by bit; gives its `extra`.
+
+        Raises:
+            CheckpointError: missing, damaged, or of another artifact.
+        """
+        content = checkpoint.read(Path(path), self.manifest)
+        for name, structure in content.structures.items():
+            self._bind(name, structure)
+        for name, tensor in content.tensors.items():
+            self._tensors[name].copyfrom(tensor)
+        for name, tensor in content.momenta.items():
+            self._momenta[name].copyfrom(tensor)
+        return content.extra
