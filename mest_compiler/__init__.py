@@ -1,1 +1,34 @@
-"""A compiler for sparse training on phones."""
+"""Compiles the whole sparse training step of a PyTorch model, and trains with it: the public names and nothing else."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+# Public name -> its module. They are imported when first used: `import mest_compiler` and `mest --help` stay quick.
+_PUBLIC = {
+    "Artifact": "mest_compiler.runtime.artifact",
+    "MestError": "mest_compiler.errors",
+    "Profile": "mest_compiler.sparsity.profile",
+    "Sgd": "mest_compiler.schedules.cpu.sgd",
+    "Trainer": "mest_compiler.runtime.trainer",
+    "build_model": "mest_compiler.models",
+    "compile_step": "mest_compiler.compile",
+    "load_data": "mest_compiler.training.data",
+    "load_masks": "mest_compiler.sparsity.masks",
+    "save_masks": "mest_compiler.sparsity.masks",
+}
+_NAMES = {"build_model": "build"}  # where the public name is not the module's own
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on its first use."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'mest_compiler' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), _NAMES.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -54,7 +54,8 @@ def compile_step(
         input_shape: channels, height, width of one example.
         batch: examples of a step, fixed in the artifact.
         profile: which layers are sparse, under which scheme, at which ratio; None: none.
-        masks: bool [F, C, kh, kw] by parameter name for all layers of the profile; None: random balanced ones from `seed`.
+        masks: bool [F, C, kh, kw] by parameter name for all layers of the profile; None: random balanced ones
+            from `seed`.
         masks_from_weights: take the masks from the zeros of the model's weights instead.
         optimizer: momentum, weight decay, Nesterov; the learning rate is a run-time input. Default: 0.9, 5e-4, no.
         device: "cpu". threads: how many its kernels are made for; None: all cores.
@@ -81,9 +82,7 @@ def compile_step(
     executable = build(lowered.module, cpu)
     say("pack")
     library = _library(executable)
-    tensors = {
-        p: structures[p].compact(value) if p in structures else value for p, value in graph.state.items()
-    }
+    tensors = {p: structures[p].compact(value) if p in structures else value for p, value in graph.state.items()}
     manifest = _manifest(graph, lowered, plan, rule, cpu, device, name)
     manifest["compile"] = {
         "seconds": round(time.perf_counter() - begin, 3),
@@ -95,7 +94,9 @@ def compile_step(
 def _trace(model: nn.Module, input_shape: tuple[int, int, int], batch: int, dtype: str) -> TrainingGraph:
     kind = {"float32": torch.float32, "float64": torch.float64}[dtype]
     if any(p.dtype != kind for p in model.parameters()):
-        raise ModelError(f"The model's parameters are not {dtype}: convert it first, for example with model.to(torch.{dtype}).")
+        raise ModelError(
+            f"The model's parameters are not {dtype}: convert it first, for example with model.to(torch.{dtype})."
+        )
     x, y = torch.zeros(batch, *input_shape, dtype=kind), torch.zeros(batch, dtype=torch.int64)
     return trace(model, x, y)
 
@@ -132,7 +133,9 @@ def _library(executable: tvm.relax.VMExecutable) -> bytes:
             executable.export_library(str(path))
         except (RuntimeError, FileNotFoundError, ValueError) as error:
             last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise DeviceError(f"The kernels could not be linked ({last}): install a C++ compiler, for example g++.") from error
+            raise DeviceError(
+                f"The kernels could not be linked ({last}): install a C++ compiler, for example g++."
+            ) from error
         return path.read_bytes()
 
 

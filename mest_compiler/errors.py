@@ -1,4 +1,7 @@
-"""One family of exceptions: each says in one sentence what was wrong, where, and what to do; the command line prints it and exits 2."""
+"""One family of exceptions: each says in one sentence what was wrong, where, and what to do.
+
+The command line prints that sentence and exits 2.
+"""
 
 
 class MestError(Exception):

@@ -56,6 +56,5 @@ def build(name: str, *, classes: int = 10, in_channels: int = 3, width: float = 
     close = difflib.get_close_matches(name, _MODELS, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise ModelError(
-        f"There is no model {name!r}{hint}: use one of {', '.join(_MODELS)}, or file.py:callable for your "
-        "own."
+        f"There is no model {name!r}{hint}: use one of {', '.join(_MODELS)}, or file.py:callable for your own."
     )

@@ -26,9 +26,7 @@ def build_from_file(path: str, attribute: str, arguments: Mapping[str, object]) 
     """
     file = Path(path)
     if not file.is_file():
-        raise ModelError(
-            f"There is no model file {path!r}: check the path before the colon in file.py:callable."
-        )
+        raise ModelError(f"There is no model file {path!r}: check the path before the colon in file.py:callable.")
     factory = getattr(_import(file), attribute, None)
     if not callable(factory):
         raise ModelError(f"Model file {path!r} has no callable {attribute!r}: define it or name another one.")
@@ -38,9 +36,7 @@ def build_from_file(path: str, attribute: str, arguments: Mapping[str, object]) 
     except Exception as error:
         raise ModelError(f"{path}:{attribute} failed with {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"{path}:{attribute} returned {type(model).__name__}: let it return a torch.nn.Module."
-        )
+        raise ModelError(f"{path}:{attribute} returned {type(model).__name__}: let it return a torch.nn.Module.")
     return model
 
 
@@ -65,9 +61,7 @@ def _import(file: Path) -> ModuleType:
     return module
 
 
-def _accepted(
-    factory: Callable[..., object], where: str, arguments: Mapping[str, object]
-) -> dict[str, object]:
+def _accepted(factory: Callable[..., object], where: str, arguments: Mapping[str, object]) -> dict[str, object]:
     """The arguments that a callable's signature accepts by keyword."""
     try:
         parameters = inspect.signature(factory).parameters.values()

@@ -13,7 +13,5 @@ def widened(channels: int, width: float) -> int:
     """
     scaled = round(channels * width)
     if scaled < 1:
-        raise ModelError(
-            f"A width of {width} leaves nothing of a layer of {channels} channels: use a larger one."
-        )
+        raise ModelError(f"A width of {width} leaves nothing of a layer of {channels} channels: use a larger one.")
     return scaled

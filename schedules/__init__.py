@@ -1,1 +1,1 @@
-"""Schedules: for each kind of device a generator a kernel, its knobs and their defaults. Open `cpu/` to see how kernels are computed."""
+"""Schedules: how kernels are computed; a folder a kind of device, a generator a kernel, its knobs and defaults."""

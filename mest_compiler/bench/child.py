@@ -130,11 +130,7 @@ class Child:
         except subprocess.TimeoutExpired:
             how = "closed its output"
         else:
-            how = (
-                f"was ended by {signal.Signals(-status).name}"
-                if status < 0
-                else f"ended with status {status}"
-            )
+            how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it left no message")

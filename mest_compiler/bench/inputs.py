@@ -8,6 +8,11 @@ import numpy as np
 from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.sparsity.schemes import get_scheme
 
+# small, since it is the same batch over and over: nothing may diverge and slow the arithmetic down
+LEARNING_RATE = 1e-3
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+
 
 @dataclass(frozen=True)
 class LayerInputs:

@@ -37,9 +37,7 @@ class LayerSpec:
     @property
     def out_plane(self) -> tuple[int, int]:
         """Height and width of the output."""
-        return tuple(
-            (side + 2 * self.padding - self.kernel) // self.stride + 1 for side in (self.height, self.width)
-        )
+        return tuple((side + 2 * self.padding - self.kernel) // self.stride + 1 for side in (self.height, self.width))
 
     @classmethod
     def parse(cls, text: str) -> "LayerSpec":

@@ -26,9 +26,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "cores": available_cores(),
-        "instruction_set": next(
-            (name for flag, name in INSTRUCTION_SETS.items() if flag in flags), "unknown"
-        ),
+        "instruction_set": next((name for flag, name in INSTRUCTION_SETS.items() if flag in flags), "unknown"),
         "os": platform.platform(),
         "python": platform.python_version(),
         **{name: version(package) for name, package in PACKAGES.items()},

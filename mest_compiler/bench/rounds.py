@@ -107,9 +107,7 @@ def fastest(timings: Mapping[str, Timing], prefix: str) -> str:
     """Name of the contestant with the smallest median among those whose names begin with `prefix`."""
     names = [name for name in timings if name.startswith(prefix)]
     if not names:
-        raise BenchError(
-            f"no contestant's name begins with '{prefix}'; there are: {', '.join(timings) or 'none'}"
-        )
+        raise BenchError(f"no contestant's name begins with '{prefix}'; there are: {', '.join(timings) or 'none'}")
     return min(names, key=lambda name: timings[name].median)
 
 

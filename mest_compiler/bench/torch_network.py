@@ -14,14 +14,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mest_compiler.bench.child import Contestant
-from mest_compiler.bench.inputs import network_inputs
+from mest_compiler.bench.inputs import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, network_inputs
 from mest_compiler.models import build
 from mest_compiler.sparsity.masks import load_masks
-
-# small, since it is the same batch over and over: nothing may diverge and slow the arithmetic down
-LEARNING_RATE = 1e-3
-MOMENTUM = 0.9
-WEIGHT_DECAY = 5e-4
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,10 @@ UNWRITABLE = frozenset(
 traceback."""
 
 
+UsageError = typer.BadParameter.__base__
+"""What Typer raises for arguments that it cannot accept; it exports no name for it."""
+
+
 class Commands(TyperGroup):
     """The group of `COMMANDS`, each loaded when it is looked up."""
 
@@ -55,6 +59,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except MestError as error:
             say(f"mest: {_one_line(error)}")
+            raise typer.Exit(FAILED) from error
+        except UsageError as error:
+            say(f"mest: {_one_line(error.format_message())}")
             raise typer.Exit(FAILED) from error
         except KeyboardInterrupt as error:
             say("mest: interrupted")
@@ -80,7 +87,7 @@ def main() -> None:
     app(prog_name="mest")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception | str) -> str:
     return " ".join(str(error).split())
 
 

@@ -12,11 +12,9 @@ import typer
 from mest_compiler.cli.output import STANDARD_OUTPUT
 
 
-def _fraction(value: float) -> float:
-    if not 0 <= value < 1:
-        raise typer.BadParameter(
-            f"{value:g} is not a fraction of zeros: it must be at least 0 and less than 1"
-        )
+def _fraction(value: float | None) -> float | None:
+    if value is not None and not 0 <= value < 1:
+        raise typer.BadParameter(f"{value:g} is not a fraction of zeros: it must be at least 0 and less than 1")
     return value
 
 
@@ -32,16 +30,20 @@ def _writable(target: str | None) -> str | None:
     return target
 
 
-Model = Annotated[
-    str, typer.Argument(help="A model's name, or FILE.py:CALLABLE for one of your own.", metavar="MODEL")
-]
-Device = Annotated[str, typer.Option(help="Device profile to compile for and run on, for example cpu.")]
+Model = Annotated[str, typer.Argument(help="A model's name, or FILE.py:CALLABLE for one of your own.", metavar="MODEL")]
+Device = Annotated[str, typer.Option(help="Device to compile for and run on: cpu, this machine's.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
 Batch = Annotated[int, typer.Option(min=1, help="Examples in a batch.")]
-Scheme = Annotated[str, typer.Option(help="Sparsity scheme: unstructured or block (4 filters x 1 column).")]
+Scheme = Annotated[
+    str | None,
+    typer.Option(
+        help="Sparsity scheme: unstructured (single weights) or block (4 filters x 1 column); together with --sparsity.",
+        show_default="dense",
+    ),
+]
 Sparsity = Annotated[
-    float,
-    typer.Option(callback=_fraction, help="Fraction of the weights that are zero, 0 for a dense model."),
+    float | None,
+    typer.Option(callback=_fraction, help="Fraction of the weights that are zero, such as 0.9; 0 is a dense model."),
 ]
 Profile = Annotated[
     Path | None,
@@ -51,10 +53,8 @@ Profile = Annotated[
         help="YAML file of schemes and ratios by layer, instead of --scheme and --sparsity.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Where all random numbers start.")]
+Seed = Annotated[int, typer.Option(min=0, help="Where all random numbers start: weights, masks, data.")]
 Json = Annotated[
     str | None,
-    typer.Option(
-        "--json", metavar="FILE", callback=_writable, help="Write the result as JSON, - for standard output."
-    ),
+    typer.Option("--json", metavar="FILE", callback=_writable, help="Write the result as JSON, - for standard output."),
 ]

@@ -41,6 +41,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# TVM's thread pool takes half of the cores on x86 (it counts hyper-threads), and its size is fixed when it starts, at
+# the first parallel kernel of a process. A session then uses as many of these threads as it was asked for.
+os.environ.setdefault("TVM_NUM_THREADS", str(available_cores()))
+
+
 def local_cpu(threads: int | None = None, mcpu: str | None = None) -> CpuProfile:
     """The machine's own CPU. `threads` defaults to every core it may use; `mcpu` to what LLVM finds.
 

@@ -95,8 +95,7 @@ def capture_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Captured
     for name in parameters:
         if name not in gradients:
             raise ModelError(
-                f"parameter '{name}' gets no gradient because the loss does not depend on it; "
-                "remove it from the model"
+                f"parameter '{name}' gets no gradient because the loss does not depend on it; remove it from the model"
             )
     user = {d.idx: n for d, n in outputs if isinstance(d, PlainAOTOutput)}
     return CapturedGraph(
@@ -122,9 +121,7 @@ def capture_predict(model: nn.Module, x: torch.Tensor) -> CapturedGraph:
     placeholders, outputs = _described(graph)
     parameters, buffers = _state_nodes(placeholders)
     for name in _mutated(outputs):
-        raise ModelError(
-            f"the model changes buffer '{name}' in eval mode; a prediction must leave the model as it is"
-        )
+        raise ModelError(f"the model changes buffer '{name}' in eval mode; a prediction must leave the model as it is")
     return CapturedGraph(
         module=graph,
         parameters=parameters,
@@ -159,18 +156,12 @@ def check_parameters(model: nn.Module, x: torch.Tensor) -> None:
         raise ModelError("the model has no parameters; there is nothing to train")
     if len(dtypes) > 1:
         listed = ", ".join(f"'{name}' is {_spelled(dtype)}" for dtype, name in dtypes.items())
-        raise ModelError(
-            f"all parameters must have one dtype, but {listed}; convert the model with .to(dtype)"
-        )
+        raise ModelError(f"all parameters must have one dtype, but {listed}; convert the model with .to(dtype)")
     (dtype,) = dtypes
     if dtype not in (torch.float32, torch.float64):
-        raise ModelError(
-            f"parameters must be float32 or float64, but are {_spelled(dtype)}; convert the model"
-        )
+        raise ModelError(f"parameters must be float32 or float64, but are {_spelled(dtype)}; convert the model")
     if x.dtype != dtype:
-        raise ModelError(
-            f"x is {dtype_name(x)} but the parameters are {_spelled(dtype)}; convert one of them"
-        )
+        raise ModelError(f"x is {dtype_name(x)} but the parameters are {_spelled(dtype)}; convert one of them")
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -203,8 +194,7 @@ class OneInput(nn.Module):
         logits = self.model(x)
         if not isinstance(logits, torch.Tensor):
             raise ModelError(
-                f"the model returns {type(logits).__name__}; "
-                "it must return one tensor of logits [batch, classes]"
+                f"the model returns {type(logits).__name__}; it must return one tensor of logits [batch, classes]"
             )
         if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
             raise ModelError(
@@ -289,11 +279,7 @@ def _described(graph: torch.fx.GraphModule) -> tuple[dict, list[tuple]]:
     """Placeholders by their descriptor, and (descriptor, node) of every output that has one."""
     placeholders = {n.meta["desc"]: n for n in graph.graph.nodes if n.op == "placeholder"}
     output = next(n for n in graph.graph.nodes if n.op == "output")
-    outputs = [
-        (desc, node)
-        for desc, node in zip(output.meta["desc"], output.args[0], strict=True)
-        if desc is not None
-    ]
+    outputs = [(desc, node) for desc, node in zip(output.meta["desc"], output.args[0], strict=True) if desc is not None]
     known = (ParamAOTInput, BufferAOTInput, PlainAOTInput, TangentAOTInput)
     for desc, node in placeholders.items():
         if not isinstance(desc, known):
@@ -329,8 +315,6 @@ def _mutated(outputs: list[tuple]) -> dict[str, torch.fx.Node]:
             continue
         name = _name(desc.mutated_input)
         if isinstance(desc.mutated_input, ParamAOTInput):
-            raise ModelError(
-                f"the model changes parameter '{name}' in its forward; only the optimiser may do that"
-            )
+            raise ModelError(f"the model changes parameter '{name}' in its forward; only the optimiser may do that")
         changed[name] = node
     return changed

@@ -33,9 +33,7 @@ class Emission:
 
     node: torch.fx.Node
 
-    def __init__(
-        self, builder: relax.BlockBuilder, parameters: dict[str, tuple[torch.fx.Node, relax.Var]]
-    ) -> None:
+    def __init__(self, builder: relax.BlockBuilder, parameters: dict[str, tuple[torch.fx.Node, relax.Var]]) -> None:
         self.builder = builder
         self.parameters = parameters
         self.convolutions: dict[str, Convolution] = {}

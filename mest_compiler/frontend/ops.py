@@ -100,9 +100,7 @@ OPS: dict[str, OpDefinition] = {
     ),
     "mest.relu_backward": OpDefinition(("gy", "y"), _like(0), reference.relu_backward),
     "mest.max_pool2d": OpDefinition(("x",), _max_pool_type, reference.max_pool2d),
-    "mest.max_pool2d_backward": OpDefinition(
-        ("gy", "index"), _of_shape_attribute, reference.max_pool2d_backward
-    ),
+    "mest.max_pool2d_backward": OpDefinition(("gy", "index"), _of_shape_attribute, reference.max_pool2d_backward),
     "mest.global_avg_pool": OpDefinition(("x",), _per_plane, reference.global_avg_pool),
     "mest.spatial_broadcast": OpDefinition(("g",), _of_shape_attribute, reference.spatial_broadcast),
 }
@@ -233,9 +231,7 @@ def batch_norm(
     return _call("mest.batch_norm", [x, w, b, running_mean, running_var], momentum=momentum, eps=eps)
 
 
-def batch_norm_backward(
-    gy: relax.Expr, x: relax.Expr, w: relax.Expr, mean: relax.Expr, rstd: relax.Expr
-) -> relax.Call:
+def batch_norm_backward(gy: relax.Expr, x: relax.Expr, w: relax.Expr, mean: relax.Expr, rstd: relax.Expr) -> relax.Call:
     """Gradients (gx, gw [C], gb [C]) of a batch norm in training; mean and rstd are what the forward pass
     returned.
     """
@@ -260,9 +256,7 @@ def relu_backward(gy: relax.Expr, y: relax.Expr) -> relax.Call:
     return _call("mest.relu_backward", [gy, y])
 
 
-def max_pool2d(
-    x: relax.Expr, *, oshape: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> relax.Call:
+def max_pool2d(x: relax.Expr, *, oshape: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> relax.Call:
     """(y, index int32), both of shape oshape; index is i * kw + j of the first maximum in its window."""
     return _call("mest.max_pool2d", [x], **_window_attributes(oshape, kernel, stride, padding, dilation))
 
@@ -282,9 +276,7 @@ def max_pool2d_backward(
     return _call("mest.max_pool2d_backward", [gy, index], **attrs)
 
 
-def _window_attributes(
-    oshape: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints
-) -> dict[str, object]:
+def _window_attributes(oshape: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> dict[str, object]:
     return {
         "oshape": list(oshape),
         "kernel": list(kernel),

@@ -40,9 +40,7 @@ def _sum_over_channel(like: te.Tensor, value: Callable, name: str) -> te.Tensor:
     """
     batch, channels, height, width = _shape(like)
     h, w = _axes(h=height, w=width)
-    planes = te.compute(
-        (batch, channels), lambda n, c: te.sum(value(n, c, h, w), axis=[h, w]), f"{name}_plane"
-    )
+    planes = te.compute((batch, channels), lambda n, c: te.sum(value(n, c, h, w), axis=[h, w]), f"{name}_plane")
     (n,) = _axes(n=batch)
     return te.compute((channels,), lambda c: te.sum(planes[n, c], axis=n), name)
 
@@ -63,9 +61,7 @@ def conv2d(
     return te.compute(oshape, value, "conv2d")
 
 
-def _output_position(
-    h: tirx.Expr, w: tirx.Expr, gy: te.Tensor, stride: Pair
-) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
+def _output_position(h: tirx.Expr, w: tirx.Expr, gy: te.Tensor, stride: Pair) -> tuple[tirx.Expr, tirx.Expr, tirx.Expr]:
     """Which output (p, q) has its window start at padded position (h, w), and whether there is one."""
     rows, columns = _shape(gy)[2:]
     p, q = tirx.floordiv(h, stride[0]), tirx.floordiv(w, stride[1])
@@ -152,18 +148,14 @@ def batch_norm(
         lambda c: constant(1) / tirx.sqrt(squares[c] / constant(count) + constant(eps)),
         "rstd",
     )
-    y = te.compute(
-        x.shape, lambda n, c, i, j: (x[n, c, i, j] - mean[c]) * (rstd[c] * w[c]) + b[c], "batch_norm"
-    )
+    y = te.compute(x.shape, lambda n, c, i, j: (x[n, c, i, j] - mean[c]) * (rstd[c] * w[c]) + b[c], "batch_norm")
     # Without a second value PyTorch itself refuses to train, so the divisor below is never 0.
     new_mean = moved(running_mean, lambda c: mean[c], "new_running_mean")
     new_var = moved(running_var, lambda c: squares[c] / constant(count - 1), "new_running_var")
     return [y, mean, rstd, new_mean, new_var]
 
 
-def batch_norm_backward(
-    gy: te.Tensor, x: te.Tensor, w: te.Tensor, mean: te.Tensor, rstd: te.Tensor
-) -> list[te.Tensor]:
+def batch_norm_backward(gy: te.Tensor, x: te.Tensor, w: te.Tensor, mean: te.Tensor, rstd: te.Tensor) -> list[te.Tensor]:
     """Gradients [gx, gw, gb] of a batch norm in training."""
     batch, _, height, width = _shape(x)
     share = tirx.const(1 / (batch * height * width), x.dtype)
@@ -175,9 +167,7 @@ def batch_norm_backward(
     gw = _sum_over_channel(gy, lambda n, c, i, j: gy[n, c, i, j] * normal(n, c, i, j), "gw")
     gx = te.compute(
         x.shape,
-        lambda n, c, i, j: (
-            (gy[n, c, i, j] - gb[c] * share - normal(n, c, i, j) * (gw[c] * share)) * (rstd[c] * w[c])
-        ),
+        lambda n, c, i, j: (gy[n, c, i, j] - gb[c] * share - normal(n, c, i, j) * (gw[c] * share)) * (rstd[c] * w[c]),
         "gx",
     )
     return [gx, gw, gb]
@@ -187,9 +177,7 @@ def batch_norm_inference(
     x: te.Tensor, w: te.Tensor, b: te.Tensor, running_mean: te.Tensor, running_var: te.Tensor, eps: float
 ) -> te.Tensor:
     """Batch norm with its running statistics."""
-    scale = te.compute(
-        w.shape, lambda c: w[c] / tirx.sqrt(running_var[c] + tirx.const(eps, x.dtype)), "scale"
-    )
+    scale = te.compute(w.shape, lambda c: w[c] / tirx.sqrt(running_var[c] + tirx.const(eps, x.dtype)), "scale")
     return te.compute(
         x.shape,
         lambda n, c, i, j: (x[n, c, i, j] - running_mean[c]) * scale[c] + b[c],
@@ -258,9 +246,7 @@ def global_avg_pool(x: te.Tensor) -> te.Tensor:
     batch, channels, height, width = _shape(x)
     h, w = _axes(h=height, w=width)
     total = te.compute((batch, channels), lambda n, c: te.sum(x[n, c, h, w], axis=[h, w]), "plane_sum")
-    return te.compute(
-        total.shape, lambda n, c: total[n, c] / tirx.const(height * width, x.dtype), "global_avg_pool"
-    )
+    return te.compute(total.shape, lambda n, c: total[n, c] / tirx.const(height * width, x.dtype), "global_avg_pool")
 
 
 def spatial_broadcast(g: te.Tensor, oshape: Shape) -> te.Tensor:

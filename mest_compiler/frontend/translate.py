@@ -87,9 +87,7 @@ def _convert(emission: Emission, node: torch.fx.Node, values: dict[torch.fx.Node
     emission.node = node
     converter = CONVERTERS.get(node.target)
     if converter is None:
-        emission.refuse(
-            "has no converter to Relax; replace the layer or add a converter in frontend/converters"
-        )
+        emission.refuse("has no converter to Relax; replace the layer or add a converter in frontend/converters")
     if node.target not in READ_PARTS:
         for argument in node.all_input_nodes:
             emission.tensor(values[argument])

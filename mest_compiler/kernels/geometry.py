@@ -1,4 +1,4 @@
-"""Shapes of batch-tiled activations and of a convolution over them: the one place where borders and offsets are worked out."""
+"""Shapes of batch-tiled activations and of a convolution over them: where borders and offsets are worked out."""
 
 from __future__ import annotations
 
@@ -128,9 +128,7 @@ class ConvGeometry:
         for py in range(min(sh, self.dx.height)):
             for px in range(min(sw, self.dx.width)):
                 rows, cols = ceil((self.dx.height - py) / sh), ceil((self.dx.width - px) / sw)
-                grid = Subgrid(
-                    rows, cols, self.dy.at(0, 0), self.dy.cols, 1, self.dx.at(py, px), sh * self.dx.cols, sw
-                )
+                grid = Subgrid(rows, cols, self.dy.at(0, 0), self.dy.cols, 1, self.dx.at(py, px), sh * self.dx.cols, sw)
                 taps = {
                     i * self.kernel[1] + j: di * self.dy.cols + dj
                     for i, di in self._axis_taps(0, py)

@@ -1,4 +1,4 @@
-"""A compiler pass that appends the optimiser to a training step: SGD with momentum, in place, on dense and on compact weights."""
+"""A compiler pass that appends the optimiser to a training step: SGD in place, on dense and on compact weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from .program import Env, Program, carry_kernels, dtype_of, rebuild, relax_funct
 @tvm.transform.module_pass(opt_level=0, name="AppendSgd")
 class AppendSgd:
     """step(parameters, buffers, x, y, index arrays) -> (loss, logits, gradients, buffers) becomes
-    step(parameters, buffers, x, y, index arrays, momenta, lr) -> (loss, logits, and the updated tensors, which alias the inputs:
-    Relax takes in-place calls for pure and would remove those whose results nobody uses)."""
+    step(parameters, buffers, x, y, index arrays, momenta, lr) -> (loss, logits, updated tensors).
+
+    The updated tensors alias the inputs: Relax takes in-place calls for pure and would remove those whose results
+    nobody uses.
+    """
 
     def __init__(
         self, device: CpuProfile, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
@@ -84,7 +87,8 @@ class AppendSgd:
                 )
             else:
                 function = kernel(
-                    ("dense", shape, vec), lambda shape=shape, vec=vec: sgd.dense(self.rule, shape, vec, chunks)
+                    ("dense", shape, vec),
+                    lambda shape=shape, vec=vec: sgd.dense(self.rule, shape, vec, chunks),
                 )
             new = builder.emit(relax.op.call_tir_inplace(function, args, [0, 1], [w.ty, v.ty]))
             results += [builder.emit(relax.TupleGetItem(new, k)) for k in (0, 1)]
@@ -106,4 +110,3 @@ def _in_place(builder: relax.BlockBuilder, value: relax.Var) -> bool:
         return False
     call = builder.lookup_binding(expr.tuple_value)
     return isinstance(call, relax.Call) and str(getattr(call.op, "name", "")) == "relax.call_tir_inplace"
-

@@ -161,7 +161,7 @@ class _Rewrite:
 
     def _emit_backward(self, chain: _Backward) -> None:
         forward = chain.forward
-        gy, x, w, mean, rstd = self.plan.defined[chain.bnb].args
+        _, x, w, mean, rstd = self.plan.defined[chain.bnb].args
         bias = self.plan.defined[forward.bn].args[2]
         reads_z = chain.relu and forward.residual is not None
         wanted = [x, w, bias, mean, rstd, *([forward.end] if reads_z else []), *chain.gradients]

@@ -21,7 +21,7 @@ def _vector(call: relax.Call) -> relax.TensorType:
 
 
 OPS = {
-    # (x, values [capacity, block]) and (gy, values); (gy, x): attributes of mest.conv2d, with oshape and the filter's shape
+    # (x, values [capacity, block]), (gy, values), (gy, x): attributes of mest.conv2d, `weight` (its shape), `block`
     "mest.sparse_conv2d": _of_shape,
     "mest.sparse_conv2d_backward_data": _of_shape,
     "mest.sparse_conv2d_backward_weight": _of_shape,
@@ -30,9 +30,7 @@ OPS = {
     # (x, w, b, running_mean, running_var[, residual]) -> z
     "mest.normalise_inference": lambda call: call.args[0].ty,
     # (x, w, b, mean, rstd[, z], gradient[, gradient]) -> (gx, gw, gb, g)
-    "mest.normalise_backward": lambda call: relax.TupleType(
-        [call.args[0].ty, *[_vector(call)] * 2, call.args[0].ty]
-    ),
+    "mest.normalise_backward": lambda call: relax.TupleType([call.args[0].ty, *[_vector(call)] * 2, call.args[0].ty]),
 }
 
 for _name, _infer in OPS.items():

@@ -21,7 +21,7 @@ from .tile_batch import TileBatch
 
 @dataclass(frozen=True)
 class Lowered:
-    """A module of kernels and calls, the kernels of each layer, and the index arrays behind each function's arguments."""
+    """A module of kernels and calls, the kernels of each layer, and the index arrays each function takes."""
 
     module: tvm.IRModule
     tiles: TileBatch

@@ -1,4 +1,4 @@
-"""A compiler pass that replaces the dense weight of every masked convolution by compact values, in all that reads or writes it."""
+"""A compiler pass that replaces the dense weight of every masked convolution by compact values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 
 from .ops import call
-from .program import Env, Program, carry_kernels, dtype_of, op_name, rebuild, relax_functions, shape_of, substitute
+from .program import (
+    Env,
+    Program,
+    carry_kernels,
+    dtype_of,
+    op_name,
+    rebuild,
+    relax_functions,
+    shape_of,
+    substitute,
+)
 
 _CONVOLUTIONS = ("mest.conv2d", "mest.conv2d_backward_data", "mest.conv2d_backward_weight")
 
@@ -72,8 +82,8 @@ class SparsifyConvolutions:
                 if user is None or op_name(defined[user]) not in _CONVOLUTIONS:
                     what = op_name(defined[user]) if user is not None else "the result"
                     raise ModelError(
-                        f"The sparse weight {named[weight]!r} is read by {what or 'another expression'}, not only by its "
-                        "convolution: keep that layer dense in the profile."
+                        f"The sparse weight {named[weight]!r} is read by {what or 'another expression'}, not "
+                        "only by its convolution: keep that layer dense in the profile."
                     )
 
     def _expression(self, expr: relax.Expr, env: Env) -> relax.Expr:

@@ -1,6 +1,7 @@
 """A compiler pass that lays activations out in batch tiles and gives every operator on them its kernel.
 
-Data is converted once where it enters and once where it leaves; an operator without a tiled kernel gets its inputs as NCHW.
+Data is converted once where it enters and once where it leaves; an operator without a tiled kernel gets its inputs
+as NCHW.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class TileBatch:
             wanted = self._index_arrays(program, name == "step")
             for param, array in wanted:
                 length = self.layers[param].index_shapes()[array]
-                var = relax.Var(f"{param}{INDEX_SEPARATOR}{array}".replace(".", "_"), relax.TensorType([length], "int32"))
+                var = relax.Var(
+                    f"{param}{INDEX_SEPARATOR}{array}".replace(".", "_"), relax.TensorType([length], "int32")
+                )
                 tiling.index_params[param, array] = var
             self.index_names[name] = wanted
             params = [*program.params, *tiling.index_params.values()]

@@ -1,4 +1,4 @@
-"""An artifact: a compiled training step as files that say what they are. Loading verifies all of them and runs nothing from a pickle."""
+"""An artifact: a compiled training step as files. Loading verifies all of them and runs nothing from a pickle."""
 
 from __future__ import annotations
 
@@ -22,9 +22,25 @@ from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.sparsity.structure import Structure
 
 SCHEMA = 1
-MANIFEST, LIBRARY, STATE, STRUCTURES = "manifest.json", "library.so", "state.safetensors", "structures.safetensors"
+MANIFEST, LIBRARY, STATE, STRUCTURES = (
+    "manifest.json",
+    "library.so",
+    "state.safetensors",
+    "structures.safetensors",
+)
 _FILES = (LIBRARY, STATE, STRUCTURES)
-_KEYS = ("schema", "tvm", "device", "batch", "input_shape", "classes", "dtype", "parameters", "buffers", "layers")
+_KEYS = (
+    "schema",
+    "tvm",
+    "device",
+    "batch",
+    "input_shape",
+    "classes",
+    "dtype",
+    "parameters",
+    "buffers",
+    "layers",
+)
 
 
 @dataclass(frozen=True)
@@ -43,9 +59,7 @@ class Artifact:
     tensors: Mapping[str, np.ndarray]
     structures: Mapping[str, Structure]
 
-    def with_state(
-        self, tensors: Mapping[str, np.ndarray], structures: Mapping[str, Structure]
-    ) -> Artifact:
+    def with_state(self, tensors: Mapping[str, np.ndarray], structures: Mapping[str, Structure]) -> Artifact:
         """The same program with other weights and structures (those of a trainer, say)."""
         return replace(self, tensors=dict(tensors), structures=dict(structures))
 
@@ -160,7 +174,9 @@ def _checked_manifest(path: Path, files: Mapping[str, bytes]) -> dict[str, objec
     if schema != SCHEMA:
         raise ArtifactError(f"Artifact {path} has schema {schema}, this version reads {SCHEMA}: compile it again.")
     if version != tvm.__version__:
-        raise ArtifactError(f"Artifact {path} was built by TVM {version}, and this is {tvm.__version__}: compile it again.")
+        raise ArtifactError(
+            f"Artifact {path} was built by TVM {version}, and this is {tvm.__version__}: compile it again."
+        )
     absent = [key for key in _KEYS if key not in manifest]
     if absent:
         raise ArtifactError(f"The manifest of artifact {path} lacks {absent[0]!r}: compile it again.")
@@ -183,7 +199,9 @@ def _check_tensors(
     for name, tensor in tensors.items():
         wanted = [sparse[name]["capacity"], sparse[name]["block"]] if name in sparse else shapes[name]
         if list(tensor.shape) != list(wanted):
-            raise ArtifactError(f"Tensor {name!r} of artifact {path} has shape {tensor.shape}, not {wanted}: compile it again.")
+            raise ArtifactError(
+                f"Tensor {name!r} of artifact {path} has shape {tensor.shape}, not {wanted}: compile it again."
+            )
     for name, structure in structures.items():
         layer = sparse[name]
         if (structure.capacity, structure.scheme, list(structure.shape)) != (

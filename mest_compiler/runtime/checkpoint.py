@@ -25,7 +25,7 @@ _IDENTITY = ("input_shape", "classes", "dtype", "parameters", "buffers", "optimi
 
 @dataclass(frozen=True)
 class Content:
-    """Tensors and momenta by torch name (values [capacity, block] where sparse), structures, and a caller's JSON values."""
+    """Tensors and momenta by torch name (values where sparse), structures, and a caller's JSON values."""
 
     tensors: Mapping[str, np.ndarray]
     momenta: Mapping[str, np.ndarray]
@@ -35,9 +35,7 @@ class Content:
 
 def fingerprint(manifest: Mapping[str, Any]) -> str:
     """sha256 of what makes two artifacts interchangeable for a checkpoint."""
-    sparse = {
-        p: [layer["scheme"], layer["capacity"]] for p, layer in manifest["layers"].items() if "capacity" in layer
-    }
+    sparse = {p: [layer["scheme"], layer["capacity"]] for p, layer in manifest["layers"].items() if "capacity" in layer}
     identity = {key: manifest[key] for key in _IDENTITY} | {"sparse": sparse}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -59,9 +57,7 @@ def write(path: Path, content: Content, identity: str) -> None:
     arrays = {f"{_TENSOR}/{n}": np.asarray(a, order="C") for n, a in content.tensors.items()}
     arrays |= {f"{_MOMENTUM}/{n}": np.asarray(a, order="C") for n, a in content.momenta.items()}
     for name, structure in content.structures.items():
-        arrays |= {
-            f"{_STRUCTURE}/{name}/{k}": np.asarray(a, order="C") for k, a in structure.to_arrays().items()
-        }
+        arrays |= {f"{_STRUCTURE}/{name}/{k}": np.asarray(a, order="C") for k, a in structure.to_arrays().items()}
     extra = json.dumps(content.extra)
     metadata = {"artifact": identity, "extra": extra, "sha256": _digest(arrays, extra)}
     temporary = ""
@@ -96,7 +92,8 @@ def read(path: Path, manifest: Mapping[str, Any]) -> Content:
         raise CheckpointError(f"Checkpoint {path} is damaged (its sha256 differs): use an earlier one.")
     if metadata.get("artifact") != fingerprint(manifest):
         raise CheckpointError(
-            f"Checkpoint {path} is of another model, batch, optimiser or sparsity than this artifact: resume with its own."
+            f"Checkpoint {path} is of another model, batch, optimiser or sparsity than this artifact: "
+            "resume with its own."
         )
     found: dict[str, dict[str, np.ndarray]] = {_TENSOR: {}, _MOMENTUM: {}}
     stored: dict[str, dict[str, np.ndarray]] = {}

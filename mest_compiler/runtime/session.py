@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from mest_compiler.devices import local_cpu
-from mest_compiler.errors import ArtifactError
+from mest_compiler.errors import ArtifactError, DeviceError
 
 from .artifact import Artifact
 
@@ -22,16 +22,22 @@ class Session:
     """The functions `step` and `predict` of an artifact, ready to be called on this machine."""
 
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
-        """Raises ArtifactError where this CPU lacks the vectors it was compiled for, DeviceError for too many threads."""
+        """Raises ArtifactError where this CPU lacks the artifact's vectors, DeviceError for too many threads."""
         wanted = artifact.manifest["device"]
         self.threads = int(threads or min(wanted["threads"], len(os.sched_getaffinity(0))))
         here = local_cpu(self.threads)
         if here.vector_bits < wanted["vector_bits"] or here.registers < wanted["registers"]:
             raise ArtifactError(
-                f"The artifact was compiled for {wanted['mcpu']} with {wanted['vector_bits']}-bit vectors, and this CPU "
-                f"({here.mcpu}) has {here.vector_bits}: compile it here."
+                f"The artifact was compiled for {wanted['mcpu']} with {wanted['vector_bits']}-bit vectors, and this "
+                f"CPU ({here.mcpu}) has {here.vector_bits}: compile it here."
             )
         tvm.get_global_func("runtime.config_threadpool")(_ONE_THREAD_A_CORE, self.threads)
+        started = int(tvm.get_global_func("runtime.NumThreads")())
+        if started < self.threads:
+            raise DeviceError(
+                f"{self.threads} threads were asked for, and TVM's thread pool of this process has {started}: set "
+                f"TVM_NUM_THREADS={self.threads} before it starts."
+            )
         # Loading a path whose file was overwritten would return the old library: a fresh name each time.
         self._folder = tempfile.TemporaryDirectory(prefix="mest-")
         path = Path(self._folder.name) / "library.so"

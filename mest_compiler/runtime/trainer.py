@@ -1,4 +1,4 @@
-"""Trains with a compiled step: holds its state, swaps structures without a compile call, writes and reads checkpoints."""
+"""Trains with a compiled step: holds its state, swaps structures without compiling, writes and reads checkpoints."""
 
 from __future__ import annotations
 
@@ -87,12 +87,13 @@ class Trainer:
         shape = (self.manifest["batch"], *self.manifest["input_shape"])
         if x.shape != shape or y.shape != shape[:1]:
             raise ArtifactError(
-                f"The artifact trains on x {list(shape)} and y [{shape[0]}], and got x {list(x.shape)} and y {list(y.shape)}: "
-                "compile it for that batch."
+                f"The artifact trains on x {list(shape)} and y [{shape[0]}], and got x {list(x.shape)} and y "
+                f"{list(y.shape)}: compile it for that batch."
             )
         if y.min() < 0 or y.max() >= self.manifest["classes"]:
             raise ArtifactError(
-                f"Labels run from {y.min()} to {y.max()}, and the model has the classes 0 to {self.manifest['classes'] - 1}."
+                f"Labels run from {y.min()} to {y.max()}, and the model has the classes 0 to "
+                f"{self.manifest['classes'] - 1}."
             )
         self._x.copyfrom(np.asarray(x, self.dtype, order="C"))
         self._y.copyfrom(np.asarray(y, np.int64, order="C"))
@@ -133,11 +134,14 @@ class Trainer:
         return {name: structure.to_mask() for name, structure in self.structures.items()}
 
     def swap_structures(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Other weights are kept from now on, without compiling: what stays keeps value and momentum, what is new starts at
-        zero with zero momentum. Layers that are not named stay as they are.
+        """Other weights are kept from now on, without compiling.
+
+        What stays keeps value and momentum, what is new starts at zero with zero momentum. Layers that are not named
+        stay as they are.
 
         Raises:
-            MaskError: an unknown layer, or a mask of another shape or scheme. StructureError: more units than the capacity.
+            MaskError: an unknown layer, or a mask of another shape or scheme.
+            StructureError: more units than the capacity.
         """
         new = {}
         for name, mask in masks.items():  # all are checked before the first is changed
@@ -146,7 +150,9 @@ class Trainer:
                 raise MaskError(f"{name!r} is no sparse layer of this artifact.")
             if list(mask.shape) != layer["shape"]:
                 raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {layer['shape']}.")
-            new[name] = structures_of.build(mask, layer["scheme"], layer["capacity"], self.manifest["device"]["threads"])
+            new[name] = structures_of.build(
+                mask, layer["scheme"], layer["capacity"], self.manifest["device"]["threads"]
+            )
         for name, structure in new.items():
             for tensor in (self._tensors[name], self._momenta[name]):
                 tensor.copyfrom(self.structures[name].remap(structure, tensor.numpy()))

@@ -129,9 +129,7 @@ def masks_from_zeros(state: Mapping[str, np.ndarray], plan: Plan, shapes: Shapes
     for name, layer in plan.items():
         shape = _shape_of(name, shapes)
         if name not in state:
-            raise MaskError(
-                f"The weights lack {name!r}, whose zeros would be its mask: use this model's weights."
-            )
+            raise MaskError(f"The weights lack {name!r}, whose zeros would be its mask: use this model's weights.")
         weight = state[name]
         if tuple(weight.shape) != shape:
             raise MaskError(
@@ -148,9 +146,7 @@ def masks_from_zeros(state: Mapping[str, np.ndarray], plan: Plan, shapes: Shapes
 def _shape_of(name: str, shapes: Shapes) -> Shape:
     """Shape of a planned layer's weight."""
     if name not in shapes:
-        raise MaskError(
-            f"Layer {name!r} of the plan is no convolution of the model: assign the profile anew."
-        )
+        raise MaskError(f"Layer {name!r} of the plan is no convolution of the model: assign the profile anew.")
     return tuple(shapes[name])
 
 
@@ -177,9 +173,7 @@ def _read(path: Path) -> Masks:
                 mask = file.get_tensor(name)
                 largest = mask.max(initial=0)
                 if largest > 1:
-                    raise MaskError(
-                        f"Tensor {name!r} of mask file {path} has the value {largest}: store 0 or 1."
-                    )
+                    raise MaskError(f"Tensor {name!r} of mask file {path} has the value {largest}: store 0 or 1.")
                 masks[name] = mask.astype(np.bool_)
     except (OSError, SafetensorError) as error:
         raise MaskError(f"Mask file {path} cannot be read ({error}): give a safetensors file.") from error

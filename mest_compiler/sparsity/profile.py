@@ -69,9 +69,7 @@ class Profile:
     def __post_init__(self) -> None:
         """Raise ProfileError for a `first` that is neither dense nor sparse."""
         if self.first not in _FIRST:
-            raise ProfileError(
-                f"Key 'first' of a sparsity profile is {self.first!r}: use {' or '.join(_FIRST)}."
-            )
+            raise ProfileError(f"Key 'first' of a sparsity profile is {self.first!r}: use {' or '.join(_FIRST)}.")
 
     @classmethod
     def uniform(cls, scheme: str, sparsity: float) -> Profile:

@@ -104,12 +104,8 @@ class Structure:
             StructureError: fewer than one group, or more pointers than 32-bit indices reach.
         """
         if groups < 1:
-            raise StructureError(
-                f"A layer of shape {self.shape} cannot have {groups} channel groups: use at least 1."
-            )
-        check_int32(
-            self.rows * groups + 1, f"group pointers of a layer of shape {self.shape}", "use fewer groups"
-        )
+            raise StructureError(f"A layer of shape {self.shape} cannot have {groups} channel groups: use at least 1.")
+        check_int32(self.rows * groups + 1, f"group pointers of a layer of shape {self.shape}", "use fewer groups")
         size = -(-self.shape[1] // groups) * self.taps
         position = np.repeat(np.arange(self.rows, dtype=np.int64), self.lengths)
         group = self.col[: self.entries] // size
@@ -133,9 +129,7 @@ class Structure:
             StructureError: the weight has another shape.
         """
         if tuple(weight.shape) != self.shape:
-            raise StructureError(
-                f"A structure of shape {self.shape} cannot compact a weight of shape {weight.shape}."
-            )
+            raise StructureError(f"A structure of shape {self.shape} cannot compact a weight of shape {weight.shape}.")
         values = np.zeros((self.capacity, self.block), weight.dtype)
         blocks = weight.reshape(self.rows, self.block, self.columns)
         values[: self.entries] = blocks[self.row_of_entry(), :, self.col[: self.entries]]
@@ -192,9 +186,7 @@ class Structure:
         """
         if set(arrays) != set(_ARRAYS):
             found = ", ".join(sorted(arrays)) or "none"
-            raise StructureError(
-                f"A stored structure has the arrays {', '.join(_ARRAYS)}, but these have: {found}."
-            )
+            raise StructureError(f"A stored structure has the arrays {', '.join(_ARRAYS)}, but these have: {found}.")
         try:
             scheme = get_scheme(arrays["scheme"].astype(np.uint8).tobytes().decode())
             shape = tuple(int(size) for size in arrays["shape"])

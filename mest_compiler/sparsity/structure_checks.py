@@ -26,13 +26,9 @@ def check_int32(size: int, what: str, advice: str) -> None:
 def check_sizes(kind: Scheme, shape: Shape, capacity: int) -> None:
     """Raise StructureError unless dense weights and compact values can be counted in int32."""
     if capacity < 1:
-        raise StructureError(
-            f"A layer of shape {shape} cannot have a capacity of {capacity} entries: use at least 1."
-        )
+        raise StructureError(f"A layer of shape {shape} cannot have a capacity of {capacity} entries: use at least 1.")
     check_int32(prod(shape), f"weights in a layer of shape {shape}", "split the layer")
-    check_int32(
-        capacity * kind.block, f"values in the capacity of a layer of shape {shape}", "lower the capacity"
-    )
+    check_int32(capacity * kind.block, f"values in the capacity of a layer of shape {shape}", "lower the capacity")
 
 
 def check_header(s: Structure) -> None:
@@ -52,13 +48,9 @@ def check_header(s: Structure) -> None:
         array = getattr(s, name)
         if not isinstance(array, np.ndarray) or array.dtype != np.int32 or array.shape != (size,):
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise StructureError(
-                f"Array {name} of a structure of shape {s.shape} is {found}, not int32 ({size},)."
-            )
+            raise StructureError(f"Array {name} of a structure of shape {s.shape} is {found}, not int32 ({size},).")
         if not array.flags.c_contiguous:
-            raise StructureError(
-                f"Array {name} of a structure of shape {s.shape} is not contiguous: copy it first."
-            )
+            raise StructureError(f"Array {name} of a structure of shape {s.shape} is not contiguous: copy it first.")
 
 
 def check_indices(s: Structure) -> None:
@@ -79,6 +71,4 @@ def check_indices(s: Structure) -> None:
     starts = s.row_ptr[1:-1]
     rising[starts[(starts > 0) & (starts < s.entries)] - 1] = True
     if not rising.all():
-        raise StructureError(
-            f"Array col {where} does not rise within each row: an entry is doubled or out of order."
-        )
+        raise StructureError(f"Array col {where} does not rise within each row: an entry is doubled or out of order.")

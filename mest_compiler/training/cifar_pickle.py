@@ -92,20 +92,14 @@ def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # The pickle module's manual: a damaged file may raise any exception.
         raise DataError(f"{path} is not a CIFAR batch ({error}): get the original archive again") from error
     if not isinstance(content, dict):
-        raise DataError(
-            f"{path} holds a {type(content).__name__} and no CIFAR batch: get the original archive again"
-        )
+        raise DataError(f"{path} holds a {type(content).__name__} and no CIFAR batch: get the original archive again")
     # Entries are bytes in the original files and text in files that Python 3 wrote again.
-    entries = {
-        key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()
-    }
+    entries = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
     images, labels = entries.get("data"), entries.get(label_key)
     if not isinstance(images, _ByteArray) or images.array.ndim != 2:
         raise DataError(f"{path} has no images under 'data': get the original archive again")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise DataError(
-            f"{path} has no list of labels under {label_key!r}: is it a batch of the other CIFAR?"
-        )
+        raise DataError(f"{path} has no list of labels under {label_key!r}: is it a batch of the other CIFAR?")
     # An object array first would hide a label that does not fit 64 bits.
     if any(not -(2**63) <= label < 2**63 for label in labels):
         raise DataError(f"{path} has a label beyond 64 bits: get the original archive again")

@@ -47,8 +47,7 @@ class DataSet:
             expected = (len(y), self.channels, *self.plane)
             if x.shape != expected or x.dtype != np.float32:
                 raise DataError(
-                    f"the {part} images of data set {self.name} are {x.dtype} {x.shape}, expected float32 "
-                    f"{expected}"
+                    f"the {part} images of data set {self.name} are {x.dtype} {x.shape}, expected float32 {expected}"
                 )
             if y.dtype != np.int64 or (len(y) and not 0 <= y.min() <= y.max() < self.classes):
                 raise DataError(
@@ -69,9 +68,7 @@ class DataSet:
         return digest.hexdigest()[:16]
 
 
-def load_data(
-    name: str, root: Path | str | None = None, *, seed: int = SPLIT_SEED, size: int | None = None
-) -> DataSet:
+def load_data(name: str, root: Path | str | None = None, *, seed: int = SPLIT_SEED, size: int | None = None) -> DataSet:
     """Load a data set by name: "mnist" (5,000 real images, offline), "cifar10" or "cifar100".
 
     root: the folder that holds CIFAR's unpacked archive, or the archive's own folder; MNIST takes none. seed:

@@ -78,13 +78,9 @@ def read_cifar(form: CifarForm, root: Path) -> RawData:
     labels out of range, or still packed.
     """
     folder, suffix, read = _locate(form, root)
-    train = [
-        _checked(form, folder / f"{stem}{suffix}", read, form.train_records) for stem in form.train_stems
-    ]
+    train = [_checked(form, folder / f"{stem}{suffix}", read, form.train_records) for stem in form.train_stems]
     test_x, test_y = _checked(form, folder / f"{form.test_stem}{suffix}", read, form.test_records)
-    return RawData(
-        np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train]), test_x, test_y
-    )
+    return RawData(np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train]), test_x, test_y)
 
 
 def _locate(form: CifarForm, root: Path) -> tuple[Path, str, Reader]:

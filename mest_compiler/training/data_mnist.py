@@ -21,8 +21,7 @@ def mnist_split(seed: int, plane: int) -> RawData:
     border = plane - MNIST_PLANE
     if border < 0:
         raise DataError(
-            f"the images of data set mnist are {MNIST_PLANE}x{MNIST_PLANE} and cannot be cut to "
-            f"{plane}x{plane}"
+            f"the images of data set mnist are {MNIST_PLANE}x{MNIST_PLANE} and cannot be cut to {plane}x{plane}"
         )
     images, labels = _mnist_images()
     train, test = stratified_split(labels, TEST_SHARE, np.random.default_rng(seed))
@@ -32,9 +31,7 @@ def mnist_split(seed: int, plane: int) -> RawData:
     return RawData(images[train], labels[train], images[test], labels[test])
 
 
-def stratified_split(
-    labels: np.ndarray, test_share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def stratified_split(labels: np.ndarray, test_share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Ascending indices (int64) of a training and a test part, which has `test_share` of every class."""
     test = []
     for label in np.unique(labels):

@@ -18,9 +18,7 @@ T = TypeVar("T")
 def steps_per_epoch(n: int, batch: int) -> int:
     """How many whole batches `n` examples make; DataError when there is not even one."""
     if n < batch:
-        raise DataError(
-            f"the training set has {n} examples, fewer than one batch of {batch}: choose a smaller batch"
-        )
+        raise DataError(f"the training set has {n} examples, fewer than one batch of {batch}: choose a smaller batch")
     return n // batch
 
 

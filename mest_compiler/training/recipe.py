@@ -61,9 +61,7 @@ class Recipe:
             object.__setattr__(self, field.name, _converted(field.name, field.type, value))
         self._check_ranges()
         if self.profile is not None and (self.scheme is not None or self.sparsity is not None):
-            raise MestError(
-                "a recipe has either a profile or a scheme with its sparsity, not both: remove one of them"
-            )
+            raise MestError("a recipe has either a profile or a scheme with its sparsity, not both: remove one of them")
         if (self.scheme is None) != (self.sparsity is None):
             raise MestError(
                 "a recipe names a scheme and its sparsity together: add the missing one or remove the other"
@@ -105,9 +103,7 @@ class Recipe:
                 warmup_steps=warmup_steps,
             )
         boundaries = [epoch * steps_per_epoch for epoch in self.milestones]
-        return step_decay(
-            step, boundaries=boundaries, factor=self.decay, lr=self.lr, warmup_steps=warmup_steps
-        )
+        return step_decay(step, boundaries=boundaries, factor=self.decay, lr=self.lr, warmup_steps=warmup_steps)
 
     def as_mapping(self) -> dict[str, Any]:
         """All fields as plain YAML and JSON values."""
@@ -151,9 +147,7 @@ class Recipe:
         recipe = cls.from_mapping(content, f"recipe {path}")
         folder = path.resolve().parent
         changes = {
-            n: str(folder / value)
-            for n in ("profile", "data_root")
-            if (value := getattr(recipe, n)) is not None
+            n: str(folder / value) for n in ("profile", "data_root") if (value := getattr(recipe, n)) is not None
         }
         if ":" in recipe.model:
             changes["model"] = str(folder / recipe.model)
@@ -172,9 +166,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         return Recipe.load(Path(name_or_path))
     known = available_recipes()
     if name_or_path not in known:
-        raise MestError(
-            f"unknown recipe {name_or_path!r}: choose one of {', '.join(known)}, or name a .yaml file"
-        )
+        raise MestError(f"unknown recipe {name_or_path!r}: choose one of {', '.join(known)}, or name a .yaml file")
     text = (resources.files(RECIPES) / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     return Recipe.from_mapping(yaml.safe_load(text), f"recipe {name_or_path}")
 

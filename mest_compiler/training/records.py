@@ -80,9 +80,7 @@ class Position:
         self.correct += correct
         self.step_seconds += seconds
 
-    def finish_epoch(
-        self, *, batch: int, test_accuracy: float, lr: float, evaluation_seconds: float
-    ) -> EpochRecord:
+    def finish_epoch(self, *, batch: int, test_accuracy: float, lr: float, evaluation_seconds: float) -> EpochRecord:
         """Close the epoch: append and return its record and start the sums anew."""
         record = EpochRecord(
             epoch=self.epoch + 1,

@@ -52,9 +52,7 @@ class RunFolder:
         CheckpointError when there is none or it is of another recipe or other data.
         """
         if not self.checkpoint.exists():
-            raise CheckpointError(
-                f"{self._path} holds no checkpoint to resume: start the run without resuming"
-            )
+            raise CheckpointError(f"{self._path} holds no checkpoint to resume: start the run without resuming")
         extra = backend.load(self.checkpoint)
         if not {"position", "recipe", "data"} <= extra.keys():
             raise CheckpointError(f"{self.checkpoint} was not written by this training loop: use another one")

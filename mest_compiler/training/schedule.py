@@ -14,9 +14,7 @@ def cosine(step: int, *, total_steps: int, lr: float, end_lr: float = 0.0, warmu
     return end_lr + 0.5 * (lr - end_lr) * (1.0 + math.cos(math.pi * progress))
 
 
-def step_decay(
-    step: int, *, boundaries: Sequence[int], factor: float, lr: float, warmup_steps: int = 0
-) -> float:
+def step_decay(step: int, *, boundaries: Sequence[int], factor: float, lr: float, warmup_steps: int = 0) -> float:
     """Linear warm-up to `lr`, which is multiplied by `factor` at each of the `boundaries` (steps) reached."""
     if step < warmup_steps:
         return warmup(step, warmup_steps, lr)

@@ -56,9 +56,7 @@ class TorchBackend:
         removed = {}
         for name, mask in masks.items():
             if name not in self._parameters:
-                raise MaskError(
-                    f"there is a mask for {name}, which is no parameter of the model: remove or rename it"
-                )
+                raise MaskError(f"there is a mask for {name}, which is no parameter of the model: remove or rename it")
             shape = tuple(self._parameters[name].shape)
             if mask.dtype != np.bool_ or mask.shape != shape:
                 raise MaskError(f"the mask of {name} is {mask.dtype} {mask.shape}, expected bool {shape}")
@@ -122,9 +120,7 @@ class TorchBackend:
         tensors = self._tensors() | {f"mask/{name}": ~removed for name, removed in self._removed.items()}
         metadata = {"form": FORM, "extra": json.dumps(extra)}
         with whole_file(path) as temporary:
-            save_file(
-                {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, temporary, metadata
-            )
+            save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
 
     @torch.no_grad()
     def load(self, path: Path) -> dict[str, Any]:
@@ -143,9 +139,7 @@ class TorchBackend:
                 "it was saved from"
             )
         try:
-            self.set_masks(
-                {n.removeprefix("mask/"): t.numpy() for n, t in tensors.items() if n.startswith("mask/")}
-            )
+            self.set_masks({n.removeprefix("mask/"): t.numpy() for n, t in tensors.items() if n.startswith("mask/")})
         except MaskError as error:
             raise CheckpointError(f"checkpoint {path} is damaged ({error}): use another one") from None
         for name, tensor in stored.items():

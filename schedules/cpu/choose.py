@@ -42,7 +42,7 @@ def _bytes(g: ConvGeometry) -> int:
 
 
 def _groups(planes: int, plane: Plane, g: ConvGeometry, columns: int, per_entry: int) -> int:
-    """Groups so that a slab (planes of a group x kernel rows x columns) stays below SLAB_BYTES, with >= 8 planes each."""
+    """Groups so that a slab (planes x kernel rows x columns) stays below SLAB_BYTES, with at least 8 planes each."""
     slab = planes * g.kernel[0] * min(columns, plane.cols) * g.lanes * _bytes(g)
     wanted = -(-slab // SLAB_BYTES)
     return max(1, min(wanted, planes // 8, max(1, per_entry // 12)))

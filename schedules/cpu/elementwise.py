@@ -37,8 +37,6 @@ def padding_mask(vec: Vec, valid: int) -> Callable[[Expr], Expr]:
     return lambda value: tirx.Select(keep, value, vec.const(0))
 
 
-
-
 def tile_in(batch: int, channels: int, plane: Plane, vec: Vec) -> tirx.PrimFunc:
     """[N, C, H, W] -> batch tiles with border; lanes past the batch are zero. Arguments: X, Y."""
     tiles = -(-batch // vec.lanes)
@@ -51,12 +49,11 @@ def tile_in(batch: int, channels: int, plane: Plane, vec: Vec) -> tirx.PrimFunc:
             zero_border(vec, target, plane)
             with T.grid(plane.height, plane.width) as (r, q):
                 place = (plane.at(0, 0) + r * plane.cols + q) * vec.lanes
-                with T.serial(vec.lanes) as lane:
-                    with T.If(n * vec.lanes + lane < batch):
-                        with T.Then():
-                            T.buffer_store(target, x[n * vec.lanes + lane, c, r, q], [place + lane])
-                        with T.Else():
-                            T.buffer_store(target, tirx.const(0, vec.dtype), [place + lane])
+                with T.serial(vec.lanes) as lane, T.If(n * vec.lanes + lane < batch):
+                    with T.Then():
+                        T.buffer_store(target, x[n * vec.lanes + lane, c, r, q], [place + lane])
+                    with T.Else():
+                        T.buffer_store(target, tirx.const(0, vec.dtype), [place + lane])
 
     return function("tile_in", emit)
 
@@ -85,7 +82,7 @@ def elementwise(
     compute: Callable[..., Expr],
     channel_inputs: int = 0,
 ) -> tirx.PrimFunc:
-    """out = compute(*inputs) pixel by pixel. Arguments: one activation a source, `channel_inputs` vectors [C], the output."""
+    """out = compute(*inputs) pixel by pixel. Arguments: the activations, `channel_inputs` vectors [C], the output."""
 
     def emit() -> None:
         inputs = [activation(f"A{i}", tiles, channels, plane, vec) for i, plane in enumerate(sources)]

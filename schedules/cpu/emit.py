@@ -143,10 +143,9 @@ def each(part: Part) -> Iterator[Expr]:
 
 def function(name: str, body: Callable[[], None]) -> tirx.PrimFunc:
     """A PrimFunc whose arguments and body are appended by `body`."""
-    with IRBuilder() as builder:
-        with T.prim_func():
-            T.func_name(name)
-            # Written both by name and through pointers: without aliasing the two could be reordered. Fusion leaves it alone.
-            T.func_attr({"tirx.noalias": False, "op_pattern": OPAQUE, "global_symbol": name})
-            body()
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name(name)
+        # Buffers are written both by name and through pointers: told there is no aliasing, LLVM could reorder the two.
+        T.func_attr({"tirx.noalias": False, "op_pattern": OPAQUE, "global_symbol": name})
+        body()
     return builder.get()

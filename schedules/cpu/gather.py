@@ -46,7 +46,9 @@ class _Shape:
 def _pixels(grid: Subgrid, rows: int, cols: int) -> list[tuple[int, int]]:
     """(input, output) displacements of a register tile's pixels."""
     return [
-        (r * grid.in_row + c * grid.in_col, r * grid.out_row + c * grid.out_col) for r in range(rows) for c in range(cols)
+        (r * grid.in_row + c * grid.in_col, r * grid.out_row + c * grid.out_col)
+        for r in range(rows)
+        for c in range(cols)
     ]
 
 
@@ -180,7 +182,8 @@ def _sparse(
 def sparse_forward(g: ConvGeometry, block: int, knobs: GatherKnobs) -> tirx.PrimFunc:
     """Y[f] = sum over entries V[e] * X[OFF[e] + pixel]; a row is `block` filters.
 
-    Arguments: X, V [capacity, block], OFF [entries], PTR [rows*groups+1], ROW [rows], Y; activations are [tiles, planes, rows, cols, L].
+    Arguments: X, V [capacity, block], OFF [entries], PTR [rows*groups+1], ROW [rows], Y; activations are
+    [tiles, planes * rows * cols, L].
     """
     shape = _Shape(g, g.x, g.y, g.channels, g.filters)
     return _sparse("forward", shape, [g.forward_grid], g.filters // block, block, 1, False, knobs)

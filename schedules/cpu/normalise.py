@@ -21,8 +21,7 @@ UNROLL = 8  # vectors added as a tree before they meet the running sum: short ch
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Shapes of one batch norm: N examples in tiles of L lanes, C channels; planes of its input x, its output z, the residual
-    and the gradients."""
+    """Shapes of one batch norm: N examples in tiles of L lanes, C channels; planes of input, output and residual."""
 
     batch: int
     channels: int
@@ -54,7 +53,7 @@ class Normalisation:
 
 
 def _sums(n: Normalisation, planes: list[Plane], pointers, terms, sums: list[Buffer]) -> None:
-    """sums[k] += sum over pixels, tiles and valid lanes of terms(loaded vectors)[k]; `pointers(tile)` gives the inputs."""
+    """sums[k] += the sum over pixels, tiles and valid lanes of terms(loaded vectors)[k]; pointers(tile): the inputs."""
     vec = n.vec
     for first, count, valid in n.tile_ranges():
         mask = padding_mask(vec, valid)
@@ -167,10 +166,10 @@ def inference(n: Normalisation, eps: float) -> tirx.PrimFunc:
 
 
 def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient: bool) -> tirx.PrimFunc:
-    """Backward of `forward`: g = (sum of incoming gradients) where z > 0; dX, dW, dB, and g itself where the residual wants it.
+    """Backward of `forward`: g = (sum of incoming gradients) where z > 0; dX, dW, dB, and g where the residual wants it.
 
-    Arguments: one activation a gradient, X, [Z if there is a residual and a ReLU], W, B, MEAN, RSTD, dX, dW [C], dB [C],
-    [G like z without border].
+    Arguments: one activation a gradient, X, [Z if there is a residual and a ReLU], W, B, MEAN, RSTD, dX, dW [C],
+    dB [C], [G like z without border].
     Without a residual the sign of z is computed again from x, which spares reading z.
     """
     vec, dtype = n.vec, n.vec.dtype
@@ -193,9 +192,7 @@ def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient
             centre = vec.splat(mean[c])
 
             def sources(tile: Expr) -> list[Buffer]:
-                return [
-                    vec.pointer(a, tile, c * p.size + p.at(0, 0), 0) for a, p in zip(buffers, planes, strict=True)
-                ]
+                return [vec.pointer(a, tile, c * p.size + p.at(0, 0), 0) for a, p in zip(buffers, planes, strict=True)]
 
             def gradient(v: list[Expr]) -> Expr:
                 g = tree(v[: len(incoming)])

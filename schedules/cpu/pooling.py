@@ -30,7 +30,11 @@ class Pool:
     def taps(self) -> list[tuple[int, int, int]]:
         """(place in the window, row, column) relative to the window's first pixel in x, padding taken off."""
         return [
-            (i * self.kernel[1] + j, i * self.dilation[0] - self.padding[0], j * self.dilation[1] - self.padding[1])
+            (
+                i * self.kernel[1] + j,
+                i * self.dilation[0] - self.padding[0],
+                j * self.dilation[1] - self.padding[1],
+            )
             for i in range(self.kernel[0])
             for j in range(self.kernel[1])
         ]

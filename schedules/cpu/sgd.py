@@ -72,7 +72,10 @@ def dense(rule: Sgd, shape: tuple[int, ...], vec: Vec, chunks: int) -> tirx.Prim
 
 
 def compact(rule: Sgd, capacity: int, block: int, pointers: int, vec: Vec, chunks: int) -> tirx.PrimFunc:
-    """The filled part of compact values, read from the row pointers. Arguments: W, V, G [capacity, block], LR [], PTR [pointers]."""
+    """The filled part of compact values, as the row pointers say.
+
+    Arguments: W, V, G [capacity, block], LR [], PTR [pointers].
+    """
     size = capacity * block
 
     def emit() -> None:

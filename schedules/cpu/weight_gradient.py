@@ -1,7 +1,8 @@
 """Backward-weight convolutions, sparse and dense, for any CPU: dV[e] = sum over pixels of dY[filter(e)] * X[tap(e)].
 
 Threads share out rows of the structure (filters), so nothing is added up between them. Partial sums stay one vector an
-entry in a workspace (`DL`); its lanes are summed once, at the end. A band of image rows at a time, X and dY stay in cache.
+entry in a workspace (`DL`); its lanes are summed once, at the end. X and dY are read a band of image rows at a time,
+which stays in cache.
 """
 
 from __future__ import annotations

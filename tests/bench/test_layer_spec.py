@@ -26,9 +26,7 @@ def test_text_and_back(text: str) -> None:
     assert str(LayerSpec.parse(text)) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["layer:64,64,3,16", "64,64,3,16x16", "layer:64,64,3,16x16,2", "layer:a,b,c,dxe"]
-)
+@pytest.mark.parametrize("text", ["layer:64,64,3,16", "64,64,3,16x16", "layer:64,64,3,16x16,2", "layer:a,b,c,dxe"])
 def test_not_a_layer(text: str) -> None:
     with pytest.raises(BenchError, match=f"'{text}' is not a layer; write layer:CHANNELS,FILTERS"):
         LayerSpec.parse(text)

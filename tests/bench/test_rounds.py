@@ -66,9 +66,7 @@ def test_outputs_are_saved_before_the_first_run(contestant, tmp_path: Path) -> N
 
 def test_peak_memory_is_the_contestants_own(contestant) -> None:
     ballast = np.ones(300 << 20, dtype=np.uint8)  # of this process: a child must not be charged for it
-    timings = interleave(
-        [contestant("small", "Bare"), contestant("large", "Hungry", mebibytes=200)], 1, limits=SHORT
-    )
+    timings = interleave([contestant("small", "Bare"), contestant("large", "Hungry", mebibytes=200)], 1, limits=SHORT)
     assert ballast[0] == 1
     small, large = (timings[name].extra["peak_rss_mb"] for name in ("small", "large"))
     assert small < 150
@@ -85,9 +83,7 @@ def test_median_and_spread() -> None:
 def test_the_fastest_of_a_family_by_median() -> None:
     timings = {"sparse": Timing([1.0]), "torch_a": Timing([1.0, 5.0, 5.0]), "torch_b": Timing([4.0])}
     assert fastest(timings, "torch") == "torch_b"
-    with pytest.raises(
-        BenchError, match="no contestant's name begins with 'tvm'; there are: sparse, torch_a"
-    ):
+    with pytest.raises(BenchError, match="no contestant's name begins with 'tvm'; there are: sparse, torch_a"):
         fastest(timings, "tvm")
 
 

@@ -39,9 +39,7 @@ def compile_plain(module: tvm.IRModule) -> relax.VirtualMachine:
         t.AttachGlobalSymbol(),
     ]
     # Unoptimised: a third of the compile time, and LLVM's vectoriser breaks some tiny float64 matmuls here.
-    target = tvm.target.Target(
-        {"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "opt-level": 0}
-    )
+    target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "opt-level": 0})
     with target:
         lowered = tvm.transform.Sequential(passes)(module)
         return relax.VirtualMachine(relax.build(lowered, target, relax_pipeline=None), tvm.cpu())
@@ -53,9 +51,7 @@ def relative_error(found: np.ndarray, wanted: np.ndarray, floor: float = 1e-30) 
     return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), floor))
 
 
-def check_against_torch(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor, tolerance: float = 1e-9
-) -> TrainingGraph:
+def check_against_torch(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tolerance: float = 1e-9) -> TrainingGraph:
     """Run step and predict once and compare everything they return with PyTorch."""
     with torch.no_grad():  # running statistics that are not those of a new model
         model.train()(x * 2 + 1)

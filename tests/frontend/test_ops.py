@@ -37,9 +37,7 @@ def run(machine: relax.VirtualMachine, *arrays: np.ndarray) -> list[np.ndarray]:
         (4, 6, (9, 9), (2, 3), (3, 1), (2, 1), (2, 3), 2),
     ],
 )
-def test_convolution_and_gradients(
-    channels, filters, plane, kernel, stride, padding, dilation, groups, compile_plain
-):
+def test_convolution_and_gradients(channels, filters, plane, kernel, stride, padding, dilation, groups, compile_plain):
     x = torch.randn(2, channels, *plane, dtype=torch.float64, requires_grad=True)
     w = torch.randn(filters, channels // groups, *kernel, dtype=torch.float64, requires_grad=True)
     y = F.conv2d(x, w, None, stride, padding, dilation, groups)
@@ -92,18 +90,14 @@ def test_max_pool_takes_the_first_of_equal_maxima(kernel, stride, padding, dilat
 
 
 def test_relu_gradient_at_zero_is_zero(compile_plain):
-    module = function_of(
-        lambda builder, gy, y: relax.Tuple([builder.emit(ops.relu_backward(gy, y))]), (4,), (4,)
-    )
+    module = function_of(lambda builder, gy, y: relax.Tuple([builder.emit(ops.relu_backward(gy, y))]), (4,), (4,))
     (found,) = run(compile_plain(module), np.array([1.0, 2, 3, 4]), np.array([0.0, 0.5, -0.0, 7]))
     np.testing.assert_array_equal(found, [0, 2, 0, 4])
 
 
 def test_attributes_come_back_as_python_values():
     x = relax.Var("x", relax.TensorType((2, 3, 4, 4), "float32"))
-    pooled = ops.max_pool2d(
-        x, oshape=(2, 3, 2, 2), kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1)
-    )
+    pooled = ops.max_pool2d(x, oshape=(2, 3, 2, 2), kernel=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1))
     assert ops.attributes(pooled)["oshape"] == (2, 3, 2, 2)
     statistics = [relax.Var("v", relax.TensorType((3,), "float32"))] * 4
     norm = ops.batch_norm(x, *statistics, momentum=0.1, eps=1e-5)

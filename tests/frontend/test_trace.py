@@ -10,9 +10,7 @@ from mest_compiler.frontend import Convolution, ops, trace
 
 
 def make_model() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)
-    )
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
 
 
 @pytest.fixture

@@ -35,9 +35,7 @@ def test_the_house_stands(copy: Path, repository: Path) -> None:
         ("mest_compiler/attic/__init__.py", "", "attic"),
     ],
 )
-def test_an_import_that_points_upwards(
-    copy: Path, repository: Path, file: str, line: str, complaint: str
-) -> None:
+def test_an_import_that_points_upwards(copy: Path, repository: Path, file: str, line: str, complaint: str) -> None:
     (copy / file).parent.mkdir(exist_ok=True)
     (copy / file).write_text(line + "\n")
     done = _layers(copy, repository)

@@ -54,8 +54,6 @@ def _modules(repository: Path) -> set[str]:
 
 
 def _run(*arguments: object, cwd: Path | None = None) -> str:
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -40,11 +40,7 @@ def test_parameter_names_that_profiles_use():
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [
-        (name, size)
-        for name in ("resnet20", "resnet32", "resnet110", "vgg19_bn")
-        for size in [(32, 32), (33, 17)]
-    ]
+    [(name, size) for name in ("resnet20", "resnet32", "resnet110", "vgg19_bn") for size in [(32, 32), (33, 17)]]
     + [("resnet20", (28, 28)), ("resnet20", (5, 1)), ("vgg19_bn", (16, 31))],
 )
 def test_logits_and_gradients(name, size):

@@ -16,9 +16,7 @@ PLAN = {"a.weight": LayerPlan("unstructured", 0.9), "b.weight": LayerPlan("block
 
 def digest(masks):
     """One number for all masks, in the order of their names."""
-    return hashlib.sha256(b"".join(np.packbits(masks[name]).tobytes() for name in sorted(masks))).hexdigest()[
-        :16
-    ]
+    return hashlib.sha256(b"".join(np.packbits(masks[name]).tobytes() for name in sorted(masks))).hexdigest()[:16]
 
 
 def write(path, masks):

@@ -15,9 +15,7 @@ def test_names_and_aliases():
     assert get_scheme("unstructured").block == 1
     assert get_scheme("block") is get_scheme("block:4x1")
     assert get_scheme("block").block == 4
-    with pytest.raises(
-        ProfileError, match=r"no sparsity scheme 'blok' \(did you mean 'block'\?\): use one of"
-    ):
+    with pytest.raises(ProfileError, match=r"no sparsity scheme 'blok' \(did you mean 'block'\?\): use one of"):
         get_scheme("blok")
     with pytest.raises(ProfileError, match="no sparsity scheme None"):
         get_scheme(None)

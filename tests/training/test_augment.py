@@ -8,9 +8,7 @@ from mest_compiler.training.augment import Augmentation, augment
 def crops(image: np.ndarray, padding: int, fill: np.ndarray, flip: bool) -> list[np.ndarray]:
     """All images that `image` [C, H, W] may become."""
     channels, height, width = image.shape
-    padded = np.broadcast_to(
-        fill[:, None, None], (channels, height + 2 * padding, width + 2 * padding)
-    ).copy()
+    padded = np.broadcast_to(fill[:, None, None], (channels, height + 2 * padding, width + 2 * padding)).copy()
     padded[:, padding : padding + height, padding : padding + width] = image
     places = range(2 * padding + 1)
     cut = [padded[:, i : i + height, j : j + width] for i in places for j in places]

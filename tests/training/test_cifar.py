@@ -116,9 +116,7 @@ def test_cifar_becomes_a_normalised_data_set(tmp_path):
 @FORMS
 def test_the_real_sizes_are_asked_for(form, tmp_path):
     write_binary(form, tmp_path / form.binary_folder)
-    with pytest.raises(
-        DataError, match=r"holds 6 images of 3072 bytes and 6 labels, expected [15]0000 of 3072"
-    ):
+    with pytest.raises(DataError, match=r"holds 6 images of 3072 bytes and 6 labels, expected [15]0000 of 3072"):
         load_data(form.name, tmp_path)
 
 
@@ -189,9 +187,7 @@ def test_a_pickle_that_calls_anything_else_is_refused(function, name, tmp_path):
     mark = tmp_path / "mark"
     hostile = pickle.dumps({"data": Call(function, f"touch {mark}")}, protocol=2)
     (tmp_path / "d" / "data_batch_1").write_bytes(hostile)
-    sentence = (
-        rf"asks for ({name}), which no CIFAR batch contains: the file is refused" if name else "array of type"
-    )
+    sentence = rf"asks for ({name}), which no CIFAR batch contains: the file is refused" if name else "array of type"
     with pytest.raises(DataError, match=sentence):
         read_cifar(SMALL10, tmp_path / "d")
     assert not mark.exists()

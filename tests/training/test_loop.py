@@ -173,9 +173,7 @@ def test_a_checkpoint_of_something_else_is_refused(new_backend, data, recipe, tm
 
 def test_a_diverging_run_stops_with_a_sentence(new_backend, data, recipe, tmp_path):
     data.train_x[5] = np.inf
-    with pytest.raises(
-        MestError, match=r"the loss became nan in epoch 1, step \d of 6, at learning rate 0\.\d+"
-    ):
+    with pytest.raises(MestError, match=r"the loss became nan in epoch 1, step \d of 6, at learning rate 0\.\d+"):
         train(new_backend(), data, recipe, tmp_path, resume=False, reporter=QuietReporter())
 
 

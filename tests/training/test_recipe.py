@@ -15,9 +15,7 @@ def write(folder, text):
 
 
 def test_dump_and_load_give_the_recipe_back(tmp_path):
-    recipe = Recipe(
-        model="vgg19_bn", data="cifar10", epochs=9, end_lr=4e-8, schedule="step", milestones=(3, 6)
-    )
+    recipe = Recipe(model="vgg19_bn", data="cifar10", epochs=9, end_lr=4e-8, schedule="step", milestones=(3, 6))
     recipe.dump(tmp_path / "recipe.yaml")
     assert Recipe.load(tmp_path / "recipe.yaml") == recipe
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]

@@ -88,9 +88,7 @@ def test_a_checkpoint_brings_everything_back(new_backend, data, tmp_path):
     assert loaded.load(tmp_path / "c") == {"epoch": 2, "sum": 0.1 + 0.2}
     for part in ("state", "momentum", "masks"):
         equal(getattr(saved, part)(), getattr(loaded, part)())
-    for (loss, logits), (loss_again, logits_again) in zip(
-        walk(saved, data, 3), walk(loaded, data, 3), strict=True
-    ):
+    for (loss, logits), (loss_again, logits_again) in zip(walk(saved, data, 3), walk(loaded, data, 3), strict=True):
         assert loss == loss_again
         np.testing.assert_array_equal(logits, logits_again)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]

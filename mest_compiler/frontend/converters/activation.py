@@ -30,9 +30,7 @@ def hardtanh(emission: Emission, x: relax.Expr, low: float = -1, high: float = 1
 
 
 @converts(aten.hardtanh_backward.default)
-def hardtanh_backward(
-    emission: Emission, gy: relax.Expr, x: relax.Expr, low: float, high: float
-) -> relax.Expr:
+def hardtanh_backward(emission: Emission, gy: relax.Expr, x: relax.Expr, low: float, high: float) -> relax.Expr:
     """The gradient on both edges is 0, as in PyTorch."""
     above = R.greater(x, emission.scalar(low, x))
     below = R.less(x, emission.scalar(high, x))

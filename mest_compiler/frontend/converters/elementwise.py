@@ -36,9 +36,7 @@ def neg(emission: Emission, x: relax.Expr) -> relax.Expr:
 
 @converts(aten.ones_like.default)
 def ones_like(emission: Emission, x: relax.Expr, **layout: object) -> relax.Expr:
-    return relax.const(
-        np.ones(shape_of(x), dtype_of(x)), dtype_of(x)
-    )  # without a dtype float64 becomes float32
+    return relax.const(np.ones(shape_of(x), dtype_of(x)), dtype_of(x))  # without a dtype float64 becomes float32
 
 
 @converts(aten.detach.default, aten.clone.default, aten.alias.default, aten.lift_fresh_copy.default)

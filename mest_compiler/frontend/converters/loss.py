@@ -21,9 +21,7 @@ def log_softmax(emission: Emission, x: relax.Expr, dim: int, half_to_float: bool
 
 
 @converts(aten._log_softmax_backward_data.default)
-def log_softmax_backward(
-    emission: Emission, gy: relax.Expr, y: relax.Expr, dim: int, dtype: torch.dtype
-) -> relax.Expr:
+def log_softmax_backward(emission: Emission, gy: relax.Expr, y: relax.Expr, dim: int, dtype: torch.dtype) -> relax.Expr:
     total = emission.emit(R.sum(gy, [dim], keepdims=True))
     return emission.emit(R.subtract(gy, R.multiply(R.exp(y), total)))
 
@@ -77,9 +75,7 @@ def nll_loss_backward(
     def define(gy: te.Tensor, log_p: te.Tensor, y: te.Tensor, count: te.Tensor) -> te.Tensor:
         return te.compute(
             log_p.shape,
-            lambda n, c: tirx.Select(
-                _is_label(y, n, c, ignore_index), -gy() / count(), tirx.const(0, log_p.dtype)
-            ),
+            lambda n, c: tirx.Select(_is_label(y, n, c, ignore_index), -gy() / count(), tirx.const(0, log_p.dtype)),
             "nll_loss_backward",
         )
 

@@ -86,9 +86,7 @@ def _window(
     ceil_mode: bool,
 ) -> dict[str, tuple[int, int]]:
     if ceil_mode or len(shape_of(x)) != 4:
-        emission.refuse(
-            "uses ceil_mode or no batch of images; only [N, C, H, W] with ceil_mode=False is covered"
-        )
+        emission.refuse("uses ceil_mode or no batch of images; only [N, C, H, W] with ceil_mode=False is covered")
     return {
         "kernel": pair(kernel),
         "stride": pair(stride or kernel),

@@ -1,1 +1,1 @@
-"""How each operator of a training step is written over batch tiles: one file a family, a table operator -> handler each."""
+"""How each operator of a training step is written over batch tiles: a file and a table a family."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from tvm import relax
 
 from mest_compiler.errors import ModelError
@@ -30,7 +29,9 @@ def plan_layers(tiling: Tiling) -> None:
             capacity = _capacity(tiling, expr, a["param"]) if block else 0
             layer = tiling.layers[a["param"]] = LayerKernels(tiling.geometry(expr, *borders), block, capacity)
         elif direction in layer.choices:
-            raise ModelError(f"The weight {a['param']!r} is used by two convolutions; shared weights are not supported.")
+            raise ModelError(
+                f"The weight {a['param']!r} is used by two convolutions; shared weights are not supported."
+            )
         pick = {
             "forward": choose.forward,
             "backward_data": choose.backward_data,
@@ -71,8 +72,8 @@ def _check(tiling: Tiling, expr: relax.Call, planned: ConvGeometry, **planes) ->
     for name, plane in planes.items():
         if getattr(planned, name) != plane:
             raise ModelError(
-                f"The {name} of convolution {attributes(expr)['param']!r} is laid out as {plane}, and its kernels were planned "
-                f"for {getattr(planned, name)}."
+                f"The {name} of convolution {attributes(expr)['param']!r} is laid out as {plane}, and its kernels "
+                f"were planned for {getattr(planned, name)}."
             )
 
 
@@ -125,4 +126,3 @@ HANDLERS = {
     **dict.fromkeys(("mest.conv2d_backward_data", "mest.sparse_conv2d_backward_data"), backward_data),
     **dict.fromkeys(("mest.conv2d_backward_weight", "mest.sparse_conv2d_backward_weight"), backward_weight),
 }
-

@@ -13,7 +13,9 @@ from ..program import dtype_of, shape_of
 from .state import Tiling, Value
 
 
-def _shape(tiling: Tiling, expr: relax.Call, x: Plane, z_border: int, relu: bool, residual: Plane | None) -> Normalisation:
+def _shape(
+    tiling: Tiling, expr: relax.Call, x: Plane, z_border: int, relu: bool, residual: Plane | None
+) -> Normalisation:
     n, c, h, w = shape_of(expr.args[0])
     return Normalisation(n, c, tiling.vec(dtype_of(expr.args[0])), x, Plane(h, w, z_border), relu, residual)
 
@@ -67,7 +69,12 @@ def backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     n = _shape(tiling, expr, plane, z_plane.border if z_plane else 0, bool(a["relu"]), z_plane)
     dx = Plane(plane.height, plane.width, tiling.border_of(var, 0))
     planes, keep = [p for _, p in gradients], bool(a["keep"])
-    args = [*[g for g, _ in gradients], x, *([z] if z is not None else []), *[tiling.plain(v) for v in expr.args[1:5]]]
+    args = [
+        *[g for g, _ in gradients],
+        x,
+        *([z] if z is not None else []),
+        *[tiling.plain(v) for v in expr.args[1:5]],
+    ]
     vector = relax.TensorType([n.channels], dtype)
     out = [tiling.tiled_type(shape, dtype, dx.border), vector, vector]
     outputs = tiling.run(

@@ -32,7 +32,13 @@ def _scalar(expr: relax.Expr) -> float | None:
 
 
 def _pixelwise(
-    tiling: Tiling, var: relax.Var, name: str, args: list, compute: Callable, vectors: list, key: object = None
+    tiling: Tiling,
+    var: relax.Var,
+    name: str,
+    args: list,
+    compute: Callable,
+    vectors: list,
+    key: object = None,
 ) -> None:
     """var = compute(*activations, *channel vectors), written with the border that var's readers need."""
     n, c, h, w = shape_of(var)
@@ -87,9 +93,7 @@ def relu_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     if not _same_activations(var, list(expr.args)):
         return False
     zero = tiling.vec(dtype_of(var)).const(0)
-    _pixelwise(
-        tiling, var, "relu_backward", list(expr.args), lambda g, y: tirx.Select(y > zero, g, zero), []
-    )
+    _pixelwise(tiling, var, "relu_backward", list(expr.args), lambda g, y: tirx.Select(y > zero, g, zero), [])
     return True
 
 
@@ -154,7 +158,10 @@ def max_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     y, where = tiling.run(
         ("max_pool", p), lambda: pooling.forward(p), [x], [tiling.tiled_type(shape, dtype, p.y.border), index]
     )
-    tiling.tuples[var] = [tiling.activation(y, shape, dtype, p.y.border), Value(None, {0: where}, shape, "int32")]
+    tiling.tuples[var] = [
+        tiling.activation(y, shape, dtype, p.y.border),
+        Value(None, {0: where}, shape, "int32"),
+    ]
     return True
 
 

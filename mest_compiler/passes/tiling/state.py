@@ -1,4 +1,4 @@
-"""What the tiling pass knows while it walks a function: every variable's forms (NCHW, batch tiles), its border, the kernels."""
+"""What the tiling pass knows while it walks a function: each variable's forms (NCHW, batch tiles) and the kernels."""
 
 from __future__ import annotations
 
@@ -69,7 +69,13 @@ class Tiling:
         layers: dict[str, LayerKernels],
         kernels: dict[Hashable, relax.GlobalVar],
     ) -> None:
-        self.builder, self.program, self.device, self.layers, self.kernels = builder, program, device, layers, kernels
+        self.builder, self.program, self.device, self.layers, self.kernels = (
+            builder,
+            program,
+            device,
+            layers,
+            kernels,
+        )
         self.defined, self.items = program.definitions(), program.items()
         self.values: dict[relax.Var, Value] = {}
         self.tuples: dict[relax.Var, list[Value]] = {}
@@ -133,12 +139,18 @@ class Tiling:
         return self.kernels[key]
 
     def run(
-        self, key: Hashable, make: Callable[[], tirx.PrimFunc], args: Sequence[relax.Expr], out: Sequence[relax.TensorType]
+        self,
+        key: Hashable,
+        make: Callable[[], tirx.PrimFunc],
+        args: Sequence[relax.Expr],
+        out: Sequence[relax.TensorType],
     ) -> list[relax.Expr]:
         """Calls a kernel; gives its outputs."""
         ty = out[0] if len(out) == 1 else list(out)
         result = self.builder.emit(relax.call_tir(self.kernel(key, make), list(args), ty))
-        return [result] if len(out) == 1 else [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(out))]
+        return (
+            [result] if len(out) == 1 else [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(out))]
+        )
 
     def tiled_type(self, shape: Sequence[int], dtype: str, border: int = 0) -> relax.TensorType:
         """Type of an activation [N, C, H, W] in batch tiles [tiles, C * rows * cols, L]."""
@@ -161,8 +173,8 @@ class Tiling:
             n, c, h, w = value.shape
             vec, plane = self.vec(value.dtype), Plane(h, w, border)
             (value.plain,) = self.run(
-                ("tile_out", value.shape, border, value.dtype), lambda: elementwise.tile_out(n, c, plane, vec), [source],
-                [relax.TensorType(value.shape, value.dtype)],
+                ("tile_out", value.shape, border, value.dtype), lambda: elementwise.tile_out(n, c, plane, vec),
+                [source], [relax.TensorType(value.shape, value.dtype)],
             )  # fmt: skip
         return value.plain
 

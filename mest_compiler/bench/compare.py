@@ -1,0 +1,154 @@
+"""Whole comparisons: which contestants meet, on what, and how far their results are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from mest_compiler.bench import compiled_layer, compiled_network, torch_layer, torch_network
+from mest_compiler.bench.child import Contestant
+from mest_compiler.bench.inputs import layer_inputs
+from mest_compiler.bench.layer_spec import LayerSpec
+from mest_compiler.bench.rounds import Progress, Timing, fastest, interleave
+from mest_compiler.bench.torch_network import NetworkCase
+from mest_compiler.errors import BenchError
+from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.sparsity.masks import save_masks
+
+TORCH, DENSE, SPARSE = "torch", "dense", "sparse"
+OPPONENTS = (TORCH, DENSE)
+COMPILED = (SPARSE, DENSE)
+"""Contestants of ours, the one that a comparison is about first."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was measured.
+
+    timings: by contestant; errors: by contestant of ours and tensor, the largest absolute difference from the fastest
+    PyTorch variant divided by that variant's largest absolute value; empty without PyTorch.
+    """
+
+    timings: Mapping[str, Timing]
+    errors: Mapping[str, Mapping[str, float]]
+
+    @property
+    def subject(self) -> str:
+        """Name of the contestant that the comparison is about."""
+        return next(name for name in COMPILED if name in self.timings)
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """One layer; scheme None for a dense one."""
+
+    layer: LayerSpec
+    batch: int
+    seed: int
+    scheme: str | None
+    sparsity: float
+
+    def arguments(self) -> dict[str, int | float | str]:
+        """For `inputs.layer_inputs`; without a scheme no weight is removed, so any scheme's name does."""
+        return {
+            "batch": self.batch,
+            "seed": self.seed,
+            "scheme": self.scheme or "unstructured",
+            "sparsity": self.sparsity if self.scheme else 0.0,
+        }
+
+
+def read_opponents(text: str) -> tuple[str, ...]:
+    """ "torch,dense" as names; BenchError for one that is none."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in OPPONENTS:
+            raise BenchError(f"There is nothing called {name!r} to compare with: use {' or '.join(OPPONENTS)}.")
+    return names
+
+
+def compare_layer(
+    case: LayerCase, opponents: Sequence[str], *, threads: int, rounds: int, progress: Progress | None = None
+) -> Comparison:
+    """Forward and both gradients of a layer: sparse (or dense, without a scheme) against its opponents."""
+    arguments = case.arguments()
+    ours = {c.name: c for c in compiled_layer.contestants(case.layer, threads=threads, **arguments)}
+    wanted = [SPARSE] if case.scheme else [DENSE]
+    wanted += [DENSE] if DENSE in opponents and case.scheme else []
+    contestants = [ours[name] for name in wanted]
+    if TORCH in opponents:
+        contestants += torch_layer.contestants(case.layer, threads=threads, **arguments)
+    mask = layer_inputs(case.layer, **arguments).mask
+
+    def kept(name: str, array: np.ndarray) -> np.ndarray:
+        return array[mask] if name == "dw" else array
+
+    return _meet(contestants, ("y", "dx", "dw"), kept, rounds, progress)
+
+
+def compare_network(
+    artifacts: Mapping[str, Path],
+    case: NetworkCase | None,
+    *,
+    seed: int,
+    threads: int,
+    rounds: int,
+    make: Callable[..., Contestant] = compiled_network.contestant,
+    progress: Progress | None = None,
+) -> Comparison:
+    """A whole iteration: artifacts by name (`sparse`, `dense`) against PyTorch on `case`, or, where that is None, alone.
+
+    PyTorch gets the weights and masks of the first artifact, which must be that of `case`'s model as its seed draws it.
+    `make` is `compiled_network.contestant` or `compiled_network.profiled`.
+    """
+    contestants = [make(name, path, seed=seed, threads=threads) for name, path in artifacts.items()]
+    with TemporaryDirectory(prefix="mest-") as folder:
+        if case is not None:
+            contestants += torch_network.contestants(_masked(case, artifacts, Path(folder)), threads=threads)
+        return _meet(contestants, ("loss",), lambda name, array: array, rounds, progress)
+
+
+def _masked(case: NetworkCase, artifacts: Mapping[str, Path], folder: Path) -> NetworkCase:
+    """The case with the masks of the first artifact, written to a file that contestants can read."""
+    structures = Artifact.load(next(iter(artifacts.values()))).structures
+    if not structures:
+        return case
+    path = folder / "masks.safetensors"
+    save_masks(path, {name: structure.to_mask() for name, structure in structures.items()})
+    return replace(case, masks=str(path))
+
+
+def _meet(
+    contestants: Sequence[Contestant],
+    tensors: Sequence[str],
+    kept: Callable[[str, np.ndarray], np.ndarray],
+    rounds: int,
+    progress: Progress | None,
+) -> Comparison:
+    with TemporaryDirectory(prefix="mest-") as folder:
+        timings = interleave(contestants, rounds, progress, outputs=Path(folder))
+        if not any(name.startswith(TORCH) for name in timings):
+            return Comparison(timings, {})
+        reference = _arrays(timings[fastest(timings, TORCH)], tensors, kept)
+        errors = {
+            name: _errors(_arrays(timings[name], tensors, kept), reference) for name in COMPILED if name in timings
+        }
+    return Comparison(timings, errors)
+
+
+def _arrays(
+    timing: Timing, tensors: Sequence[str], kept: Callable[[str, np.ndarray], np.ndarray]
+) -> dict[str, np.ndarray]:
+    with np.load(timing.extra["outputs"]) as file:
+        return {name: kept(name, file[name]) for name in tensors}
+
+
+def _errors(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {
+        name: float(np.abs(found[name] - right).max() / max(np.abs(right).max(), np.finfo(np.float32).tiny))
+        for name, right in reference.items()
+    }

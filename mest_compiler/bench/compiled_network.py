@@ -1,0 +1,105 @@
+"""A compiled step of a whole network as a contestant: one iteration on a batch that stays the same."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from mest_compiler.bench.child import Contestant
+from mest_compiler.bench.inputs import LEARNING_RATE, network_inputs
+from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.runtime.trainer import Trainer
+
+PROFILED = 5
+"""Iterations behind the times by kernel."""
+KernelTimes = dict[str, dict[str, float]]
+
+
+def contestant(name: str, artifact: Path, *, seed: int, threads: int) -> Contestant:
+    """The step of the artifact at a path."""
+    return Contestant(
+        name,
+        f"{__name__}:{step.__name__}",
+        {"artifact": str(artifact), "seed": seed, "threads": threads},
+        threads,
+    )
+
+
+def profiled(name: str, artifact: Path, *, seed: int, threads: int) -> Contestant:
+    """The same, and its `result` says after the timing how long each kernel takes."""
+    plain = contestant(name, artifact, seed=seed, threads=threads)
+    return Contestant(name, f"{__name__}:{profiled_step.__name__}", plain.arguments, threads)
+
+
+def step(artifact: str, seed: int, threads: int) -> CompiledStep:
+    """Factory of `contestant`."""
+    return CompiledStep(artifact, seed, threads)
+
+
+def profiled_step(artifact: str, seed: int, threads: int) -> ProfiledStep:
+    """Factory of `profiled`."""
+    return ProfiledStep(artifact, seed, threads)
+
+
+class CompiledStep:
+    """The first iteration, which fills the input buffers and whose loss is compared, is run when this is made."""
+
+    def __init__(self, artifact: str, seed: int, threads: int) -> None:
+        loaded = Artifact.load(artifact)
+        self.trainer = Trainer(loaded, threads)
+        m = loaded.manifest
+        x, y = network_inputs(tuple(m["input_shape"]), classes=m["classes"], batch=m["batch"], seed=seed)
+        self.loss, self.logits = self.trainer.step(x, y, LEARNING_RATE)
+
+    def run(self) -> None:
+        """One iteration."""
+        self.trainer.run()
+
+    def outputs(self, path: Path) -> None:
+        """Save the loss [] and the logits [N, classes] of the first iteration, float32, as .npz."""
+        np.savez(path, loss=np.float32(self.loss), logits=self.logits)
+
+    def result(self) -> dict[str, Any]:
+        """Bytes of the training state by kind, and the kernels by layer."""
+        layers = self.trainer.manifest["layers"]
+        return {
+            "state_bytes": self.trainer.state_bytes(),
+            "kernels": {name: layer["kernels"] for name, layer in layers.items()},
+        }
+
+
+class ProfiledStep(CompiledStep):
+    """With `kernel_ms` in its result."""
+
+    def result(self) -> dict[str, Any]:
+        """See the base class; `kernel_ms`: {kernel: {"ms", "calls"}} an iteration, slowest first."""
+        return {**super().result(), "kernel_ms": kernel_times(self.trainer)}
+
+
+def kernel_times(trainer: Trainer) -> KernelTimes:
+    """Wall time in ms and number of calls of each function that a step calls, an iteration, slowest first.
+
+    Measured by the virtual machine's instrument, which adds some microseconds to every call; nothing is to be timed
+    with this trainer afterwards.
+    """
+    spent: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+    began: list[float] = []  # a stack: an instrumented function may call another one
+
+    def instrument(function: Any, name: str, before: bool, *rest: Any) -> int:
+        if before:
+            began.append(perf_counter())
+        else:
+            spent[name] += perf_counter() - began.pop()
+            calls[name] += 1
+        return 0
+
+    trainer.session.vm.set_instrument(instrument)
+    for _ in range(PROFILED):
+        trainer.run()
+    by_time = sorted(spent, key=spent.__getitem__, reverse=True)
+    return {name: {"ms": 1e3 * spent[name] / PROFILED, "calls": calls[name] / PROFILED} for name in by_time}

@@ -1,0 +1,212 @@
+"""`mest bench`: a layer, a network's iteration or an artifact, timed side by side with PyTorch and our own dense step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mest_compiler.cli.bars import turn_bar
+from mest_compiler.cli.model_options import Channels, Classes, Plane, Width, plane_of, profile_of
+from mest_compiler.cli.options import Batch, Device, Json, Profile, Scheme, Seed, Sparsity, Threads
+from mest_compiler.cli.output import say, write_json
+from mest_compiler.cli.tables import MIB, show_comparison, show_kernels
+from mest_compiler.errors import BenchError
+
+if TYPE_CHECKING:
+    from mest_compiler.bench.torch_network import NetworkCase
+    from mest_compiler.runtime.artifact import Artifact
+
+LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
+
+What = Annotated[
+    str,
+    typer.Argument(
+        metavar="WHAT",
+        help="layer:CHANNELS,FILTERS,KERNEL,HEIGHTxWIDTH (with ,s2 at its end for stride 2); a model's name; "
+        "FILE.py:CALLABLE; or the path of an artifact that mest compile wrote.",
+    ),
+]
+Compare = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        help="Whom to compare with: torch (the fastest of PyTorch's dense variants), dense (our own dense kernels), or torch,dense.",
+        show_default="torch; an artifact runs alone",
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Alternating rounds, of whose times medians are taken.", show_default="15 for a layer, 7 else"
+    ),
+]
+ProfileKernels = Annotated[
+    bool, typer.Option("--profile-kernels", help="Show which kernel takes how long, slowest first (kernel_ms in JSON).")
+]
+
+
+def command(
+    what: What,
+    scheme: Scheme = None,
+    sparsity: Sparsity = None,
+    profile: Profile = None,
+    batch: Batch = 64,
+    device: Device = "cpu",
+    threads: Threads = None,
+    compare: Compare = None,
+    rounds: Rounds = None,
+    width: Width = 1.0,
+    channels: Channels = 3,
+    plane: Plane = "32x32",
+    classes: Classes = 10,
+    seed: Seed = 0,
+    profile_kernels: ProfileKernels = False,
+    json: Json = None,
+) -> None:
+    """Time a layer, a network's whole training iteration or an artifact against PyTorch.
+
+    Every contestant runs in a process of its own, on the same data and threads, in alternating rounds; what is
+    reported are medians. A layer's time is that of its forward convolution and both gradients, an iteration's that of
+    forward, loss, backward and update. Without --scheme the model is dense.
+
+    Examples:
+
+    mest bench layer:64,64,3,16x16 --scheme block --sparsity 0.9 --threads 1 --compare torch,dense --json -
+
+    mest bench resnet32 --width 2 --scheme block --sparsity 0.9 --compare torch --profile-kernels
+
+    mest bench net.py:make --plane 28x28 --channels 1 --scheme unstructured --sparsity 0.8
+
+    mest bench runs/step --threads 2
+    """
+    from mest_compiler.bench.compare import read_opponents
+    from mest_compiler.bench.layer_spec import PREFIX
+    from mest_compiler.devices import get_device
+
+    threads = get_device(device, threads).threads
+    opponents = read_opponents("torch" if compare is None else compare)
+    if what.startswith(PREFIX):
+        if profile is not None:
+            raise BenchError("A single layer has no profile: use --scheme and --sparsity.")
+        result = _layer(what, scheme, sparsity, batch, seed, opponents, threads, rounds or LAYER_ROUNDS, device)
+    elif Path(what).exists():
+        if compare is not None or scheme is not None or sparsity is not None or profile is not None:
+            raise BenchError(
+                f"Artifact {what} is timed alone and as it is: leave out --compare, --scheme, --sparsity and --profile."
+            )
+        result = _artifact(Path(what), seed, threads, rounds or NETWORK_ROUNDS, profile_kernels)
+    else:
+        from mest_compiler.bench.torch_network import NetworkCase
+
+        case = NetworkCase(what, classes, (channels, *plane_of(plane)), batch, seed, width)
+        rules = profile_of(scheme, sparsity, profile)
+        result = _network(case, rules, device, opponents, threads, rounds or NETWORK_ROUNDS, profile_kernels)
+    _show(what, result, profile_kernels)
+    if json is not None:
+        write_json(json, result)
+
+
+def _layer(
+    what: str,
+    scheme: str | None,
+    sparsity: float | None,
+    batch: int,
+    seed: int,
+    opponents: tuple[str, ...],
+    threads: int,
+    rounds: int,
+    device: str,
+) -> dict[str, Any]:
+    from mest_compiler.bench.compare import LayerCase, compare_layer
+    from mest_compiler.bench.layer_spec import LayerSpec
+    from mest_compiler.bench.report import report
+    from mest_compiler.sparsity.schemes import get_scheme
+
+    spec, sparse = LayerSpec.parse(what), profile_of(scheme, sparsity, None) is not None
+    if sparse:
+        get_scheme(scheme).check_shape(what, spec.weight_shape)
+    case = LayerCase(spec, batch, seed, scheme if sparse else None, sparsity or 0.0)
+    with turn_bar("timing") as progress:
+        comparison = compare_layer(case, opponents, threads=threads, rounds=rounds, progress=progress)
+    facts = {"layer": what, "batch": batch, "scheme": case.scheme, "sparsity": case.sparsity, "seed": seed}
+    return {**facts, **report(comparison, device=device, threads=threads)}
+
+
+def _network(
+    case: NetworkCase,
+    rules: Any,
+    device: str,
+    opponents: tuple[str, ...],
+    threads: int,
+    rounds: int,
+    profile_kernels: bool,
+) -> dict[str, Any]:
+    from mest_compiler.cli.compiling import compiled
+
+    network = case.network()
+    wanted = {"dense": None} if rules is None else {"sparse": rules}
+    if rules is not None and "dense" in opponents:
+        wanted["dense"] = None
+    with TemporaryDirectory(prefix="mest-") as folder:
+        artifacts, paths = {}, {}
+        for name, its_rules in wanted.items():
+            artifacts[name] = compiled(network, case, its_rules, device=device, threads=threads, title=name)
+            paths[name] = artifacts[name].save(Path(folder, name))
+        torch_case = case if "torch" in opponents else None
+        return measured(artifacts, paths, torch_case, case.seed, threads, rounds, profile_kernels)
+
+
+def _artifact(path: Path, seed: int, threads: int, rounds: int, profile_kernels: bool) -> dict[str, Any]:
+    from mest_compiler.runtime.artifact import Artifact
+
+    artifact = Artifact.load(path)
+    name = "sparse" if artifact.structures else "dense"
+    return measured({name: artifact}, {name: path}, None, seed, threads, rounds, profile_kernels)
+
+
+def measured(
+    artifacts: dict[str, Artifact],
+    paths: dict[str, Path],
+    case: NetworkCase | None,
+    seed: int,
+    threads: int,
+    rounds: int,
+    profile_kernels: bool,
+) -> dict[str, Any]:
+    """The report of a network's comparison, with what the artifacts say about themselves."""
+    from dataclasses import replace
+
+    from mest_compiler.bench import compiled_network
+    from mest_compiler.bench.compare import compare_network
+    from mest_compiler.bench.report import report, state_bytes
+
+    manifest = next(iter(artifacts.values())).manifest
+    if case is not None:  # a model of the user's own may have another number of classes than it was asked for
+        case = replace(case, classes=manifest["classes"])
+    make = compiled_network.profiled if profile_kernels else compiled_network.contestant
+    with turn_bar("timing") as progress:
+        comparison = compare_network(
+            paths, case, seed=seed, threads=threads, rounds=rounds, make=make, progress=progress
+        )
+    facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes")}
+    compiles = {name: artifact.manifest["compile"] for name, artifact in artifacts.items()}
+    return {
+        **facts,
+        **report(comparison, device=manifest["device"]["name"], threads=threads),
+        **state_bytes(comparison),
+        "compile_seconds": next(iter(compiles.values()))["seconds"],
+        "compile": compiles,
+    }
+
+
+def _show(what: str, result: dict[str, Any], profile_kernels: bool) -> None:
+    show_comparison(f"{what}, batch {result['batch']}, {result['threads']} threads on {result['device']}", result)
+    if result["max_rel_error"] is not None:
+        say(f"largest relative error against PyTorch: {result['max_rel_error']:.2e}")
+    for name, size in result.get("state_bytes", {}).items():
+        say(f"weights, gradients and momentum of {name}: {size / MIB:.2f} MiB")
+    if profile_kernels:
+        show_kernels(result["kernel_ms"])

@@ -1,0 +1,50 @@
+"""Checks of where a command is going to write, before the long work that comes first."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from mest_compiler.errors import ArtifactError
+
+PROBE_BYTES = 1 << 16
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError, naming the place, unless something can be made at `path`; leaves nothing there.
+
+    Tried, and not asked for: permissions say little to root, nothing about a full disk or a read-only mount.
+    """
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        handle, name = tempfile.mkstemp(prefix=".mest-", dir=folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with os.fdopen(handle, "wb") as probe:
+            probe.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.unlink(name)
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether `path` looks like an artifact: what a new one may replace, and what `mest bench` loads."""
+    from mest_compiler.runtime.artifact import MANIFEST
+
+    return (path / MANIFEST).is_file() if path.is_dir() else path.suffix == ".zip" and path.is_file()
+
+
+def check_artifact_place(path: Path) -> None:
+    """Raise unless an artifact can be saved at `path`.
+
+    Raises:
+        ArtifactError: there is something else. OSError: nothing can be written there.
+    """
+    if path.exists() and not is_artifact(path):
+        raise ArtifactError(f"{path} exists and is no artifact: remove it or choose another name.")
+    check_writable(path)

@@ -1,0 +1,67 @@
+"""Tables that commands print on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from mest_compiler.cli.output import console
+
+MIB = 2**20
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is text and whose others are numbers or short words."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False)
+
+
+def show_comparison(title: str, result: Mapping[str, Any]) -> None:
+    """The contestants of `bench.report.report`: median, spread, how many times the subject is faster, peak memory."""
+    subject = result["subject"]
+    medians = {name: value for name, value in result["ms"].items() if name != "torch"} | result["torch_variants"]
+    rows = []
+    for name, value in medians.items():
+        mark = " *" if name == result.get("torch_fastest") else ""
+        rows.append(
+            (
+                name + mark,
+                f"{value:.3f}",
+                f"{result['timings'][name]['spread']:.1%}",
+                f"{value / result['ms'][subject]:.2f}x",
+                f"{result['peak_rss_mb'][name]:.0f}",
+            )
+        )
+    show(title, ("contestant", "ms (median)", "spread", f"{subject} is faster by", "peak MiB"), rows)
+
+
+def show_kernels(times: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
+    """`kernel_ms` of a report: where the time of an iteration goes, slowest first."""
+    for contestant, kernels in times.items():
+        total = sum(kernel["ms"] for kernel in kernels.values())
+        rows = [
+            (name, f"{kernel['ms']:.3f}", f"{kernel['ms'] / total:.1%}", f"{kernel['calls']:g}")
+            for name, kernel in sorted(kernels.items(), key=lambda item: -item[1]["ms"])
+        ]
+        show(f"{contestant}: {total:.3f} ms by kernel", ("kernel", "ms", "share", "calls"), rows)
+
+
+def show_layers(layers: Sequence[Mapping[str, Any]]) -> None:
+    """The layers of a compiled step: what each is and which kernels compute it."""
+    rows = [
+        (
+            layer["name"],
+            "x".join(str(size) for size in layer["shape"]),
+            layer["scheme"],
+            f"{layer['sparsity']:.1%}",
+            ", ".join(kernel["kernel"] for kernel in layer["kernels"].values()),
+        )
+        for layer in layers
+    ]
+    show("layers", ("layer", "shape", "scheme", "zeros", "kernels"), rows)

@@ -1,0 +1,69 @@
+"""SGD kernels against torch.optim.SGD in float64: dense and compact, vector tails, several chunks."""
+
+import numpy as np
+import pytest
+import torch
+import tvm
+
+from mest_compiler.schedules.cpu import sgd
+from mest_compiler.schedules.cpu.sgd import PARALLEL_FROM, Sgd
+
+from .tiles import NARROW, TOLERANCE, compile_kernels, vector
+
+RULES = (Sgd(0.9, 5e-4, False), Sgd(0.9, 5e-4, True), Sgd(0.9, 0, True), Sgd(0.5, 0, False), Sgd(0, 1e-2, False))
+LR, STEPS = 0.1, 3
+
+
+def reference(rule: Sgd, weight: np.ndarray, gradients: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and momentum in float64 after PyTorch's steps."""
+    w = torch.from_numpy(weight.astype(np.float64)).requires_grad_()
+    optimizer = torch.optim.SGD([w], LR, rule.momentum, weight_decay=rule.weight_decay, nesterov=rule.nesterov)
+    for g in gradients:
+        w.grad = torch.from_numpy(g.astype(np.float64))
+        optimizer.step()
+    momentum = optimizer.state[w].get("momentum_buffer")
+    return w.detach().numpy(), momentum.numpy() if momentum is not None else None
+
+
+def data(shape: tuple[int, ...], dtype: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A weight, and a gradient a step."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal(shape).astype(dtype), [rng.standard_normal(shape).astype(dtype) for _ in range(STEPS)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_dense(rule: Sgd, dtype: str) -> None:
+    vec = vector(NARROW, dtype)
+    shapes = [(), (1,), (vec.lanes,), (3, vec.lanes + 1), (5, 3, 3, 3), (PARALLEL_FROM + 5,)]
+    kernels = compile_kernels({(shape, chunks): sgd.dense(rule, shape, vec, chunks) for shape in shapes for chunks in (1, 3)})
+    for (shape, chunks), kernel in kernels.items():
+        weight, gradients = data(shape, dtype)
+        w, v = tvm.runtime.tensor(weight), tvm.runtime.tensor(np.zeros(shape, dtype))
+        for g in gradients:
+            kernel(w, v, tvm.runtime.tensor(g), tvm.runtime.tensor(np.asarray(LR, dtype)))
+        new, momentum = reference(rule, weight, gradients)
+        what, tolerance = f"shape {shape}, {chunks} chunks", TOLERANCE[dtype]
+        np.testing.assert_allclose(w.numpy(), new, rtol=tolerance, atol=tolerance, err_msg=what)
+        if momentum is not None:
+            np.testing.assert_allclose(v.numpy(), momentum, rtol=tolerance, atol=tolerance, err_msg=what)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize("capacity", [1, 13, PARALLEL_FROM])
+def test_compact_updates_what_is_filled_and_nothing_else(capacity: int, block: int) -> None:
+    vec, rule, dtype = vector(NARROW, "float32"), RULES[1], "float32"
+    kernel = compile_kernels({"sgd": sgd.compact(rule, capacity, block, 4, vec, 3)})["sgd"]
+    for entries in sorted({0, 1, capacity // 2, capacity - 1, capacity}):
+        weight, gradients = data((capacity, block), dtype)
+        new, momentum = reference(rule, weight[:entries], [g[:entries] for g in gradients])
+        weight[entries:] = np.nan
+        w, v = tvm.runtime.tensor(weight), tvm.runtime.tensor(np.where(np.isnan(weight), weight, 0))
+        pointers = tvm.runtime.tensor(np.array([0, entries // 3, entries, entries], np.int32))
+        for g in gradients:
+            g[entries:] = 7
+            kernel(w, v, tvm.runtime.tensor(g), tvm.runtime.tensor(np.asarray(LR, dtype)), pointers)
+        np.testing.assert_allclose(w.numpy()[:entries], new, rtol=1e-5, atol=1e-5)
+        if entries:
+            np.testing.assert_allclose(v.numpy()[:entries], momentum, rtol=1e-5, atol=1e-5)
+        assert np.isnan(w.numpy()[entries:]).all() and np.isnan(v.numpy()[entries:]).all()
