@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,8 +16,6 @@ from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.bench.rounds import Progress, Timing, fastest, interleave
 from mest_compiler.bench.torch_network import NetworkCase
 from mest_compiler.errors import BenchError
-from mest_compiler.runtime.artifact import Artifact
-from mest_compiler.sparsity.masks import save_masks
 
 TORCH, DENSE, SPARSE = "torch", "dense", "sparse"
 OPPONENTS = (TORCH, DENSE)
@@ -102,24 +100,13 @@ def compare_network(
 ) -> Comparison:
     """A whole iteration: artifacts by name (`sparse`, `dense`) against PyTorch on `case`, or, where that is None, alone.
 
-    PyTorch gets the weights and masks of the first artifact, which must be that of `case`'s model as its seed draws it.
-    `make` is `compiled_network.contestant` or `compiled_network.profiled`.
+    The case must name the model, seed and masks of the artifacts, so that all start from the same weights. `make` is
+    `compiled_network.contestant` or `compiled_network.profiled`.
     """
     contestants = [make(name, path, seed=seed, threads=threads) for name, path in artifacts.items()]
-    with TemporaryDirectory(prefix="mest-") as folder:
-        if case is not None:
-            contestants += torch_network.contestants(_masked(case, artifacts, Path(folder)), threads=threads)
-        return _meet(contestants, ("loss",), lambda name, array: array, rounds, progress)
-
-
-def _masked(case: NetworkCase, artifacts: Mapping[str, Path], folder: Path) -> NetworkCase:
-    """The case with the masks of the first artifact, written to a file that contestants can read."""
-    structures = Artifact.load(next(iter(artifacts.values()))).structures
-    if not structures:
-        return case
-    path = folder / "masks.safetensors"
-    save_masks(path, {name: structure.to_mask() for name, structure in structures.items()})
-    return replace(case, masks=str(path))
+    if case is not None:
+        contestants += torch_network.contestants(case, threads=threads)
+    return _meet(contestants, ("loss",), lambda name, array: array, rounds, progress)
 
 
 def _meet(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from mest_compiler.errors import BenchError
 if TYPE_CHECKING:
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.runtime.artifact import Artifact
+    from mest_compiler.sparsity.profile import Profile as Rules
 
 LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
 
@@ -137,7 +139,7 @@ def _layer(
 
 def _network(
     case: NetworkCase,
-    rules: Any,
+    rules: Rules | None,
     device: str,
     opponents: tuple[str, ...],
     threads: int,
@@ -145,17 +147,25 @@ def _network(
     profile_kernels: bool,
 ) -> dict[str, Any]:
     from mest_compiler.cli.compiling import compiled
+    from mest_compiler.sparsity.masks import save_masks
 
-    network = case.network()
-    wanted = {"dense": None} if rules is None else {"sparse": rules}
-    if rules is not None and "dense" in opponents:
-        wanted["dense"] = None
     with TemporaryDirectory(prefix="mest-") as folder:
         artifacts, paths = {}, {}
-        for name, its_rules in wanted.items():
-            artifacts[name] = compiled(network, case, its_rules, device=device, threads=threads, title=name)
+
+        def add(name: str, its_rules: Rules | None) -> None:
+            artifacts[name] = compiled(case, its_rules, device=device, threads=threads, title=name)
             paths[name] = artifacts[name].save(Path(folder, name))
-        torch_case = case if "torch" in opponents else None
+
+        if rules is not None:
+            add("sparse", rules)
+            masks = Path(folder, "masks.safetensors")
+            save_masks(masks, {name: s.to_mask() for name, s in artifacts["sparse"].structures.items()})
+            case = replace(case, masks=str(masks))  # the others start from the same zeros
+        if rules is None or "dense" in opponents:
+            add("dense", None)
+        # a model of one's own may have another number of classes than it was asked for
+        classes = next(iter(artifacts.values())).manifest["classes"]
+        torch_case = replace(case, classes=classes) if "torch" in opponents else None
         return measured(artifacts, paths, torch_case, case.seed, threads, rounds, profile_kernels)
 
 
@@ -177,15 +187,11 @@ def measured(
     profile_kernels: bool,
 ) -> dict[str, Any]:
     """The report of a network's comparison, with what the artifacts say about themselves."""
-    from dataclasses import replace
-
     from mest_compiler.bench import compiled_network
     from mest_compiler.bench.compare import compare_network
     from mest_compiler.bench.report import report, state_bytes
 
     manifest = next(iter(artifacts.values())).manifest
-    if case is not None:  # a model of the user's own may have another number of classes than it was asked for
-        case = replace(case, classes=manifest["classes"])
     make = compiled_network.profiled if profile_kernels else compiled_network.contestant
     with turn_bar("timing") as progress:
         comparison = compare_network(

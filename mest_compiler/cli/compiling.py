@@ -22,16 +22,14 @@ def compile_with_bar(title: str, model: nn.Module, **arguments: Any) -> Artifact
         return compile_step(model, progress=begin, **arguments)
 
 
-def compiled(
-    network: nn.Module, case: NetworkCase, profile: Profile | None, *, device: str, threads: int, title: str
-) -> Artifact:
+def compiled(case: NetworkCase, profile: Profile | None, *, device: str, threads: int, title: str) -> Artifact:
     """The step of a bench's network, with the optimiser that its opponents have."""
     from mest_compiler.bench.inputs import MOMENTUM, WEIGHT_DECAY
     from mest_compiler.schedules.cpu.sgd import Sgd
 
     return compile_with_bar(
         title,
-        network,
+        case.network(),
         input_shape=tuple(case.input_shape),
         batch=case.batch,
         profile=profile,
@@ -41,3 +39,13 @@ def compiled(
         threads=threads,
         name=case.model,
     )
+
+
+def seeded_model(name: str, *, seed: int, classes: int, in_channels: int, width: float) -> nn.Module:
+    """`models.build` with weights that the seed draws."""
+    import torch
+
+    from mest_compiler import models
+
+    torch.manual_seed(seed)
+    return models.build(name, classes=classes, in_channels=in_channels, width=width)

@@ -10,6 +10,8 @@ from rich.table import Table
 from mest_compiler.cli.output import console
 
 MIB = 2**20
+SMALL = 0.005
+"""Share of an iteration below which a kernel gets no line of its own."""
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -45,9 +47,15 @@ def show_kernels(times: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None
     """`kernel_ms` of a report: where the time of an iteration goes, slowest first."""
     for contestant, kernels in times.items():
         total = sum(kernel["ms"] for kernel in kernels.values())
+        slowest = sorted(kernels.items(), key=lambda item: -item[1]["ms"])
+        shown = [(name, kernel) for name, kernel in slowest if kernel["ms"] >= SMALL * total]
+        rest = [kernel for _, kernel in slowest[len(shown) :]]
+        if rest:
+            summed = {"ms": sum(k["ms"] for k in rest), "calls": sum(k["calls"] for k in rest)}
+            shown.append((f"{len(rest)} others", summed))
         rows = [
             (name, f"{kernel['ms']:.3f}", f"{kernel['ms'] / total:.1%}", f"{kernel['calls']:g}")
-            for name, kernel in sorted(kernels.items(), key=lambda item: -item[1]["ms"])
+            for name, kernel in shown
         ]
         show(f"{contestant}: {total:.3f} ms by kernel", ("kernel", "ms", "share", "calls"), rows)
 

@@ -25,8 +25,12 @@ class CpuProfile:
 
     @property
     def target(self) -> tvm.target.Target:
-        """TVM target; without mcpu there would be no wide vectors."""
-        return tvm.target.Target({"kind": "llvm", "mcpu": self.mcpu})
+        """TVM target; without mcpu there would be no wide vectors.
+
+        LLVM's own vectoriser of straight-line code is off: our kernels are written in vectors, and it breaks some small
+        float64 matrix products ("Instruction does not dominate all uses").
+        """
+        return tvm.target.Target({"kind": "llvm", "mcpu": self.mcpu, "cl-opt": ["-vectorize-slp=false"]})
 
     def lanes(self, dtype: str) -> int:
         """Numbers of a dtype in one vector: the batch lanes L."""

@@ -12,8 +12,9 @@ import numpy as np
 
 from mest_compiler.errors import StructureError
 from mest_compiler.sparsity.structure import Structure
+from mest_compiler.sparsity.structure_checks import INT32_MAX
 
-from .geometry import INT32_MAX, ConvGeometry
+from .geometry import ConvGeometry
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 
-INT32_MAX = 2**31 - 1
-
 
 @dataclass(frozen=True)
 class Plane:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -11,10 +11,26 @@ from mest_compiler.errors import MestError, StructureError
 
 from .schemes import Scheme, Shape, get_scheme
 
-if TYPE_CHECKING:
-    from .structure import Structure
-
 INT32_MAX = 2**31 - 1
+
+
+class IndexArrays(Protocol):
+    """What is checked of a `Structure`: its fields and the sizes that follow from them."""
+
+    scheme: str
+    shape: Shape
+    block: int
+    capacity: int
+    order: np.ndarray
+    row_ptr: np.ndarray
+    col: np.ndarray
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
 
 
 def check_int32(size: int, what: str, advice: str) -> None:
@@ -31,7 +47,7 @@ def check_sizes(kind: Scheme, shape: Shape, capacity: int) -> None:
     check_int32(capacity * kind.block, f"values in the capacity of a layer of shape {shape}", "lower the capacity")
 
 
-def check_header(s: Structure) -> None:
+def check_header(s: IndexArrays) -> None:
     """Raise StructureError unless scheme, shape, block, capacity and the arrays' forms fit each other."""
     try:
         kind = get_scheme(s.scheme)
@@ -53,7 +69,7 @@ def check_header(s: Structure) -> None:
             raise StructureError(f"Array {name} of a structure of shape {s.shape} is not contiguous: copy it first.")
 
 
-def check_indices(s: Structure) -> None:
+def check_indices(s: IndexArrays) -> None:
     """Raise StructureError unless every index is in bounds and in order; `check_header` must have passed."""
     where = f"of a structure of shape {s.shape}"
     if not np.array_equal(np.sort(s.order), np.arange(s.rows, dtype=np.int32)):

@@ -166,7 +166,7 @@ def inference(n: Normalisation, eps: float) -> tirx.PrimFunc:
 
 
 def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient: bool) -> tirx.PrimFunc:
-    """Backward of `forward`: g = (sum of incoming gradients) where z > 0; dX, dW, dB, and g where the residual wants it.
+    """Backward of `forward`: g = (sum of incoming gradients) where z > 0; dX, dW, dB, and g for the residual.
 
     Arguments: one activation a gradient, X, [Z if there is a residual and a ReLU], W, B, MEAN, RSTD, dX, dW [C],
     dB [C], [G like z without border].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from tvm import relax, tirx
 
@@ -15,6 +16,7 @@ from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.schedules.cpu import elementwise
 from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.emit import Vec
+from mest_compiler.sparsity.structure_checks import INT32_MAX
 
 from ..program import Program, dtype_of, op_name, shape_of
 
@@ -156,7 +158,13 @@ class Tiling:
         """Type of an activation [N, C, H, W] in batch tiles [tiles, C * rows * cols, L]."""
         n, c, h, w = shape
         lanes = self.vec(dtype).lanes
-        return relax.TensorType([-(-n // lanes), c * Plane(h, w, border).size, lanes], dtype)
+        tiled = (-(-n // lanes), c * Plane(h, w, border).size, lanes)
+        if prod(tiled) > INT32_MAX:
+            raise ModelError(
+                f"An activation of shape {tuple(shape)} has {prod(tiled)} elements in batch tiles, more than 32-bit "
+                "indices reach: use a smaller batch."
+            )
+        return relax.TensorType(tiled, dtype)
 
     # ---- values
     def value(self, expr: relax.Expr) -> Value:

@@ -1,0 +1,110 @@
+"""`mest compile`: a model's whole training step as an artifact."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mest_compiler.cli.model_options import Channels, Classes, Masks, MasksFrom, Plane, Width, plane_of, sparse_model
+from mest_compiler.cli.options import Batch, Device, Json, Model, Profile, Scheme, Seed, Sparsity, Threads
+from mest_compiler.cli.output import say, write_json
+from mest_compiler.cli.places import check_artifact_place
+from mest_compiler.cli.tables import show_layers
+
+if TYPE_CHECKING:
+    from mest_compiler.runtime.artifact import Artifact
+
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", metavar="PATH", help="Where the artifact goes: a folder, or one file if the name ends in .zip."
+    ),
+]
+Momentum = Annotated[float, typer.Option(min=0, max=1, help="SGD's momentum, as in torch.optim.SGD.")]
+Nesterov = Annotated[bool, typer.Option(help="Nesterov's momentum.")]
+WeightDecay = Annotated[float, typer.Option(min=0, help="SGD's weight decay, on all parameters.")]
+
+
+def command(
+    model: Model,
+    output: Output,
+    scheme: Scheme = None,
+    sparsity: Sparsity = None,
+    profile: Profile = None,
+    masks: Masks = None,
+    masks_from: MasksFrom = None,
+    batch: Batch = 64,
+    device: Device = "cpu",
+    threads: Threads = None,
+    width: Width = 1.0,
+    channels: Channels = 3,
+    plane: Plane = "32x32",
+    classes: Classes = 10,
+    momentum: Momentum = 0.9,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = 5e-4,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Compile a model's training step: forward, loss, backward and SGD update, with its masks.
+
+    The artifact holds the machine code, the weights it starts from, the masks' index arrays and a manifest; the
+    learning rate is given at run time, and masks can be exchanged there without compiling again. Without --scheme and
+    --profile the model is dense; with --masks or --masks-from, --sparsity may be left out: the masks say it.
+
+    Examples:
+
+    mest compile resnet32 --width 2 --scheme block --sparsity 0.9 --batch 64 --output runs/step --json -
+
+    mest compile net.py:make --plane 28x28 --channels 1 --scheme unstructured --sparsity 0.8 --output step.zip
+
+    mest compile resnet20 --scheme block --masks-from trained.pt --output runs/step
+    """
+    begin = time.perf_counter()
+    check_artifact_place(output)
+    from mest_compiler.bench.worker import peak_rss_mb
+    from mest_compiler.cli.compiling import compile_with_bar, seeded_model
+    from mest_compiler.schedules.cpu.sgd import Sgd
+
+    network = seeded_model(model, seed=seed, classes=classes, in_channels=channels, width=width)
+    sparse = sparse_model(
+        network, scheme=scheme, sparsity=sparsity, profile=profile, masks=masks, masks_from=masks_from
+    )
+    artifact = compile_with_bar(
+        model,
+        sparse.model,
+        input_shape=(channels, *plane_of(plane)),
+        batch=batch,
+        profile=sparse.profile,
+        masks=sparse.masks,
+        masks_from_weights=sparse.masks_from_weights,
+        seed=seed,
+        optimizer=Sgd(momentum, weight_decay, nesterov),
+        device=device,
+        threads=threads,
+        name=model,
+    )
+    artifact.save(output)
+    seconds, peak = time.perf_counter() - begin, peak_rss_mb()
+    layers = described_layers(artifact)
+    show_layers(layers)
+    say(f"{output}: {model}, compiled in {seconds:.1f} s with at most {peak:.0f} MiB")
+    if json is not None:
+        manifest = artifact.manifest
+        facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes", "optimizer")}
+        result = {"seconds": seconds, "peak_rss_mb": peak, "artifact": str(output), **facts}
+        write_json(json, {**result, "device": device, "threads": manifest["device"]["threads"], "layers": layers})
+
+
+def described_layers(artifact: Artifact) -> list[dict[str, Any]]:
+    """Name, shape, scheme, sparsity (as the masks have it) and kernels of each convolution, in network order."""
+    found = []
+    for name, layer in artifact.manifest["layers"].items():
+        structure = artifact.structures.get(name)
+        zeros = 1 - structure.entries / (structure.rows * structure.columns) if structure else 0.0
+        facts = {"shape": layer["shape"], "scheme": layer["scheme"], "sparsity": zeros}
+        found.append({"name": name, **facts, "kernels": layer["kernels"]})
+    return found

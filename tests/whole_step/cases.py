@@ -1,0 +1,84 @@
+"""The whole steps that are tested, each compiled once a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from mest_compiler import compile as compiler
+from mest_compiler import models
+from mest_compiler.passes.pipeline import Lowered
+from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.schedules.cpu.sgd import Sgd
+from mest_compiler.sparsity.profile import LayerPlan, Profile
+
+from .networks import OddConvolutions, OddNormalisations, PreActivation
+from .training import CLASSES
+
+_OWN = {"odd convolutions": OddConvolutions, "odd normalisations": OddNormalisations, "pre-activation": PreActivation}
+SHAPES = {
+    "resnet20": (3, 8, 8), "vgg19_bn": (3, 16, 16), "odd convolutions": (3, 9, 7), "odd normalisations": (3, 6, 6),
+    "pre-activation": (3, 5, 5),
+}  # fmt: skip
+WIDTHS = {"resnet20": 0.25, "vgg19_bn": 0.125}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One compiled step; `scheme` None: dense. `optimised` only tells two compiles of one step apart."""
+
+    network: str
+    scheme: str | None
+    batch: int = 4
+    rule: Sgd = Sgd(0.9, 5e-4, False)
+    first: str = "dense"
+    threads: int | None = None
+    optimised: bool = False
+    dtype: str = "float64"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one example."""
+        return SHAPES[self.network]
+
+    def profile(self) -> Profile | None:
+        """70 % of every convolution but the first (or of that too)."""
+        return Profile(LayerPlan(self.scheme, 0.7), self.first) if self.scheme else None
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model, its artifact, and the module its library was made from."""
+
+    model: nn.Module
+    artifact: Artifact
+    lowered: Lowered
+
+
+@cache
+def compiled(case: Case) -> Compiled:
+    """Compiles a case; nobody may change what this returns."""
+    torch.manual_seed(0)
+    if case.network in _OWN:
+        model = _OWN[case.network]()
+    else:
+        model = models.build(case.network, classes=CLASSES, in_channels=3, width=WIDTHS[case.network])
+    model = model.to(getattr(torch, case.dtype))
+    lowered: list[Lowered] = []
+
+    def keep(*args: object) -> Lowered:
+        lowered.append(lower(*args))
+        return lowered[0]
+
+    lower = compiler.lower
+    with pytest.MonkeyPatch.context() as patch:  # the artifact does not hold the module
+        patch.setattr(compiler, "lower", keep)
+        artifact = compiler.compile_step(
+            model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
+            threads=case.threads, dtype=case.dtype,
+        )  # fmt: skip
+    return Compiled(model, artifact, lowered[0])

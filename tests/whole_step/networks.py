@@ -1,0 +1,78 @@
+"""Networks that are awkward to compile: everything a convolution may be, and everything a batch norm may stand in."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class OddConvolutions(nn.Module):
+    """Biased, strided, dilated, rectangular, 1x1, grouped and depthwise convolutions on odd planes, some right after another:
+    [N, 3, 9, 7] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pointwise = nn.Conv2d(8, 12, 1, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.strided = nn.Conv2d(12, 8, 3, stride=2, padding=1)
+        self.rectangular = nn.Conv2d(8, 8, (3, 2), stride=(1, 2), padding=(2, 0), bias=False)
+        self.dilated = nn.Conv2d(8, 12, 3, padding=2, dilation=2)
+        self.grouped = nn.Conv2d(12, 8, 3, padding=1, groups=4, bias=False)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.large = nn.Conv2d(8, 4, 5, padding=2)
+        self.strided_pointwise = nn.Conv2d(4, 8, 1, stride=2)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = F.relu6(3 * self.depthwise(F.relu(self.first(x))))
+        x = self.strided(F.relu(self.norm(self.pointwise(x))))  # two convolutions in a row, a bias between them
+        x = self.rectangular(x)
+        x = self.dilated(x)
+        x = F.relu(self.norm2(self.grouped(x)))
+        x = torch.add(x, F.relu(x), alpha=0.5)
+        x = self.strided_pointwise(F.relu(self.large(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+class OddNormalisations(nn.Module):
+    """Batch norms whose neighbours are not the usual: no ReLU, a ReLU read twice, an output read before its ReLU, one module
+    twice, a residual that is a pooling, two residuals: [N, 3, 6, 6] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 8, 3, padding=1), *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(5))])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8, momentum=0.3) for _ in range(4)])
+        self.pool = nn.MaxPool2d(3, stride=1, padding=1)
+        self.shortcut = nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        a = self.norms[0](self.convs[0](x))  # read before and after its ReLU
+        b = F.relu(self.norms[1](self.convs[1](F.relu(a)))) * 0.5 + a  # a scaled ReLU, then an add that no norm owns
+        c = F.relu(self.norms[2](self.convs[2](b)) + self.pool(b))
+        d = F.relu(self.norms[2](self.convs[3](c)) + c)  # the same norm again, and a residual of its own
+        e = self.norms[3](self.convs[4](d)) + self.shortcut(c) + d
+        f = self.convs[5](F.max_pool2d(e, 2))
+        return self.fc((F.relu(f) - f * 0.1).mean((2, 3)))
+
+
+class PreActivation(nn.Module):
+    """Norm and ReLU before the convolutions, the residual added last: [N, 3, 5, 5] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn1, self.bn2, self.bn3 = nn.BatchNorm2d(8), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.conv1, self.conv2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = self.stem(x)
+        x = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x)))))) + x
+        return self.fc(F.relu(self.bn3(x)).mean((2, 3)))

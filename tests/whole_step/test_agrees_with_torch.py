@@ -1,0 +1,46 @@
+"""Compiled training in float64 agrees with PyTorch's masked training: every number there is, for three steps."""
+
+import pytest
+
+from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.schedules.cpu.sgd import Sgd
+
+from .cases import Case, compiled
+from .training import MaskedTraining, check_steps
+
+CASES = [
+    Case("resnet20", "unstructured"),
+    Case("resnet20", "block", batch=5),
+    Case("vgg19_bn", "unstructured", batch=3, rule=Sgd(0.9, 0.0, True)),
+    Case("vgg19_bn", "block"),
+    Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True)),
+    Case("odd convolutions", "block", rule=Sgd(0.9, 0.0, False)),
+    Case("odd convolutions", None, batch=1),
+    Case("odd normalisations", "unstructured", batch=7, first="sparse", rule=Sgd(0.0, 1e-3, False)),
+    Case("odd normalisations", "block"),
+    Case("pre-activation", "block", batch=6, first="sparse"),
+    Case("pre-activation", "unstructured", threads=1),
+]
+
+
+def check(case: Case) -> None:
+    """Compiles a step and trains both ways."""
+    built = compiled(case)
+    trainer = Trainer(built.artifact)
+    check_steps(trainer, MaskedTraining(built.model, trainer.masks(), case.rule), case.rule, case.shape)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_three_steps(case: Case) -> None:
+    check(case)
+
+
+def test_three_steps_as_users_compile_them(optimised: None) -> None:
+    check(Case("pre-activation", "block", optimised=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["unstructured", "block"])
+@pytest.mark.parametrize("network", ["resnet20", "vgg19_bn", "odd convolutions", "odd normalisations"])
+def test_every_network_as_users_compile_it(network: str, scheme: str, optimised: None) -> None:
+    check(Case(network, scheme, batch=6, optimised=True))

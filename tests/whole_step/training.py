@@ -1,0 +1,108 @@
+"""PyTorch's masked training, which a compiled step has to agree with, and the comparison of the two."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.schedules.cpu.sgd import Sgd
+
+LR, CLASSES = 0.1, 10
+# Relative to the largest number of the tensor, and for tensors that are zero up to rounding (the bias in front of a batch norm)
+# to this fraction of the largest number among all tensors of their kind.
+TOLERANCE, FLOOR = 1e-9, 1e-3
+
+
+class MaskedTraining:
+    """A copy of a model, trained by torch.optim.SGD; what masks do not keep stays zero, its gradient and momentum too."""
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, np.ndarray], rule: Sgd) -> None:
+        self.model = copy.deepcopy(model).train()
+        self.parameters = dict(self.model.named_parameters())
+        self.optimizer = torch.optim.SGD(
+            self.parameters.values(), LR, rule.momentum, weight_decay=rule.weight_decay, nesterov=rule.nesterov
+        )
+        self.masks: dict[str, torch.Tensor] = {}
+        self.mask(masks)
+
+    def mask(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Keeps these weights from now on; removed ones lose value and momentum, grown ones start at zero."""
+        for name, mask in masks.items():
+            old, new = self.masks.get(name), torch.from_numpy(mask)
+            carried = new if old is None else new & old
+            with torch.no_grad():
+                self.parameters[name].mul_(carried)
+                state = self.optimizer.state[self.parameters[name]]
+                if "momentum_buffer" in state:
+                    state["momentum_buffer"].mul_(carried)
+            self.masks[name] = new
+
+    def step(self, x: torch.Tensor, y: torch.Tensor, lr: float = LR) -> tuple[float, np.ndarray]:
+        """(loss, logits) before the update."""
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.zero_grad()
+        logits = self.model(x)
+        loss = F.cross_entropy(logits, y)
+        loss.backward()
+        for name, mask in self.masks.items():
+            self.parameters[name].grad.mul_(mask)
+        self.optimizer.step()
+        return loss.item(), logits.detach().numpy()
+
+    def predict(self, x: torch.Tensor) -> np.ndarray:
+        """Logits in evaluation mode."""
+        with torch.no_grad():
+            return copy.deepcopy(self.model).eval()(x).numpy()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Parameters and buffers."""
+        return {name: tensor.detach().numpy() for name, tensor in self.model.state_dict().items()}
+
+    def momentum(self) -> dict[str, np.ndarray]:
+        """Momenta by parameter name."""
+        return {n: self.optimizer.state[p]["momentum_buffer"].numpy() for n, p in self.parameters.items()}
+
+
+def batch(examples: int, shape: tuple[int, int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """float64 images [N, *shape] and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(examples, *shape, generator=generator, dtype=torch.float64)
+    return x, torch.randint(0, CLASSES, (examples,), generator=generator)
+
+
+def check_equal(what: str, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
+    """Fails unless both hold the same tensors up to rounding."""
+    assert set(found) == set(wanted), what
+    largest = max(np.abs(a).max() for a in wanted.values())
+    for name, array in wanted.items():
+        assert found[name].shape == array.shape, f"{what} of {name}"
+        error = np.abs(found[name] - array).max() / max(np.abs(array).max(), FLOOR * largest, 1e-300)
+        assert error <= TOLERANCE, f"{what} of {name}: relative error {error}"
+
+
+def check_steps(
+    trainer: Trainer, reference: MaskedTraining, rule: Sgd, shape: tuple[int, int, int], steps: int = 3, seed: int = 0
+) -> None:
+    """Trains both and compares all there is after every step, then their predictions."""
+    examples = trainer.manifest["batch"]
+    for number in range(steps):
+        x, y = batch(examples, shape, seed + number)
+        lr = LR / (1 + number)  # the learning rate is a run-time input
+        loss, logits = trainer.step(x.numpy(), y.numpy(), lr)
+        wanted_loss, wanted_logits = reference.step(x, y, lr)
+        assert abs(loss - wanted_loss) <= TOLERANCE * abs(wanted_loss)
+        check_equal("logits", {"": logits}, {"": wanted_logits})
+        check_equal("state", trainer.state(), reference.state())
+        if rule.momentum:
+            check_equal("momentum", trainer.momentum(), reference.momentum())
+    state = trainer.state()
+    x, _ = batch(examples + 2, shape, seed + 100)  # no multiple of the batch
+    check_equal("prediction", {"": trainer.predict(x.numpy())}, {"": reference.predict(x)})
+    for name, array in trainer.state().items():
+        np.testing.assert_array_equal(array, state[name])  # a prediction changes nothing
