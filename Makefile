@@ -38,6 +38,10 @@ $(STAMP): pyproject.toml setup.py
 	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing the system package python3-venv" \
 	       && apt-get -qq update && apt-get -qq install -y python3-venv; } \
 	  || { echo "mest: '$(PYTHON)' cannot make virtual environments; install the system package python3-venv and run make again" >&2; exit 1; }
+	@command -v g++ >/dev/null || command -v clang++ >/dev/null || command -v c++ >/dev/null \
+	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing the system package g++" \
+	       && apt-get -qq update && apt-get -qq install -y g++; } \
+	  || { echo "mest: linking compiled kernels needs a C++ compiler; install the system package g++ and run make again" >&2; exit 1; }
 	@echo "installing mest_compiler and what it needs into .venv (PyTorch and TVM: some minutes and gigabytes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --editable '.[test]'

@@ -131,10 +131,11 @@ def _library(executable: tvm.relax.VMExecutable) -> bytes:
         path = Path(folder) / "library.so"
         try:
             executable.export_library(str(path))
-        except (RuntimeError, FileNotFoundError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError) as error:
             last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise DeviceError(
-                f"The kernels could not be linked ({last}): install a C++ compiler, for example g++."
+                f"The kernels could not be linked ({last}): that takes a C++ compiler, such as g++, and some room in "
+                f"{tempfile.gettempdir()}."
             ) from error
         return path.read_bytes()
 

@@ -98,7 +98,7 @@ def compare_network(
     make: Callable[..., Contestant] = compiled_network.contestant,
     progress: Progress | None = None,
 ) -> Comparison:
-    """A whole iteration: artifacts by name (`sparse`, `dense`) against PyTorch on `case`, or, where that is None, alone.
+    """A whole iteration: artifacts by name (`sparse`, `dense`) against PyTorch on `case`, or alone where that is None.
 
     The case must name the model, seed and masks of the artifacts, so that all start from the same weights. `make` is
     `compiled_network.contestant` or `compiled_network.profiled`.

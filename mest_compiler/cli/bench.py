@@ -1,4 +1,4 @@
-"""`mest bench`: a layer, a network's iteration or an artifact, timed side by side with PyTorch and our own dense step."""
+"""`mest bench`: a layer, a network's iteration or an artifact, side by side with PyTorch and our own dense step."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mest_compiler.cli.bars import turn_bar
+from mest_compiler.cli.measuring import measured
 from mest_compiler.cli.model_options import Channels, Classes, Plane, Width, plane_of, profile_of
 from mest_compiler.cli.options import Batch, Device, Json, Profile, Scheme, Seed, Sparsity, Threads
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.tables import MIB, show_comparison, show_kernels
-from mest_compiler.errors import BenchError
+from mest_compiler.errors import ArtifactError, BenchError
 
 if TYPE_CHECKING:
     from mest_compiler.bench.torch_network import NetworkCase
-    from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.sparsity.profile import Profile as Rules
 
 LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
+OF_NETWORKS = ("profile", "width", "channels", "plane", "classes")
+OF_MODELS = (*OF_NETWORKS, "scheme", "sparsity", "compare")
+"""Options that say nothing about a layer, and those that say nothing about an artifact."""
 
 What = Annotated[
     str,
@@ -35,7 +38,8 @@ Compare = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
-        help="Whom to compare with: torch (the fastest of PyTorch's dense variants), dense (our own dense kernels), or torch,dense.",
+        help="Whom to compare with: torch (the fastest of PyTorch's dense variants), dense (our own dense kernels), "
+        "or both, as in torch,dense.",
         show_default="torch; an artifact runs alone",
     ),
 ]
@@ -51,6 +55,7 @@ ProfileKernels = Annotated[
 
 
 def command(
+    context: typer.Context,
     what: What,
     scheme: Scheme = None,
     sparsity: Sparsity = None,
@@ -87,19 +92,17 @@ def command(
     from mest_compiler.bench.compare import read_opponents
     from mest_compiler.bench.layer_spec import PREFIX
     from mest_compiler.devices import get_device
+    from mest_compiler.models import available
 
     threads = get_device(device, threads).threads
     opponents = read_opponents("torch" if compare is None else compare)
     if what.startswith(PREFIX):
-        if profile is not None:
-            raise BenchError("A single layer has no profile: use --scheme and --sparsity.")
+        _refuse(context, OF_NETWORKS, "a single layer")
         result = _layer(what, scheme, sparsity, batch, seed, opponents, threads, rounds or LAYER_ROUNDS, device)
-    elif Path(what).exists():
-        if compare is not None or scheme is not None or sparsity is not None or profile is not None:
-            raise BenchError(
-                f"Artifact {what} is timed alone and as it is: leave out --compare, --scheme, --sparsity and --profile."
-            )
-        result = _artifact(Path(what), seed, threads, rounds or NETWORK_ROUNDS, profile_kernels)
+    elif Path(what).exists() and what not in available():
+        _refuse(context, OF_MODELS, "an artifact")
+        asked = batch if _given(context, "batch") else None
+        result = _artifact(Path(what), asked, device, seed, threads, rounds or NETWORK_ROUNDS, profile_kernels)
     else:
         from mest_compiler.bench.torch_network import NetworkCase
 
@@ -169,43 +172,35 @@ def _network(
         return measured(artifacts, paths, torch_case, case.seed, threads, rounds, profile_kernels)
 
 
-def _artifact(path: Path, seed: int, threads: int, rounds: int, profile_kernels: bool) -> dict[str, Any]:
+def _artifact(
+    path: Path, batch: int | None, device: str, seed: int, threads: int, rounds: int, profile_kernels: bool
+) -> dict[str, Any]:
     from mest_compiler.runtime.artifact import Artifact
 
     artifact = Artifact.load(path)
+    built_for = artifact.manifest["device"]["name"]
+    if device != built_for:
+        raise ArtifactError(
+            f"Artifact {path} was compiled for {built_for}, not for {device}: compile it for that device."
+        )
+    if batch not in (None, artifact.manifest["batch"]):
+        raise ArtifactError(
+            f"Artifact {path} was compiled for a batch of {artifact.manifest['batch']}, not of {batch}: leave out "
+            "--batch, or compile it for that batch."
+        )
     name = "sparse" if artifact.structures else "dense"
     return measured({name: artifact}, {name: path}, None, seed, threads, rounds, profile_kernels)
 
 
-def measured(
-    artifacts: dict[str, Artifact],
-    paths: dict[str, Path],
-    case: NetworkCase | None,
-    seed: int,
-    threads: int,
-    rounds: int,
-    profile_kernels: bool,
-) -> dict[str, Any]:
-    """The report of a network's comparison, with what the artifacts say about themselves."""
-    from mest_compiler.bench import compiled_network
-    from mest_compiler.bench.compare import compare_network
-    from mest_compiler.bench.report import report, state_bytes
+def _given(context: typer.Context, name: str) -> bool:
+    return context.get_parameter_source(name).name == "COMMANDLINE"
 
-    manifest = next(iter(artifacts.values())).manifest
-    make = compiled_network.profiled if profile_kernels else compiled_network.contestant
-    with turn_bar("timing") as progress:
-        comparison = compare_network(
-            paths, case, seed=seed, threads=threads, rounds=rounds, make=make, progress=progress
-        )
-    facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes")}
-    compiles = {name: artifact.manifest["compile"] for name, artifact in artifacts.items()}
-    return {
-        **facts,
-        **report(comparison, device=manifest["device"]["name"], threads=threads),
-        **state_bytes(comparison),
-        "compile_seconds": next(iter(compiles.values()))["seconds"],
-        "compile": compiles,
-    }
+
+def _refuse(context: typer.Context, names: tuple[str, ...], what: str) -> None:
+    """Raise BenchError for the first of these options that was given."""
+    for name in names:
+        if _given(context, name):
+            raise BenchError(f"--{name} says nothing about {what}: leave it out.")
 
 
 def _show(what: str, result: dict[str, Any], profile_kernels: bool) -> None:

@@ -11,8 +11,9 @@ import typer
 from mest_compiler.cli.model_options import Channels, Classes, Masks, MasksFrom, Plane, Width, plane_of, sparse_model
 from mest_compiler.cli.options import Batch, Device, Json, Model, Profile, Scheme, Seed, Sparsity, Threads
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.places import check_artifact_place
+from mest_compiler.cli.places import check_artifact_place, no_empty_folders
 from mest_compiler.cli.tables import show_layers
+from mest_compiler.errors import MestError
 
 if TYPE_CHECKING:
     from mest_compiler.runtime.artifact import Artifact
@@ -23,7 +24,7 @@ Output = Annotated[
         "--output", metavar="PATH", help="Where the artifact goes: a folder, or one file if the name ends in .zip."
     ),
 ]
-Momentum = Annotated[float, typer.Option(min=0, max=1, help="SGD's momentum, as in torch.optim.SGD.")]
+Momentum = Annotated[float, typer.Option(min=0, help="SGD's momentum, below 1, as in torch.optim.SGD.")]
 Nesterov = Annotated[bool, typer.Option(help="Nesterov's momentum.")]
 WeightDecay = Annotated[float, typer.Option(min=0, help="SGD's weight decay, on all parameters.")]
 
@@ -65,6 +66,8 @@ def command(
     """
     begin = time.perf_counter()
     check_artifact_place(output)
+    if momentum >= 1 or (nesterov and momentum == 0):
+        raise MestError(f"A momentum of {momentum:g} cannot be used: it is below 1, and with --nesterov above 0.")
     from mest_compiler.bench.worker import peak_rss_mb
     from mest_compiler.cli.compiling import compile_with_bar, seeded_model
     from mest_compiler.schedules.cpu.sgd import Sgd
@@ -87,7 +90,8 @@ def command(
         threads=threads,
         name=model,
     )
-    artifact.save(output)
+    with no_empty_folders(output.parent):
+        artifact.save(output)
     seconds, peak = time.perf_counter() - begin, peak_rss_mb()
     layers = described_layers(artifact)
     show_layers(layers)

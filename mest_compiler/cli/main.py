@@ -49,7 +49,7 @@ class Commands(TyperGroup):
         """The command as Typer builds it, None for a name that is none."""
         if cmd_name not in COMMANDS:
             return None
-        single = typer.Typer(add_completion=False)
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         single.command(cmd_name)(import_module(f"mest_compiler.cli.{cmd_name}").command)
         return typer.main.get_command(single)
 

@@ -44,7 +44,8 @@ Masks = Annotated[
     typer.Option(
         exists=True,
         dir_okay=False,
-        help="Masks instead of random ones: a safetensors file with one bool or uint8 tensor [F, C, kh, kw] a parameter name.",
+        help="Masks instead of random ones: a safetensors file with one bool or uint8 tensor (F, C, kh, kw) "
+        "a parameter name.",
     ),
 ]
 MasksFrom = Annotated[
@@ -53,7 +54,8 @@ MasksFrom = Annotated[
         exists=True,
         dir_okay=False,
         metavar="WEIGHTS",
-        help="Start from these weights and take the masks from their zeros: safetensors, or a state_dict saved by torch.save.",
+        help="Start from these weights and take the masks from their zeros: a .safetensors file, or a state_dict "
+        "that torch.save wrote.",
     ),
 ]
 

@@ -37,8 +37,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Examples in a batch.")]
 Scheme = Annotated[
     str | None,
     typer.Option(
-        help="Sparsity scheme: unstructured (single weights) or block (4 filters x 1 column); together with --sparsity.",
-        show_default="dense",
+        help="Sparsity scheme: unstructured (single weights) or block (4 filters x 1 column), with --sparsity.",
     ),
 ]
 Sparsity = Annotated[

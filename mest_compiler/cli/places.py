@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mest_compiler.errors import ArtifactError
@@ -30,6 +32,21 @@ def check_writable(path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.unlink(name)
+
+
+@contextmanager
+def no_empty_folders(path: Path) -> Iterator[None]:
+    """If the block fails, remove those folders on the way to `path` that it made and left empty, `path` included."""
+    absolute = path.absolute()
+    new = [folder for folder in (absolute, *absolute.parents) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in new:
+            if not folder.is_dir() or any(folder.iterdir()):
+                break
+            folder.rmdir()
+        raise
 
 
 def is_artifact(path: Path) -> bool:

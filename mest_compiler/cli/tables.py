@@ -68,7 +68,8 @@ def show_layers(layers: Sequence[Mapping[str, Any]]) -> None:
             "x".join(str(size) for size in layer["shape"]),
             layer["scheme"],
             f"{layer['sparsity']:.1%}",
-            ", ".join(kernel["kernel"] for kernel in layer["kernels"].values()),
+            # the scheme's column says already whether they are sparse
+            ", ".join(kernel["kernel"].partition("_")[2] for kernel in layer["kernels"].values()),
         )
         for layer in layers
     ]

@@ -7,10 +7,12 @@ from functools import cache
 
 import pytest
 import torch
+import tvm
 from torch import nn
 
 from mest_compiler import compile as compiler
 from mest_compiler import models
+from mest_compiler.devices import CpuProfile
 from mest_compiler.passes.pipeline import Lowered
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.schedules.cpu.sgd import Sgd
@@ -29,13 +31,17 @@ WIDTHS = {"resnet20": 0.25, "vgg19_bn": 0.125}
 
 @dataclass(frozen=True)
 class Case:
-    """One compiled step; `scheme` None: dense. `optimised` only tells two compiles of one step apart."""
+    """One compiled step; `scheme` None: dense.
+
+    `optimised`: as users compile it; without LLVM's optimiser, which is none of this project's, it takes a third of the time.
+    """
 
     network: str
     scheme: str | None
     batch: int = 4
     rule: Sgd = Sgd(0.9, 5e-4, False)
     first: str = "dense"
+    seed: int = 0
     threads: int | None = None
     optimised: bool = False
     dtype: str = "float64"
@@ -50,10 +56,15 @@ class Case:
         return Profile(LayerPlan(self.scheme, 0.7), self.first) if self.scheme else None
 
 
+def _unoptimised(profile: CpuProfile) -> tvm.target.Target:
+    return tvm.target.Target({"kind": "llvm", "mcpu": profile.mcpu, "opt-level": 0})
+
+
 @dataclass(frozen=True)
 class Compiled:
     """A model, its artifact, and the module its library was made from."""
 
+    case: Case
     model: nn.Module
     artifact: Artifact
     lowered: Lowered
@@ -62,7 +73,7 @@ class Compiled:
 @cache
 def compiled(case: Case) -> Compiled:
     """Compiles a case; nobody may change what this returns."""
-    torch.manual_seed(0)
+    torch.manual_seed(case.seed)
     if case.network in _OWN:
         model = _OWN[case.network]()
     else:
@@ -75,10 +86,12 @@ def compiled(case: Case) -> Compiled:
         return lowered[0]
 
     lower = compiler.lower
-    with pytest.MonkeyPatch.context() as patch:  # the artifact does not hold the module
-        patch.setattr(compiler, "lower", keep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "lower", keep)  # the artifact does not hold the module
+        if not case.optimised:
+            patch.setattr(CpuProfile, "target", property(_unoptimised))
         artifact = compiler.compile_step(
             model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
-            threads=case.threads, dtype=case.dtype,
+            seed=case.seed, threads=case.threads, dtype=case.dtype,
         )  # fmt: skip
-    return Compiled(model, artifact, lowered[0])
+    return Compiled(case, model, artifact, lowered[0])

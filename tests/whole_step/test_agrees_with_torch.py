@@ -11,7 +11,7 @@ from .training import MaskedTraining, check_steps
 CASES = [
     Case("resnet20", "unstructured"),
     Case("resnet20", "block", batch=5),
-    Case("vgg19_bn", "unstructured", batch=3, rule=Sgd(0.9, 0.0, True)),
+    Case("vgg19_bn", "unstructured", batch=6, rule=Sgd(0.9, 0.0, True)),
     Case("vgg19_bn", "block"),
     Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True)),
     Case("odd convolutions", "block", rule=Sgd(0.9, 0.0, False)),
@@ -35,12 +35,12 @@ def test_three_steps(case: Case) -> None:
     check(case)
 
 
-def test_three_steps_as_users_compile_them(optimised: None) -> None:
+def test_three_steps_as_users_compile_them() -> None:
     check(Case("pre-activation", "block", optimised=True))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["unstructured", "block"])
 @pytest.mark.parametrize("network", ["resnet20", "vgg19_bn", "odd convolutions", "odd normalisations"])
-def test_every_network_as_users_compile_it(network: str, scheme: str, optimised: None) -> None:
+def test_every_network_as_users_compile_it(network: str, scheme: str) -> None:
     check(Case(network, scheme, batch=6, optimised=True))

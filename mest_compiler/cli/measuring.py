@@ -1,0 +1,43 @@
+"""Timing compiled steps as several commands do it: with a bar over the turns, and all that a result file says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mest_compiler.cli.bars import turn_bar
+
+if TYPE_CHECKING:
+    from mest_compiler.bench.torch_network import NetworkCase
+    from mest_compiler.runtime.artifact import Artifact
+
+
+def measured(
+    artifacts: dict[str, Artifact],
+    paths: dict[str, Path],
+    case: NetworkCase | None,
+    seed: int,
+    threads: int,
+    rounds: int,
+    profile_kernels: bool,
+) -> dict[str, Any]:
+    """The report of a network's comparison, with what the artifacts say about themselves."""
+    from mest_compiler.bench import compiled_network
+    from mest_compiler.bench.compare import compare_network
+    from mest_compiler.bench.report import report, state_bytes
+
+    manifest = next(iter(artifacts.values())).manifest
+    make = compiled_network.profiled if profile_kernels else compiled_network.contestant
+    with turn_bar("timing") as progress:
+        comparison = compare_network(
+            paths, case, seed=seed, threads=threads, rounds=rounds, make=make, progress=progress
+        )
+    facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes")}
+    compiles = {name: artifact.manifest["compile"] for name, artifact in artifacts.items()}
+    return {
+        **facts,
+        **report(comparison, device=manifest["device"]["name"], threads=threads),
+        **state_bytes(comparison),
+        "compile_seconds": next(iter(compiles.values()))["seconds"],
+        "compile": compiles,
+    }

@@ -1,0 +1,86 @@
+"""What the tests of the commands share: a way to run one, a small network, and an artifact of it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mest_compiler.cli.main import app
+
+NETWORK = """
+from torch import nn
+
+
+def make(classes=10, in_channels=3):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes),
+    )
+
+
+def unsupported(classes=10, in_channels=3):
+    return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+"""
+SMALL = ("--plane", "8x8", "--batch", "8", "--threads", "1")
+BLOCK = ("--scheme", "block", "--sparsity", "0.5")
+LAYER, SHAPE = "3.weight", (16, 8, 3, 3)
+"""The one sparse layer of NETWORK."""
+
+
+def run(*arguments: object) -> Result:
+    """`mest` with these arguments, in this process."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def mest() -> Callable[..., Result]:
+    """Run a command that must succeed."""
+
+    def succeed(*arguments: object) -> Result:
+        result = run(*arguments)
+        assert result.exit_code == 0, result.stderr
+        return result
+
+    return succeed
+
+
+@pytest.fixture
+def refused() -> Callable[..., str]:
+    """Run a command that must end with status 2 and one sentence on standard error, which is returned."""
+
+    def fail(*arguments: object) -> str:
+        result = run(*arguments)
+        assert (result.exit_code, result.stdout) == (2, ""), result.stderr
+        (sentence,) = result.stderr.splitlines()
+        assert sentence.startswith("mest: ")
+        return sentence
+
+    return fail
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder but for net.py."""
+    (tmp_path / "net.py").write_text(NETWORK)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A block-sparse artifact of the small network; read only."""
+    folder = tmp_path_factory.mktemp("compiled")
+    (folder / "net.py").write_text(NETWORK)
+    result = run("compile", f"{folder}/net.py:make", *SMALL, *BLOCK, "--output", folder / "step")
+    assert result.exit_code == 0, result.stderr
+    return folder / "step"
+
+
+@pytest.fixture
+def artifact(compiled: Path, folder: Path) -> Path:
+    """A copy of it in the working folder."""
+    shutil.copytree(compiled, folder / "step")
+    return Path("step")

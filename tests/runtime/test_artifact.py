@@ -1,0 +1,248 @@
+"""Artifacts: what is saved is what is loaded, and nothing that is damaged or foreign is taken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from mest_compiler.errors import ArtifactError
+from mest_compiler.runtime.artifact import LIBRARY, MANIFEST, SCHEMA, STATE, STRUCTURES, Artifact
+from mest_compiler.runtime.trainer import Trainer
+
+from ..whole_step.cases import Case, compiled
+from ..whole_step.training import batch
+
+CASE = Case("pre-activation", "block")
+FILES = (LIBRARY, STATE, STRUCTURES, MANIFEST)
+
+
+@pytest.fixture
+def artifact() -> Artifact:
+    """A small step."""
+    return compiled(CASE).artifact
+
+
+@pytest.fixture(params=["folder", "file.zip"])
+def saved(request: pytest.FixtureRequest, tmp_path: Path, artifact: Artifact) -> Path:
+    """It as a directory and as a zip."""
+    return artifact.save(tmp_path / request.param)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, artifact: Artifact) -> Path:
+    """It as a directory."""
+    return artifact.save(tmp_path / "folder")
+
+
+def as_loaded(value: object) -> object:
+    """What JSON makes of it."""
+    return json.loads(json.dumps(value))
+
+
+def test_all_is_as_it_was(saved: Path, artifact: Artifact) -> None:
+    loaded = Artifact.load(saved)
+    manifest = dict(loaded.manifest)
+    assert set(manifest.pop("sha256")) == set(FILES) - {MANIFEST}
+    assert manifest == as_loaded(dict(artifact.manifest))
+    assert loaded.library == artifact.library
+    assert set(loaded.tensors) == set(artifact.tensors) and set(loaded.structures) == set(artifact.structures)
+    for name, tensor in artifact.tensors.items():
+        assert loaded.tensors[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(loaded.tensors[name], tensor)
+    for name, structure in artifact.structures.items():
+        for key, array in structure.to_arrays().items():
+            np.testing.assert_array_equal(loaded.structures[name].to_arrays()[key], array)
+
+
+def test_the_loaded_one_trains_alike(saved: Path, artifact: Artifact) -> None:
+    here, there = Trainer(artifact), Trainer(Artifact.load(saved))
+    for seed in range(2):
+        x, y = batch(CASE.batch, CASE.shape, seed)
+        ours, theirs = here.step(x.numpy(), y.numpy(), 0.1), there.step(x.numpy(), y.numpy(), 0.1)
+        assert ours[0] == theirs[0]
+        np.testing.assert_array_equal(ours[1], theirs[1])
+    for name, array in here.state().items():
+        np.testing.assert_array_equal(there.state()[name], array)
+
+
+def test_saving_over_an_artifact_leaves_one(saved: Path, artifact: Artifact) -> None:
+    changed = {name: tensor + 1 for name, tensor in artifact.tensors.items()}
+    artifact.with_state(changed, artifact.structures).save(saved)
+    np.testing.assert_array_equal(Artifact.load(saved).tensors["fc.bias"], changed["fc.bias"])
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_saving_over_something_else_is_refused(tmp_path: Path, artifact: Artifact) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("keep me")
+    (tmp_path / "file.zip").write_text("no zip")
+    for name in ("notes", "file.zip"):
+        with pytest.raises(ArtifactError, match="exists and is no artifact"):
+            artifact.save(tmp_path / name)
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "keep me"
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path, artifact: Artifact) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("file/artifact", "file/artifact.zip"):
+        with pytest.raises(ArtifactError, match="could not be written"):
+            artifact.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        LIBRARY, STATE, STRUCTURES,
+        pytest.param(MANIFEST, marks=pytest.mark.xfail(strict=True, reason="nothing guards the manifest itself")),
+    ],
+)
+def test_one_flipped_byte_anywhere(name: str, folder: Path) -> None:
+    path = folder / name
+    data = path.read_bytes()
+    for place in np.linspace(0, len(data) - 1, 25).astype(int):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(ArtifactError):
+            Artifact.load(folder)
+    path.write_bytes(data)
+    Artifact.load(folder)
+
+
+@pytest.mark.xfail(strict=True, reason="errors of zlib and of unknown zip features are passed on as they are")
+def test_one_flipped_byte_in_a_zip(tmp_path: Path, artifact: Artifact) -> None:
+    path = artifact.save(tmp_path / "file.zip")
+    with zipfile.ZipFile(path) as archive:
+        starts = [entry.header_offset for entry in archive.infolist()]
+        directory = archive.start_dir
+    data = path.read_bytes()
+    places = [start + k for start in starts for k in (*range(0, 60, 3), 150)]
+    for place in (*places, *range(directory, len(data), 5)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            loaded = Artifact.load(path)
+        except ArtifactError:
+            continue
+        assert loaded.library == artifact.library  # a date, or whatever else in a zip is nobody's business
+
+
+def test_a_zip_cut_short(tmp_path: Path, artifact: Artifact) -> None:
+    path = artifact.save(tmp_path / "file.zip")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match="no whole artifact"):
+        Artifact.load(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file(name: str, folder: Path, tmp_path: Path) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=f"There is no artifact at .*{name} is missing"):
+        Artifact.load(folder)
+    with zipfile.ZipFile(tmp_path / "file.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+    with pytest.raises(ArtifactError, match="no whole artifact"):
+        Artifact.load(tmp_path / "file.zip")
+
+
+def test_no_artifact_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="There is no artifact at"):
+        Artifact.load(tmp_path / "nowhere")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ArtifactError, match="no whole artifact"):
+        Artifact.load(tmp_path / "text")
+
+
+def rewrite(folder: Path, file: str | None = None, data: bytes = b"", **changes: object) -> None:
+    """Another manifest, and another file with the right checksum: damage that only a closer look finds."""
+    manifest = json.loads((folder / MANIFEST).read_text()) | changes
+    if file is not None:
+        (folder / file).write_bytes(data)
+        manifest["sha256"][file] = hashlib.sha256(data).hexdigest()
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_another_schema(folder: Path) -> None:
+    rewrite(folder, schema=SCHEMA + 1)
+    with pytest.raises(ArtifactError, match=f"schema {SCHEMA + 1}, this version reads {SCHEMA}"):
+        Artifact.load(folder)
+
+
+def test_another_tvm(folder: Path) -> None:
+    rewrite(folder, tvm="0.1")
+    with pytest.raises(ArtifactError, match=r"was built by TVM 0\.1"):
+        Artifact.load(folder)
+
+
+def test_a_manifest_that_lacks_a_key(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    del manifest["layers"]
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="lacks 'layers'"):
+        Artifact.load(folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"sha256": 3}'])
+def test_a_manifest_of_another_form(text: str, folder: Path) -> None:
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(ArtifactError, match="manifest of artifact .* is damaged"):
+        Artifact.load(folder)
+
+
+def test_a_tensor_of_another_shape(folder: Path) -> None:
+    tensors = safetensors.numpy.load((folder / STATE).read_bytes())
+    tensors["fc.weight"] = np.ascontiguousarray(tensors["fc.weight"].T)
+    rewrite(folder, STATE, safetensors.numpy.save(tensors))
+    with pytest.raises(ArtifactError, match=r"Tensor 'fc\.weight' .* has shape"):
+        Artifact.load(folder)
+
+
+@pytest.mark.xfail(strict=True, reason="types are not compared with the manifest")
+def test_a_tensor_of_another_type(folder: Path) -> None:
+    tensors = safetensors.numpy.load((folder / STATE).read_bytes())
+    tensors["fc.weight"] = tensors["fc.weight"].astype(np.float32)
+    rewrite(folder, STATE, safetensors.numpy.save(tensors))
+    with pytest.raises(ArtifactError, match=r"Tensor 'fc\.weight'"):
+        Artifact.load(folder)
+
+
+def test_a_missing_tensor(folder: Path) -> None:
+    tensors = safetensors.numpy.load((folder / STATE).read_bytes())
+    del tensors["fc.weight"]
+    rewrite(folder, STATE, safetensors.numpy.save(tensors))
+    with pytest.raises(ArtifactError, match="not those its manifest names"):
+        Artifact.load(folder)
+
+
+def test_a_structure_out_of_bounds(folder: Path) -> None:
+    arrays = safetensors.numpy.load((folder / STRUCTURES).read_bytes())
+    arrays["conv1.weight/col"][0] = 10**6
+    rewrite(folder, STRUCTURES, safetensors.numpy.save(arrays))
+    with pytest.raises(ArtifactError, match="is damaged"):
+        Artifact.load(folder)
+
+
+def test_a_structure_of_another_layer(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["layers"]["conv1.weight"]["shape"][0] += 4
+    rewrite(folder, layers=manifest["layers"])
+    with pytest.raises(ArtifactError, match=r"structure of 'conv1\.weight' .* is of another layer"):
+        Artifact.load(folder)
+
+
+def test_a_copy_is_an_artifact(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    Artifact.load(tmp_path / "copy")
+
+
+def test_vectors_that_this_machine_lacks(artifact: Artifact) -> None:
+    device = {**artifact.manifest["device"], "vector_bits": 4096}
+    with pytest.raises(ArtifactError, match="4096-bit vectors.*compile it here"):
+        Trainer(replace(artifact, manifest={**artifact.manifest, "device": device}))

@@ -1,0 +1,136 @@
+"""Checkpoints: a resumed run is the same run bit by bit, and nothing that is damaged or of another artifact is taken."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mest_compiler.errors import CheckpointError
+from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.schedules.cpu.sgd import Sgd
+
+from ..whole_step.cases import Case, compiled
+from ..whole_step.training import batch
+from .states import all_state, check_same_bits
+
+CASE = Case("pre-activation", "block")
+
+
+@pytest.fixture
+def trainer() -> Trainer:
+    """A fresh one."""
+    return Trainer(compiled(CASE).artifact)
+
+
+def train(trainer: Trainer, first: int, count: int) -> list[tuple[float, bytes]]:
+    """Steps on the batches numbered so; (loss, bytes of the logits) of each."""
+    found = []
+    for seed in range(first, first + count):
+        x, y = batch(trainer.manifest["batch"], CASE.shape, seed)
+        loss, logits = trainer.step(x.numpy(), y.numpy(), 0.1)
+        found.append((loss, logits.tobytes()))
+    return found
+
+
+def thinned(masks: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Other masks of the same scheme: whole filter blocks' columns dropped at random."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: mask & np.repeat(rng.random((mask.shape[0] // 4, *mask.shape[1:])) < 0.8, 4, axis=0)
+        for name, mask in masks.items()
+    }
+
+
+def test_a_resumed_run_is_the_same_run(trainer: Trainer, tmp_path: Path) -> None:
+    train(trainer, 0, 3)
+    trainer.swap_structures(thinned(trainer.masks(), 0))
+    train(trainer, 3, 1)
+    extra = {"epoch": 7, "seen": [1, 2.5, None], "name": "Bär"}
+    trainer.save(tmp_path / "here", extra)
+    state = all_state(trainer)
+    resumed = Trainer(compiled(CASE).artifact)
+    assert resumed.load(tmp_path / "here") == extra
+    check_same_bits(all_state(resumed), state)
+    assert train(resumed, 4, 3) == train(trainer, 4, 3)
+    check_same_bits(all_state(resumed), all_state(trainer))
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_loading_goes_back_in_time(trainer: Trainer, tmp_path: Path) -> None:
+    train(trainer, 0, 1)
+    trainer.save(tmp_path / "here", {})
+    state = all_state(trainer)
+    first = train(trainer, 1, 2)
+    trainer.swap_structures(thinned(trainer.masks(), 1))
+    train(trainer, 3, 1)
+    trainer.load(tmp_path / "here")
+    check_same_bits(all_state(trainer), state)
+    assert train(trainer, 1, 2) == first
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Case("pre-activation", "unstructured"),
+        Case("pre-activation", "block", batch=6),
+        Case("pre-activation", "block", rule=Sgd(0.9, 5e-4, True)),
+        Case("odd normalisations", "block"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_artifact(trainer: Trainer, tmp_path: Path, other: Case) -> None:
+    Trainer(compiled(other).artifact).save(tmp_path / "other", {})
+    state = all_state(trainer)
+    with pytest.raises(CheckpointError, match="of another model, batch, optimiser or sparsity"):
+        trainer.load(tmp_path / "other")
+    check_same_bits(all_state(trainer), state)
+
+
+def test_one_flipped_byte(trainer: Trainer, tmp_path: Path) -> None:
+    train(trainer, 0, 1)
+    path = tmp_path / "here"
+    trainer.save(path, {"epoch": 3})
+    state, data = all_state(trainer), path.read_bytes()
+    for place in np.linspace(0, len(data) - 1, 150).astype(int):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(CheckpointError):
+            trainer.load(path)
+    path.write_bytes(data[:-3])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        trainer.load(path)
+    check_same_bits(all_state(trainer), state)
+    path.write_bytes(data)
+    trainer.load(path)
+
+
+@pytest.mark.xfail(strict=True, reason="the checksum covers neither types nor shapes")
+def test_a_flipped_type(trainer: Trainer, tmp_path: Path) -> None:
+    train(trainer, 0, 1)
+    path = tmp_path / "here"
+    trainer.save(path, {})
+    data = path.read_bytes()
+    header = data[8 : 8 + struct.unpack("<Q", data[:8])[0]]
+    place = 8 + header.index(b'"tensor/bn1.weight":{"dtype":"F64"') + len(b'"tensor/bn1.weight":{"dtype":"')
+    path.write_bytes(data[:place] + b"I" + data[place + 1 :])  # the same bits, taken for integers
+    with pytest.raises(CheckpointError):
+        trainer.load(path)
+
+
+def test_files_that_are_no_checkpoint(trainer: Trainer, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="There is no checkpoint at"):
+        trainer.load(tmp_path / "nowhere")
+    (tmp_path / "text").write_text("hello")
+    for path in (tmp_path / "text", tmp_path):
+        with pytest.raises(CheckpointError, match="is damaged"):
+            trainer.load(path)
+
+
+def test_a_place_that_cannot_be_written(trainer: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    for name in ("taken", "nowhere/here"):
+        with pytest.raises(CheckpointError, match="could not be written"):
+            trainer.save(tmp_path / name, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
