@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -83,11 +82,8 @@ def compile_step(
     say("pack")
     library = _library(executable)
     tensors = {p: structures[p].compact(value) if p in structures else value for p, value in graph.state.items()}
-    manifest = _manifest(graph, lowered, plan, rule, cpu, device, name)
-    manifest["compile"] = {
-        "seconds": round(time.perf_counter() - begin, 3),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    manifest = _manifest(graph, lowered, plan, structures, rule, cpu, device, name)
+    manifest["compile_seconds"] = round(time.perf_counter() - begin, 3)
     return Artifact(manifest, library, tensors, structures)
 
 
@@ -144,6 +140,7 @@ def _manifest(
     graph: TrainingGraph,
     lowered: Lowered,
     plan: Mapping[str, LayerPlan],
+    structures: Mapping[str, Structure],
     rule: Sgd,
     cpu: CpuProfile,
     device: str,
@@ -153,9 +150,12 @@ def _manifest(
     for param, layer in lowered.tiles.layers.items():
         layers[param] = {
             "scheme": plan[param].scheme if param in plan else "dense",
-            "sparsity": plan[param].sparsity if param in plan else 0.0,
+            "sparsity": 1 - structures[param].to_mask().mean() if param in structures else 0.0,
             "shape": list(graph.convolutions[param].shape),
-            "kernels": {direction: choice.describe() for direction, choice in layer.choices.items()},
+            "kernels": {
+                direction: {**choice.describe(), "function": layer.functions[direction]}
+                for direction, choice in layer.choices.items()
+            },
         }
         if layer.block is not None:
             layers[param] |= {

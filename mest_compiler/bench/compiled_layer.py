@@ -22,24 +22,12 @@ from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LayerInputs, layer_inputs
 from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.devices import CpuProfile, local_cpu
-from mest_compiler.kernels.arguments import Groups, index_arrays
+from mest_compiler.kernels.arguments import ARGUMENTS, Groups, index_arrays
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.schedules.cpu import choose
-from mest_compiler.schedules.cpu.choose import Choice
+from mest_compiler.schedules.cpu.choose import CHOOSE, Choice
 from mest_compiler.sparsity import structure as structures
 from mest_compiler.sparsity.schemes import get_scheme
 
-CHOOSE = {
-    "forward": choose.forward,
-    "backward_data": choose.backward_data,
-    "backward_weight": choose.backward_weight,
-}
-INDICES = {
-    "forward": ("offset", "forward_ptr", "row"),
-    "backward_data": ("back_offset", "back_ptr", "back_row", "back_perm"),
-    "backward_weight": ("offset", "weight_ptr", "row"),
-}
-"""Index arrays of a sparse kernel, in argument order; they stand between its inputs and its outputs."""
 PROFILED = 5
 """Repeats behind each kernel's own time."""
 ONE_THREAD_A_CORE = 1
@@ -118,7 +106,7 @@ class CompiledLayer:
         }
         self._calls = []
         for direction, (before, after) in ends.items():
-            between = [indices[name] for name in INDICES[direction]] if indices else []
+            between = [indices[name] for name in ARGUMENTS[direction]] if indices else []
             self._calls.append((self._kernels[direction], (*before, *between, *after)))
 
     def _built(self, choice: Choice) -> Callable[..., None]:

@@ -49,19 +49,14 @@ def no_empty_folders(path: Path) -> Iterator[None]:
         raise
 
 
-def is_artifact(path: Path) -> bool:
-    """Whether `path` looks like an artifact: what a new one may replace, and what `mest bench` loads."""
-    from mest_compiler.runtime.artifact import MANIFEST
-
-    return (path / MANIFEST).is_file() if path.is_dir() else path.suffix == ".zip" and path.is_file()
-
-
 def check_artifact_place(path: Path) -> None:
     """Raise unless an artifact can be saved at `path`.
 
     Raises:
         ArtifactError: there is something else. OSError: nothing can be written there.
     """
+    from mest_compiler.runtime.artifact import is_artifact
+
     if path.exists() and not is_artifact(path):
         raise ArtifactError(f"{path} exists and is no artifact: remove it or choose another name.")
     check_writable(path)

@@ -53,7 +53,7 @@ class Run:
             "epochs": summary.epochs,
             "ms_per_iteration": summary.ms_per_iteration,
             "seconds": summary.seconds,
-            "compile_seconds": self.artifact.manifest["compile"]["seconds"],
+            "compile_seconds": self.artifact.manifest["compile_seconds"],
             "peak_rss_mb": peak_rss_mb(),
             "state_bytes": sum(details.values()),
             "state_bytes_details": details,

@@ -16,6 +16,13 @@ from mest_compiler.sparsity.structure_checks import INT32_MAX
 
 from .geometry import ConvGeometry
 
+# Index arrays of each sparse kernel in argument order; they stand between its inputs and its outputs.
+ARGUMENTS = {
+    "forward": ("offset", "forward_ptr", "row"),
+    "backward_data": ("back_offset", "back_ptr", "back_row", "back_perm"),
+    "backward_weight": ("offset", "weight_ptr", "row"),
+}
+
 
 @dataclass(frozen=True)
 class Groups:

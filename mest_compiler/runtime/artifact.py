@@ -82,7 +82,7 @@ class Artifact:
             ArtifactError: the place cannot be written, or holds something that is no artifact.
         """
         path = Path(path)
-        if path.exists() and not _is_artifact(path):
+        if path.exists() and not is_artifact(path):
             raise ArtifactError(f"{path} exists and is no artifact: remove it or choose another name.")
         files = self._files()
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -119,7 +119,8 @@ class Artifact:
         return cls(manifest, files[LIBRARY], tensors, structures)
 
 
-def _is_artifact(path: Path) -> bool:
+def is_artifact(path: Path) -> bool:
+    """Whether something looks like an artifact: what a new one may replace."""
     return zipfile.is_zipfile(path) if path.is_file() else (path / MANIFEST).is_file()
 
 

@@ -65,6 +65,7 @@ def write(path: Path, content: Content, identity: str) -> None:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as out:
             out.write(safetensors.numpy.save(arrays, metadata))
+        os.chmod(temporary, 0o644)  # mkstemp's own mode shuts everybody else out
         os.replace(temporary, path)
     except OSError as error:
         raise CheckpointError(f"Checkpoint {path} could not be written: {error.strerror or error}.") from error

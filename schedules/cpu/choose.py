@@ -99,3 +99,6 @@ def backward_weight(device: CpuProfile, g: ConvGeometry, block: int | None, entr
     groups = 2 if per_row >= 128 else 1
     knobs = WeightGradientKnobs(entries=4 if wide else 2, rows=rows, groups=groups, chunks=device.threads)
     return Choice("sparse_outer", knobs, lambda: weight_gradient.sparse_outer(g, block, knobs))
+
+
+CHOOSE = {"forward": forward, "backward_data": backward_data, "backward_weight": backward_weight}

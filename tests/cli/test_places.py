@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mest_compiler.cli.places import check_artifact_place, check_writable, is_artifact, no_empty_folders
+from mest_compiler.cli.places import check_artifact_place, check_writable, no_empty_folders
 from mest_compiler.errors import ArtifactError
+from mest_compiler.runtime.artifact import is_artifact
 
 
 @pytest.fixture

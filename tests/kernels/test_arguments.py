@@ -84,7 +84,7 @@ def test_no_access_outside_the_buffers(layer: tuple[ConvGeometry, Structure], co
     if s.entries:
         assert used.min() + low >= 0 and used.max() + high < g.channels * g.x.size
     pointers = arrays["back_ptr"].reshape(-1)
-    assert (np.diff(pointers) >= 0).all() and 0 <= pointers[0] and pointers[-1] <= s.entries
+    assert (np.diff(pointers) >= 0).all() and pointers[0] >= 0 and pointers[-1] <= s.entries
     assert ((arrays["back_perm"] >= 0) & (arrays["back_perm"] < max(s.entries, 1))).all()
     bounds = pointers[:: g.channels * count]  # of each parity class
     for (grid, _), start, end in zip(g.backward_grids, bounds[:-1], bounds[1:], strict=True):
@@ -103,7 +103,9 @@ def geometry(tiles: int = 1, plane: int = 4) -> ConvGeometry:
 
 
 def test_structure_of_another_layer() -> None:
-    with pytest.raises(StructureError, match=r"shape \(4, 2, 3, 3\) cannot serve a convolution of shape \(4, 3, 3, 3\)"):
+    with pytest.raises(
+        StructureError, match=r"shape \(4, 2, 3, 3\) cannot serve a convolution of shape \(4, 3, 3, 3\)"
+    ):
         index_arrays(build(np.ones((4, 2, 3, 3), bool), "unstructured"), geometry(), Groups())
 
 

@@ -55,7 +55,10 @@ def test_backward_data_reads_the_pixels_that_read_it(g: ConvGeometry) -> None:
     wanted = set()
     for tap in range(g.taps):
         i, j = divmod(tap, g.kernel[1])
-        row, col = oh * g.stride[0] - g.padding[0] + i * g.dilation[0], ow * g.stride[1] - g.padding[1] + j * g.dilation[1]
+        row, col = (
+            oh * g.stride[0] - g.padding[0] + i * g.dilation[0],
+            ow * g.stride[1] - g.padding[1] + j * g.dilation[1],
+        )
         inside = (row >= 0) & (row < g.dx.height) & (col >= 0) & (col < g.dx.width)
         out = row * g.dx.width + col
         wanted |= {(tap, *p) for p in zip(out[inside], oh[inside], ow[inside], strict=True)}

@@ -36,7 +36,9 @@ def plan(graph: TrainingGraph, scheme: str, sparsity: float = 0.7) -> dict[str, 
     }
 
 
-def lowered(model: nn.Module, shape: tuple[int, int, int], scheme: str, batch: int = 6) -> tuple[TrainingGraph, Lowered]:
+def lowered(
+    model: nn.Module, shape: tuple[int, int, int], scheme: str, batch: int = 6
+) -> tuple[TrainingGraph, Lowered]:
     """A model's step and prediction as kernels."""
     graph = trace(model, torch.zeros(batch, *shape), torch.zeros(batch, dtype=torch.int64))
     return graph, lower(graph, plan(graph, scheme), RULE, local_cpu(1))

@@ -101,7 +101,9 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, artifact: Artifact) -> N
 @pytest.mark.parametrize(
     "name",
     [
-        LIBRARY, STATE, STRUCTURES,
+        LIBRARY,
+        STATE,
+        STRUCTURES,
         pytest.param(MANIFEST, marks=pytest.mark.xfail(strict=True, reason="nothing guards the manifest itself")),
     ],
 )

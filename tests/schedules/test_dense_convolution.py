@@ -61,7 +61,7 @@ def check(conv: Conv, bits: int, dtype: str, blocks: tuple, gathers: tuple, oute
 def test_layer(name: str) -> None:
     number = list(LAYERS).index(name)
     bits, dtype = VECTORS[number % len(VECTORS)]
-    check(LAYERS[name], bits, dtype, turn(BLOCKS, number, 1), turn(GATHERS, number, 2), turn(OUTERS, number, 2))
+    check(LAYERS[name], bits, dtype, turn(BLOCKS, number, 1), turn(GATHERS, number, 1), turn(OUTERS, number, 1))
 
 
 @pytest.mark.parametrize("name", ["stride 2", "depthwise"])

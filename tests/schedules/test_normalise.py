@@ -77,7 +77,10 @@ def test_training_and_gradients(name: str, bits: int, dtype: str) -> None:
     n = Normalisation(case.batch, CHANNELS, vec, plane(xb), plane(zb), case.relu, plane(rb) if case.residual else None)
     planes = [plane(k) for k in case.gradients]
     kernels = compile_kernels(
-        {"forward": normalise.forward(n, MOMENTUM, EPS), "backward": normalise.backward(n, planes, plane(dxb), case.keep)}
+        {
+            "forward": normalise.forward(n, MOMENTUM, EPS),
+            "backward": normalise.backward(n, planes, plane(dxb), case.keep),
+        }
     )
     to = tvm.runtime.tensor
 
@@ -130,6 +133,18 @@ def test_inference(name: str, bits: int, dtype: str) -> None:
     kernel(tile(x, xp, vec), *(tvm.runtime.tensor(a) for a in (w, b, rm, rv)), *rest, z)
     close(untile(z, case.batch, CHANNELS, zp), wanted, dtype, "z")
     assert (border_of(z, CHANNELS, zp) == 0).all()
+
+
+@pytest.mark.xfail(strict=True, reason="the maximum of NaN and 0 is taken for 0, which hides a training that diverged")
+@pytest.mark.parametrize("opt_level", [0, 3])
+def test_nan_passes_through_the_relu(opt_level: int) -> None:
+    vec, plane = vector(NARROW, "float32"), Plane(2, 2)
+    n = Normalisation(2, CHANNELS, vec, plane, plane, True)
+    kernel = compile_kernels({"inference": normalise.inference(n, EPS)}, opt_level)["inference"]
+    x = np.full((2, CHANNELS, 2, 2), np.nan, np.float32)
+    z = poisoned((n.tiles, CHANNELS * plane.size, vec.lanes), "float32")
+    kernel(tile(x, plane, vec), *(tvm.runtime.tensor(np.ones(CHANNELS, np.float32)) for _ in range(4)), z)
+    assert np.isnan(untile(z, 2, CHANNELS, plane)).all()
 
 
 @pytest.mark.parametrize("opt_level", [0, 3])

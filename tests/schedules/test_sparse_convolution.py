@@ -87,7 +87,7 @@ def turn(knobs: tuple, number: int, count: int) -> tuple:
 def test_layer(name: str, block: int) -> None:
     number = list(CASES).index(name) + block
     bits, dtype = VECTORS[number % len(VECTORS)]
-    check(CASES[name], bits, dtype, block, turn(GATHERS, number, 2), turn(OUTERS, number, 1), turn(DOTS, number, 1))
+    check(CASES[name], bits, dtype, block, turn(GATHERS, number, 1), turn(OUTERS, number, 1), turn(DOTS, number, 1))
 
 
 @pytest.mark.parametrize(("bits", "dtype"), VECTORS)

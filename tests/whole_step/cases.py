@@ -18,13 +18,16 @@ from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 
-from .networks import OddConvolutions, OddNormalisations, PreActivation
+from .networks import OddConvolutions, OddNormalisations, OtherInEvaluation, PreActivation, Quotient
 from .training import CLASSES
 
-_OWN = {"odd convolutions": OddConvolutions, "odd normalisations": OddNormalisations, "pre-activation": PreActivation}
+_OWN = {
+    "odd convolutions": OddConvolutions, "odd normalisations": OddNormalisations, "pre-activation": PreActivation,
+    "quotient": Quotient, "other in evaluation": OtherInEvaluation,
+}  # fmt: skip
 SHAPES = {
     "resnet20": (3, 8, 8), "vgg19_bn": (3, 16, 16), "odd convolutions": (3, 9, 7), "odd normalisations": (3, 6, 6),
-    "pre-activation": (3, 5, 5),
+    "pre-activation": (3, 5, 5), "quotient": (3, 5, 5), "other in evaluation": (3, 5, 5),
 }  # fmt: skip
 WIDTHS = {"resnet20": 0.25, "vgg19_bn": 0.125}
 

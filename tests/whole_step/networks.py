@@ -76,3 +76,30 @@ class PreActivation(nn.Module):
         x = self.stem(x)
         x = self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x)))))) + x
         return self.fc(F.relu(self.bn3(x)).mean((2, 3)))
+
+
+class Quotient(nn.Module):
+    """Two activations divided: lanes past the batch hold 0 / 0. [N, 3, 5, 5] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.above, self.below = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(3, 8, 1, bias=False)
+        self.last, self.fc = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        return self.fc(self.last(self.above(x) / self.below(x)).mean((2, 3)))
+
+
+class OtherInEvaluation(nn.Module):
+    """One tensor feeds two convolutions in evaluation, and two tensors in training. [N, 3, 5, 5] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 5, padding=2)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        y = x * 0.5 if self.training else x
+        return self.fc((self.small(x) + self.large(y)).mean((2, 3)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from tvm import relax
 
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
+from mest_compiler.kernels.arguments import ARGUMENTS
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.schedules.cpu import choose
-from mest_compiler.schedules.cpu.choose import Choice
+from mest_compiler.schedules.cpu.choose import CHOOSE
 
 from ..program import dtype_of, op_name, shape_of
 from .state import LayerKernels, Tiling
@@ -26,24 +28,14 @@ def plan_layers(tiling: Tiling) -> None:
         if layer is None:
             borders = _borders_of_layer(tiling, a["param"])
             block = int(a["block"]) if "block" in a else None
-            capacity = _capacity(tiling, expr, a["param"]) if block else 0
+            # The forward convolution comes first; its second argument is the weight, or its values [capacity, block].
+            capacity = shape_of(expr.args[1])[0] if block else 0
             layer = tiling.layers[a["param"]] = LayerKernels(tiling.geometry(expr, *borders), block, capacity)
         elif direction in layer.choices:
             raise ModelError(
                 f"The weight {a['param']!r} is used by two convolutions; shared weights are not supported."
             )
-        pick = {
-            "forward": choose.forward,
-            "backward_data": choose.backward_data,
-            "backward_weight": choose.backward_weight,
-        }
-        layer.choices[direction] = pick[direction](tiling.device, layer.geometry, layer.block, layer.capacity)
-
-
-def _capacity(tiling: Tiling, expr: relax.Call, param: str) -> int:
-    if op_name(expr).endswith("weight"):
-        return int(attributes(expr)["oshape"][0])
-    return shape_of(expr.args[1])[0]
+        layer.choices[direction] = CHOOSE[direction](tiling.device, layer.geometry, layer.block, layer.capacity)
 
 
 def _borders_of_layer(tiling: Tiling, param: str) -> tuple[int, int]:
@@ -59,13 +51,18 @@ def _borders_of_layer(tiling: Tiling, param: str) -> tuple[int, int]:
     return x, dy
 
 
-def _index(tiling: Tiling, param: str, array: str) -> relax.Var:
-    return tiling.index_params[param, array]
-
-
-def _run(tiling: Tiling, layer: LayerKernels, choice: Choice, args: list, out: list) -> list[relax.Expr]:
+def _run(
+    tiling: Tiling, param: str, direction: str, args: list[relax.Expr], out: list[relax.TensorType]
+) -> list[relax.Expr]:
+    """Calls a layer's kernel of a direction, with its index arrays behind `args` where it is sparse."""
+    layer = tiling.layers[param]
+    choice = layer.choices[direction]
+    if layer.block is not None:
+        args = [*args, *[tiling.index_params[param, array] for array in ARGUMENTS[direction]]]
     key = (choice.kernel, layer.geometry, layer.block, choice.knobs)
-    return tiling.run(key, choice.make, args, out)
+    results = tiling.run(key, choice.make, args, out)
+    layer.functions[direction] = tiling.kernels[key].name_hint
+    return results
 
 
 def _check(tiling: Tiling, expr: relax.Call, planned: ConvGeometry, **planes) -> None:
@@ -84,10 +81,8 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     x, plane = tiling.tiled(expr.args[0], layer.geometry.x.border)
     _check(tiling, expr, layer.geometry, x=plane)
     args = [x, tiling.plain(expr.args[1])]
-    if layer.block is not None:
-        args += [_index(tiling, param, k) for k in ("offset", "forward_ptr", "row")]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var))]
-    tiling.bind(var, _run(tiling, layer, layer.choices["forward"], args, out)[0], 0)
+    tiling.bind(var, _run(tiling, param, "forward", args, out)[0], 0)
 
 
 def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
@@ -97,10 +92,8 @@ def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     dy, plane = tiling.tiled(expr.args[0], layer.geometry.dy.border)
     _check(tiling, expr, layer.geometry, dy=plane)
     args = [dy, tiling.plain(expr.args[1])]
-    if layer.block is not None:
-        args += [_index(tiling, param, k) for k in ("back_offset", "back_ptr", "back_row", "back_perm")]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var))]
-    tiling.bind(var, _run(tiling, layer, layer.choices["backward_data"], args, out)[0], 0)
+    tiling.bind(var, _run(tiling, param, "backward_data", args, out)[0], 0)
 
 
 def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
@@ -110,15 +103,9 @@ def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     dy, dy_plane = tiling.tiled(expr.args[0], layer.geometry.dy.border)
     x, x_plane = tiling.tiled(expr.args[1], layer.geometry.x.border)
     _check(tiling, expr, layer.geometry, x=x_plane, dy=dy_plane)
-    args = [x, dy]
-    if layer.block is not None:
-        args += [_index(tiling, param, k) for k in ("offset", "weight_ptr", "row")]
     shape, dtype = shape_of(var), dtype_of(var)
-    size = 1
-    for n in shape:
-        size *= n
-    out = [relax.TensorType(shape, dtype), relax.TensorType([size, layer.geometry.lanes], dtype)]
-    tiling.values[var].plain = _run(tiling, layer, layer.choices["backward_weight"], args, out)[0]
+    out = [relax.TensorType(shape, dtype), relax.TensorType([prod(shape), layer.geometry.lanes], dtype)]
+    tiling.values[var].plain = _run(tiling, param, "backward_weight", [x, dy], out)[0]
 
 
 HANDLERS = {

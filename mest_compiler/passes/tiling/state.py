@@ -33,12 +33,13 @@ class Value:
 
 @dataclass
 class LayerKernels:
-    """One convolution layer as compiled: its geometry, and the kernel chosen for each direction that the step has."""
+    """One convolution layer as compiled: its geometry, and the kernel of each direction that the step has."""
 
     geometry: ConvGeometry
     block: int | None
     capacity: int
     choices: dict[str, Choice] = field(default_factory=dict)
+    functions: dict[str, str] = field(default_factory=dict)  # direction -> name of its function in the module
 
     @property
     def groups(self) -> Groups:
