@@ -1,4 +1,4 @@
-"""What the tests of the passes share: counting operators and kernel calls in a module, and all tensors it has anywhere."""
+"""What the tests of the passes share: counting a module's operators and kernel calls, and finding all its tensors."""
 
 from __future__ import annotations
 

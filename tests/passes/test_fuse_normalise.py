@@ -1,4 +1,4 @@
-"""FuseNormalise on small traced models: which chains become one operator, which gradients it joins, and what it leaves alone."""
+"""FuseNormalise on small traced models: the chains that become one operator, the gradients it joins, what it leaves."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_identity_block() -> None:
     _, after = fused(body, 2, 3)
     check_nothing_is_apart(after)
     assert kinds(after) == [(1, 0), (1, 0), (1, 1)]
-    # Backward runs from the end: the residual's branch wants the masked gradient, the first norm gets both branches' sum.
+    # Backward runs from the end: the residual wants the masked gradient, the first norm gets both branches' sum.
     assert gradients(after) == [(1, 1, 1), (1, 0, 1), (1, 0, 2)]
     assert operators(after)["relax.add"] == 1 + 3  # the classifier's bias; one batch counter a norm
     assert operators(after)["mest.relu_backward"] == 0

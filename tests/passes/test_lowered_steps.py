@@ -1,4 +1,4 @@
-"""What a whole lowered module looks like: no dense trace of a sparse layer, no needless change of layout, updates in place."""
+"""Whole lowered modules: no dense trace of a sparse layer, no needless change of layout, updates in place."""
 
 from __future__ import annotations
 

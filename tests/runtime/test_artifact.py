@@ -194,7 +194,7 @@ def test_a_manifest_that_lacks_a_key(folder: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"sha256": 3}'])
 def test_a_manifest_of_another_form(text: str, folder: Path) -> None:
     (folder / MANIFEST).write_text(text)
-    with pytest.raises(ArtifactError, match="manifest of artifact .* is damaged"):
+    with pytest.raises(ArtifactError, match=r"manifest of artifact .* is damaged"):
         Artifact.load(folder)
 
 
@@ -246,5 +246,5 @@ def test_a_copy_is_an_artifact(folder: Path, tmp_path: Path) -> None:
 
 def test_vectors_that_this_machine_lacks(artifact: Artifact) -> None:
     device = {**artifact.manifest["device"], "vector_bits": 4096}
-    with pytest.raises(ArtifactError, match="4096-bit vectors.*compile it here"):
+    with pytest.raises(ArtifactError, match=r"4096-bit vectors.*compile it here"):
         Trainer(replace(artifact, manifest={**artifact.manifest, "device": device}))

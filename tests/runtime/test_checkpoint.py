@@ -1,4 +1,4 @@
-"""Checkpoints: a resumed run is the same run bit by bit, and nothing that is damaged or of another artifact is taken."""
+"""Checkpoints: a resumed run is the same run bit by bit, and nothing damaged or of another artifact is taken."""
 
 from __future__ import annotations
 

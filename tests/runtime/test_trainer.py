@@ -1,4 +1,4 @@
-"""The trainer: swapped structures without a compile, equal results on any number of threads, and inputs that it refuses."""
+"""The trainer: swapped structures without a compile, equal results on any number of threads, what it refuses."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the tests of the convolution kernels share: layers as cases, hostile masks, tiled data with poisoned outputs, and
-the dense float64 reference."""
+"""What the tests of the convolution kernels share: layers as cases, hostile masks, tiled data with poisoned outputs,
+and the dense float64 reference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH_PADDING = 1e3  # what lanes past the batch may hold in an input: any finit
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution as PyTorch would call it; `margin` is border beyond what the kernels need, as a neighbour may want it."""
+    """A convolution as PyTorch would call it; `margin`: border beyond its own need, as a neighbour may want it."""
 
     channels: int
     filters: int

@@ -1,4 +1,4 @@
-"""Dense, grouped and depthwise convolution kernels against float64 convolutions, over layers, knobs and vector widths."""
+"""Dense, grouped and depthwise convolution kernels against float64 ones, over layers, knobs and vector widths."""
 
 import pytest
 

@@ -32,17 +32,21 @@ SHAPES = {
 WIDTHS = {"resnet20": 0.25, "vgg19_bn": 0.125}
 
 
+RULE = Sgd(0.9, 5e-4, False)
+
+
 @dataclass(frozen=True)
 class Case:
     """One compiled step; `scheme` None: dense.
 
-    `optimised`: as users compile it; without LLVM's optimiser, which is none of this project's, it takes a third of the time.
+    `optimised`: as users compile it; without LLVM's optimiser, which is none of this project's, that takes a third of
+    the time.
     """
 
     network: str
     scheme: str | None
     batch: int = 4
-    rule: Sgd = Sgd(0.9, 5e-4, False)
+    rule: Sgd = RULE
     first: str = "dense"
     seed: int = 0
     threads: int | None = None

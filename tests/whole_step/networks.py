@@ -8,8 +8,8 @@ from torch import nn
 
 
 class OddConvolutions(nn.Module):
-    """Biased, strided, dilated, rectangular, 1x1, grouped and depthwise convolutions on odd planes, some right after another:
-    [N, 3, 9, 7] -> logits [N, 10]."""
+    """Biased, strided, dilated, rectangular, 1x1, grouped and depthwise convolutions on odd planes, some right after
+    another: [N, 3, 9, 7] -> logits [N, 10]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class OddConvolutions(nn.Module):
 
 
 class OddNormalisations(nn.Module):
-    """Batch norms whose neighbours are not the usual: no ReLU, a ReLU read twice, an output read before its ReLU, one module
-    twice, a residual that is a pooling, two residuals: [N, 3, 6, 6] -> logits [N, 10]."""
+    """Batch norms whose neighbours are not the usual: no ReLU, a ReLU read twice, an output read before its ReLU, one
+    module twice, a residual that is a pooling, two residuals: [N, 3, 6, 6] -> logits [N, 10]."""
 
     def __init__(self) -> None:
         super().__init__()

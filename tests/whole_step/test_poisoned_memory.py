@@ -1,4 +1,4 @@
-"""Memory is planned and reused, so nothing in it is zero by itself: steps whose kernels find NaN in all they have to write."""
+"""Memory is reused, so nothing in it is zero by itself: steps whose kernels find NaN in all they have to write."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.schedules.cpu.sgd import Sgd
 
 LR, CLASSES = 0.1, 10
-# Relative to the largest number of the tensor, and for tensors that are zero up to rounding (the bias in front of a batch norm)
-# to this fraction of the largest number among all tensors of their kind.
+# Relative to the largest number of the tensor, and for tensors that are zero up to rounding (the bias in front of a
+# batch norm) to this fraction of the largest number among all tensors of their kind.
 TOLERANCE, FLOOR = 1e-9, 1e-3
 
 
 class MaskedTraining:
-    """A copy of a model, trained by torch.optim.SGD; what masks do not keep stays zero, its gradient and momentum too."""
+    """A copy of a model, trained by torch.optim.SGD; what masks remove stays zero, its gradient and momentum too."""
 
     def __init__(self, model: nn.Module, masks: Mapping[str, np.ndarray], rule: Sgd) -> None:
         self.model = copy.deepcopy(model).train()
