@@ -106,6 +106,8 @@ def _structures(
     device: CpuProfile,
 ) -> tuple[dict[str, LayerPlan], dict[str, Structure]]:
     """What each sparse layer gets, and its index arrays."""
+    if masks is not None and from_weights:
+        raise ModelError("Masks come either from the caller or from the zeros of the weights: give one of the two.")
     if profile is None:
         if masks or from_weights:
             raise ModelError("Masks need a profile that says which scheme their layers have: give one.")

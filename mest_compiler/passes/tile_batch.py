@@ -100,7 +100,7 @@ def _binding(tiling: Tiling, var: relax.Var, expr: relax.Expr, kernels: Env) -> 
     if name in _ALWAYS:
         _ALWAYS[name](tiling, var, expr)
     elif not (name in pixelwise.HANDLERS and pixelwise.HANDLERS[name](tiling, var, expr)):
-        env = kernels | {v: tiling.plain(v) for v in set(variables(expr))}
+        env = kernels | {v: tiling.plain(v) for v in dict.fromkeys(variables(expr))}
         tiling.values[var] = Value(tiling.builder.emit(substitute(expr, env), var.name), {}, (), "")
         if isinstance(var.ty, relax.TensorType):
             tiling.values[var].shape, tiling.values[var].dtype = shape_of(var), dtype_of(var)

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ MANIFEST, LIBRARY, STATE, STRUCTURES = (
     "structures.safetensors",
 )
 _FILES = (LIBRARY, STATE, STRUCTURES)
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError)  # RuntimeError: says it is encrypted
 _KEYS = (
     "schema",
     "tvm",
@@ -86,8 +88,9 @@ class Artifact:
             raise ArtifactError(f"{path} exists and is no artifact: remove it or choose another name.")
         files = self._files()
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-        text = json.dumps({**self.manifest, "sha256": hashes}, indent=1)
-        files[MANIFEST] = text.encode()
+        manifest = {key: value for key, value in self.manifest.items() if key != "sha256"}
+        hashes[MANIFEST] = _manifest_hash(manifest)
+        files[MANIFEST] = json.dumps({**manifest, "sha256": hashes}, indent=1).encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             (_write_zip if path.suffix == ".zip" else _write_folder)(path, files)
@@ -117,6 +120,11 @@ class Artifact:
             raise ArtifactError(f"Artifact {path} is damaged: {error}. Compile it again.") from error
         _check_tensors(path, manifest, tensors, structures)
         return cls(manifest, files[LIBRARY], tensors, structures)
+
+
+def _manifest_hash(manifest: Mapping[str, object]) -> str:
+    """sha256 of a manifest without its hashes, whatever its layout as text."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def is_artifact(path: Path) -> bool:
@@ -161,7 +169,7 @@ def _read(path: Path) -> dict[str, bytes]:
         return {name: (path / name).read_bytes() for name in (MANIFEST, *_FILES)}
     except FileNotFoundError as error:
         raise ArtifactError(f"There is no artifact at {path}: {Path(str(error.filename)).name} is missing.") from error
-    except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError) as error:
+    except (*_ZIP_ERRORS, KeyError, OSError, EOFError, ValueError) as error:
         raise ArtifactError(f"{path} is no whole artifact ({error}): compile it again.") from error
 
 
@@ -181,6 +189,9 @@ def _checked_manifest(path: Path, files: Mapping[str, bytes]) -> dict[str, objec
     absent = [key for key in _KEYS if key not in manifest]
     if absent:
         raise ArtifactError(f"The manifest of artifact {path} lacks {absent[0]!r}: compile it again.")
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    if _manifest_hash(content) != hashes.get(MANIFEST):
+        raise ArtifactError(f"{MANIFEST} of artifact {path} is damaged (its sha256 differs): compile it again.")
     for name in _FILES:
         if hashlib.sha256(files[name]).hexdigest() != hashes.get(name):
             raise ArtifactError(f"{name} of artifact {path} is damaged (its sha256 differs): compile it again.")
@@ -198,6 +209,10 @@ def _check_tensors(
     if set(tensors) != set(shapes) or set(structures) != set(sparse):
         raise ArtifactError(f"The tensors of artifact {path} are not those its manifest names: compile it again.")
     for name, tensor in tensors.items():
+        if str(tensor.dtype) != manifest["dtype"] and not (name in manifest["buffers"] and tensor.dtype == np.int64):
+            raise ArtifactError(
+                f"Tensor {name!r} of artifact {path} is {tensor.dtype}, not {manifest['dtype']}: compile it again."
+            )
         wanted = [sparse[name]["capacity"], sparse[name]["block"]] if name in sparse else shapes[name]
         if list(tensor.shape) != list(wanted):
             raise ArtifactError(

@@ -43,7 +43,7 @@ def fingerprint(manifest: Mapping[str, Any]) -> str:
 def _digest(arrays: Mapping[str, np.ndarray], extra: str) -> str:
     state = hashlib.sha256(extra.encode())
     for name in sorted(arrays):
-        state.update(name.encode())
+        state.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
         state.update(np.asarray(arrays[name], order="C").tobytes())
     return state.hexdigest()
 
@@ -58,7 +58,10 @@ def write(path: Path, content: Content, identity: str) -> None:
     arrays |= {f"{_MOMENTUM}/{n}": np.asarray(a, order="C") for n, a in content.momenta.items()}
     for name, structure in content.structures.items():
         arrays |= {f"{_STRUCTURE}/{name}/{k}": np.asarray(a, order="C") for k, a in structure.to_arrays().items()}
-    extra = json.dumps(content.extra)
+    try:
+        extra = json.dumps(content.extra)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"What goes with checkpoint {path} is no JSON ({error}).") from error
     metadata = {"artifact": identity, "extra": extra, "sha256": _digest(arrays, extra)}
     temporary = ""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from mest_compiler.devices import local_cpu
+from mest_compiler.devices import available_cores, local_cpu
 from mest_compiler.errors import ArtifactError, DeviceError
 
 from .artifact import Artifact
@@ -24,7 +23,7 @@ class Session:
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         """Raises ArtifactError where this CPU lacks the artifact's vectors, DeviceError for too many threads."""
         wanted = artifact.manifest["device"]
-        self.threads = int(threads or min(wanted["threads"], len(os.sched_getaffinity(0))))
+        self.threads = min(wanted["threads"], available_cores()) if threads is None else threads
         here = local_cpu(self.threads)
         if here.vector_bits < wanted["vector_bits"] or here.registers < wanted["registers"]:
             raise ArtifactError(

@@ -68,7 +68,9 @@ class Trainer:
         """Index arrays of a layer for a structure, into the buffers that the program reads."""
         layer = self.layers[name]
         arrays = index_arrays(structure, _geometry(layer), Groups(**layer["groups"]))
-        for key, array in arrays.items():
+        used = {array for pairs in self.manifest["index_arrays"].values() for param, array in pairs if param == name}
+        for key in used:
+            array = arrays[key]
             if (name, key) in self._index:
                 self._index[name, key].copyfrom(array)
             else:
@@ -90,6 +92,8 @@ class Trainer:
                 f"The artifact trains on x {list(shape)} and y [{shape[0]}], and got x {list(x.shape)} and y "
                 f"{list(y.shape)}: compile it for that batch."
             )
+        if y.dtype.kind not in "iu":
+            raise ArtifactError(f"Labels are whole numbers, and got an array of {y.dtype}: convert it to int64.")
         if y.min() < 0 or y.max() >= self.manifest["classes"]:
             raise ArtifactError(
                 f"Labels run from {y.min()} to {y.max()}, and the model has the classes 0 to "
@@ -148,6 +152,7 @@ class Trainer:
             layer = self.layers.get(name)
             if layer is None:
                 raise MaskError(f"{name!r} is no sparse layer of this artifact.")
+            mask = np.asarray(mask)
             if list(mask.shape) != layer["shape"]:
                 raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {layer['shape']}.")
             new[name] = structures_of.build(

@@ -99,7 +99,7 @@ def _write(n: Normalisation, c: Expr, x: Buffer, residual: Buffer | None, z: Buf
             if other is not None:
                 value = value + vec.load(other, r * n.residual.cols + q)
             if n.relu:
-                value = T.max(value, vec.const(0))
+                value = T.max(vec.const(0), value)  # in this order a NaN stays one, and a diverged loss shows it
             vec.store(target, value, r * n.z.cols + q + n.z.at(0, 0))
 
 

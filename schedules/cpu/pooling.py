@@ -12,6 +12,8 @@ from mest_compiler.kernels.geometry import Plane
 from .elementwise import zero_border
 from .emit import Expr, Vec, activation, function
 
+NOWHERE = -1  # place in the window before any pixel of the image was met
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -77,17 +79,23 @@ def forward(p: Pool) -> tirx.PrimFunc:
             zero_border(vec, target, p.y)
             with T.grid(p.y.height, p.y.width) as (r, q):
                 (best,), (where,) = vec.registers(1), places.registers(1)
-                vec.set(best, T.broadcast(tirx.min_value(vec.dtype), vec.lanes))
-                places.set(where, places.const(0))
+                vec.set(best, vec.const(float("-inf")))
+                places.set(where, places.const(NOWHERE))
                 for k, i, j in p.taps():
 
                     def take(k: int = k, i: int = i, j: int = j) -> None:
                         row, col = r * p.stride[0] + i, q * p.stride[1] + j
                         pixel = c * p.x.size + row * p.x.cols + col + p.x.at(0, 0)
                         value = T.Bind(x[n, pixel, vec.ramp()])
-                        better = value > vec.get(best)  # a vector of bools cannot be bound
-                        places.set(where, tirx.Select(better, places.const(k), places.get(where)))
-                        vec.set(best, tirx.Select(better, value, vec.get(best)))
+                        # The first pixel of the image, then any larger one, and a NaN in any case, as PyTorch does.
+                        for found in (
+                            lambda: places.get(where) == places.const(NOWHERE),
+                            lambda: value > vec.get(best),
+                            lambda: tirx.isnan(value),
+                        ):
+                            where_now = T.Bind(tirx.Select(found(), places.const(k), places.get(where)))
+                            vec.set(best, tirx.Select(found(), value, vec.get(best)))
+                            places.set(where, where_now)
 
                     _when(p.inside(r, q, i, j), take)
                 vec.store(target, vec.get(best), r * p.y.cols + q + p.y.at(0, 0))

@@ -50,7 +50,7 @@ def as_loaded(value: object) -> object:
 def test_all_is_as_it_was(saved: Path, artifact: Artifact) -> None:
     loaded = Artifact.load(saved)
     manifest = dict(loaded.manifest)
-    assert set(manifest.pop("sha256")) == set(FILES) - {MANIFEST}
+    assert set(manifest.pop("sha256")) == set(FILES)
     assert manifest == as_loaded(dict(artifact.manifest))
     assert loaded.library == artifact.library
     assert set(loaded.tensors) == set(artifact.tensors) and set(loaded.structures) == set(artifact.structures)
@@ -104,7 +104,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, artifact: Artifact) -> N
         LIBRARY,
         STATE,
         STRUCTURES,
-        pytest.param(MANIFEST, marks=pytest.mark.xfail(strict=True, reason="nothing guards the manifest itself")),
+        MANIFEST,
     ],
 )
 def test_one_flipped_byte_anywhere(name: str, folder: Path) -> None:
@@ -118,7 +118,6 @@ def test_one_flipped_byte_anywhere(name: str, folder: Path) -> None:
     Artifact.load(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="errors of zlib and of unknown zip features are passed on as they are")
 def test_one_flipped_byte_in_a_zip(tmp_path: Path, artifact: Artifact) -> None:
     path = artifact.save(tmp_path / "file.zip")
     with zipfile.ZipFile(path) as archive:
@@ -168,6 +167,8 @@ def rewrite(folder: Path, file: str | None = None, data: bytes = b"", **changes:
     if file is not None:
         (folder / file).write_bytes(data)
         manifest["sha256"][file] = hashlib.sha256(data).hexdigest()
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    manifest["sha256"][MANIFEST] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -206,7 +207,6 @@ def test_a_tensor_of_another_shape(folder: Path) -> None:
         Artifact.load(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="types are not compared with the manifest")
 def test_a_tensor_of_another_type(folder: Path) -> None:
     tensors = safetensors.numpy.load((folder / STATE).read_bytes())
     tensors["fc.weight"] = tensors["fc.weight"].astype(np.float32)

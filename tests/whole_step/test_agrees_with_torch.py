@@ -35,12 +35,10 @@ def test_three_steps(case: Case) -> None:
     check(case)
 
 
-@pytest.mark.xfail(strict=True, reason="NaN in lanes past the batch reaches the weight gradients")
 def test_a_quotient_on_a_batch_that_fills_no_tile() -> None:
     check(Case("quotient", None, batch=3))
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="borders of the prediction must be those of the step")
 def test_a_network_that_is_another_in_evaluation() -> None:
     check(Case("other in evaluation", None))
 

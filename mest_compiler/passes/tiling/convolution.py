@@ -9,7 +9,6 @@ from tvm import relax
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.arguments import ARGUMENTS
-from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.schedules.cpu.choose import CHOOSE
 
 from ..program import dtype_of, op_name, shape_of
@@ -65,21 +64,11 @@ def _run(
     return results
 
 
-def _check(tiling: Tiling, expr: relax.Call, planned: ConvGeometry, **planes) -> None:
-    for name, plane in planes.items():
-        if getattr(planned, name) != plane:
-            raise ModelError(
-                f"The {name} of convolution {attributes(expr)['param']!r} is laid out as {plane}, and its kernels "
-                f"were planned for {getattr(planned, name)}."
-            )
-
-
 def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """y = conv(x, w)."""
     param = attributes(expr)["param"]
     layer = tiling.layers[param]
-    x, plane = tiling.tiled(expr.args[0], layer.geometry.x.border)
-    _check(tiling, expr, layer.geometry, x=plane)
+    x, _ = tiling.tiled(expr.args[0], layer.geometry.x.border)
     args = [x, tiling.plain(expr.args[1])]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var))]
     tiling.bind(var, _run(tiling, param, "forward", args, out)[0], 0)
@@ -89,8 +78,7 @@ def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """dx from dy and w."""
     param = attributes(expr)["param"]
     layer = tiling.layers[param]
-    dy, plane = tiling.tiled(expr.args[0], layer.geometry.dy.border)
-    _check(tiling, expr, layer.geometry, dy=plane)
+    dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
     args = [dy, tiling.plain(expr.args[1])]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var))]
     tiling.bind(var, _run(tiling, param, "backward_data", args, out)[0], 0)
@@ -100,9 +88,8 @@ def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """The gradient of w, dense or of compact values; the second output is the kernel's workspace."""
     param = attributes(expr)["param"]
     layer = tiling.layers[param]
-    dy, dy_plane = tiling.tiled(expr.args[0], layer.geometry.dy.border)
-    x, x_plane = tiling.tiled(expr.args[1], layer.geometry.x.border)
-    _check(tiling, expr, layer.geometry, x=x_plane, dy=dy_plane)
+    dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
+    x, _ = tiling.tiled(expr.args[1], layer.geometry.x.border)
     shape, dtype = shape_of(var), dtype_of(var)
     out = [relax.TensorType(shape, dtype), relax.TensorType([prod(shape), layer.geometry.lanes], dtype)]
     tiling.values[var].plain = _run(tiling, param, "backward_weight", [x, dy], out)[0]

@@ -68,6 +68,8 @@ def binary(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     activations = [a for a, s in zip(args, numbers, strict=True) if s is None]
     if not activations or not _same_activations(var, activations):
         return False
+    if name == "relax.divide" and numbers[1] is None and shape_of(var)[0] % tiling.vec(dtype_of(var)).lanes:
+        return False  # lanes past the batch hold zeros: 0 / 0 there would reach the weight gradients
     if len(activations) == 2:
         _pixelwise(tiling, var, short, args, compute, [])
         return True
@@ -84,7 +86,7 @@ def relu(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     if not _same_activations(var, list(expr.args)):
         return False
     zero = tiling.vec(dtype_of(var)).const(0)
-    _pixelwise(tiling, var, "relu", list(expr.args), lambda x: T.max(x, zero), [])
+    _pixelwise(tiling, var, "relu", list(expr.args), lambda x: T.max(zero, x), [])  # a NaN stays one
     return True
 
 

@@ -187,28 +187,29 @@ class Tiling:
             )  # fmt: skip
         return value.plain
 
-    def tiled(self, expr: relax.Expr, at_least: int = 0) -> tuple[relax.Expr, Plane]:
-        """An activation in batch tiles with a border of at least so much, and its plane."""
+    def tiled(self, expr: relax.Expr, border: int | None = None) -> tuple[relax.Expr, Plane]:
+        """An activation in batch tiles with just this border (None: whatever border it has), and its plane."""
         value = self.value(expr)
         if len(value.shape or shape_of(expr)) != 4:
             raise ModelError(f"An activation of shape {shape_of(expr)} cannot be laid out in batch tiles.")
         shape, dtype = value.shape or shape_of(expr), value.dtype or dtype_of(expr)
         n, c, h, w = shape
-        for border, tiled in value.tiled.items():
-            if border >= at_least:
-                return tiled, Plane(h, w, border)
+        for has, tiled in value.tiled.items():
+            if border in (None, has):
+                return tiled, Plane(h, w, has)
         vec = self.vec(dtype)
-        if value.tiled:  # there, but with too small a border: copy it into one that is large enough
-            border, source = next(iter(value.tiled.items()))
-            have, want = Plane(h, w, border), Plane(h, w, at_least)
+        if value.tiled:  # there, but with another border
+            has, source = next(iter(value.tiled.items()))
+            have, want = Plane(h, w, has), Plane(h, w, border)
             tiles = -(-n // vec.lanes)
             (copy,) = self.run(
-                ("copy", shape, border, at_least, dtype),
+                ("copy", shape, has, border, dtype),
                 lambda: elementwise.elementwise("add_border", tiles, c, [have], want, vec, lambda x: x),
-                [source], [self.tiled_type(shape, dtype, at_least)],
+                [source], [self.tiled_type(shape, dtype, border)],
             )  # fmt: skip
         else:
-            want = Plane(h, w, max(at_least, self.border_of(expr) if isinstance(expr, relax.Var) else 0))
+            wanted = self.border_of(expr) if isinstance(expr, relax.Var) else 0
+            want = Plane(h, w, wanted if border is None else border)
             (copy,) = self.run(
                 ("tile_in", shape, want.border, dtype), lambda: elementwise.tile_in(n, c, want, vec), [value.plain],
                 [self.tiled_type(shape, dtype, want.border)],
