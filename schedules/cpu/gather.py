@@ -52,9 +52,6 @@ def _pixels(grid: Subgrid, rows: int, cols: int) -> list[tuple[int, int]]:
     ]
 
 
-Rows = Callable[[Callable[[Expr, int, Callable], None]], None]
-
-
 def _tile(
     shape: _Shape,
     x: Buffer,

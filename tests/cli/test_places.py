@@ -4,6 +4,7 @@ import errno
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,17 @@ from mest_compiler.errors import ArtifactError
 from mest_compiler.runtime.artifact import is_artifact
 
 
-@pytest.fixture
+@contextmanager
 def full() -> Iterator[None]:
     """No file of this process can grow beyond 1,000 bytes, as on a disk that is nearly full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_a_place_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
@@ -29,8 +32,8 @@ def test_a_place_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room(tmp_path: Path, full: None) -> None:
-    with pytest.raises(OSError, match="File too large") as caught:
+def test_no_room(tmp_path: Path) -> None:
+    with full(), pytest.raises(OSError, match="File too large") as caught:
         check_writable(tmp_path / "step")
     assert caught.value.errno == errno.EFBIG
     assert caught.value.filename == str(tmp_path / "step")
