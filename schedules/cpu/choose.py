@@ -15,7 +15,7 @@ from .gather import GatherKnobs
 from .weight_gradient import WeightGradientKnobs
 
 SLAB_BYTES = 32 * 1024  # input that the rows of a group share: about a first-level cache
-WIDE_SLAB_BYTES = 64 * 1024  # where a load feeds several filters, and the way to the cache is no bottleneck
+DENSE_SLAB_BYTES = 64 * 1024  # every load feeds several filters and all is read in order: less depends on the cache
 BAND_PIXELS = 64  # pixels of dY that a weight gradient keeps close
 DENSE_ROWS = 4  # output planes a register tile of a dense kernel
 ENTRIES_PER_GROUP = 12  # fewer entries of a row in a group, and moving its sums costs more than the cache saves
@@ -61,11 +61,10 @@ def _pixels(device: CpuProfile, block: int) -> int:
 def forward(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int = 0) -> Choice:
     """Forward convolution: sparse with blocks of `block` filters and `entries` entries, dense where block is None."""
     if block is None:
-        groups = _groups(g.channels // g.groups, g.x, g, WIDE_SLAB_BYTES, g.columns)
+        groups = _groups(g.channels // g.groups, g.x, g, DENSE_SLAB_BYTES, g.columns)
         knobs = GatherKnobs(_pixels(device, DENSE_ROWS), groups, True)
         return Choice("dense_forward", knobs, lambda: gather.dense_forward(g, DENSE_ROWS, knobs))
-    slab = SLAB_BYTES if block == 1 else WIDE_SLAB_BYTES
-    groups = _groups(g.channels, g.x, g, slab, entries * block / g.filters)
+    groups = _groups(g.channels, g.x, g, SLAB_BYTES, entries * block / g.filters)
     knobs = GatherKnobs(_pixels(device, block), groups, True)
     return Choice("sparse_forward", knobs, lambda: gather.sparse_forward(g, block, knobs))
 
@@ -73,7 +72,7 @@ def forward(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int
 def backward_data(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int = 0) -> Choice:
     """Backward-data convolution, like `forward`; here a row is an input channel, and an entry reads `block` planes."""
     if block is None:
-        groups = _groups(g.filters // g.groups, g.dy, g, WIDE_SLAB_BYTES, g.columns)
+        groups = _groups(g.filters // g.groups, g.dy, g, DENSE_SLAB_BYTES, g.columns)
         knobs = GatherKnobs(_pixels(device, DENSE_ROWS), groups, True)
         return Choice("dense_backward_data", knobs, lambda: gather.dense_backward_data(g, DENSE_ROWS, knobs))
     per_row = entries * block / (g.channels * len(g.backward_grids))

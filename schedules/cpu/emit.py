@@ -125,10 +125,15 @@ def blocks(extent: int, size: int) -> list[Part]:
 
 
 def tile_shape(rows: int, cols: int, pixels: int) -> tuple[int, int]:
-    """Largest (rows, columns) of a register tile of at most `pixels` pixels, whole rows where they fit."""
-    if cols >= pixels:
-        return 1, pixels
-    return min(rows, pixels // cols), cols
+    """(rows, columns) of a register tile of at most `pixels` pixels, such that even tiles fill the registers best;
+    of equals the one with the fewest rows, whose pixels stand side by side."""
+
+    def filled(tile_rows: int) -> float:
+        across = -(-cols // (pixels // tile_rows))
+        return rows / -(-rows // tile_rows) * cols / across
+
+    best = max(range(1, min(rows, pixels) + 1), key=lambda r: (round(filled(r), 6), -r))
+    return best, min(cols, pixels // best)
 
 
 @contextmanager
