@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import tvm
 from tvm import relax
 
@@ -13,7 +11,7 @@ from mest_compiler.schedules.cpu.elementwise import assign
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.schedules.cpu.sgd import Sgd
 
-from .program import Env, Program, carry_kernels, dtype_of, rebuild, relax_functions, shape_of, substitute
+from .program import Env, KernelTable, Program, carry_kernels, dtype_of, rebuild, relax_functions, shape_of, substitute
 
 
 @tvm.transform.module_pass(opt_level=0, name="AppendSgd")
@@ -61,16 +59,15 @@ class AppendSgd:
 
         rebuild(builder, name, params, body, single)
 
-    def _updates(self, builder, params, momenta, lr, outputs) -> list[relax.Expr]:
-        made: dict[Hashable, relax.GlobalVar] = {}
-
-        def kernel(key: Hashable, make) -> relax.GlobalVar:
-            if key not in made:
-                function = make()
-                name = str(function.attrs["global_symbol"])
-                made[key] = builder.add_func(function.without_attr("global_symbol"), name)
-            return made[key]
-
+    def _updates(
+        self,
+        builder: relax.BlockBuilder,
+        params: list[relax.Var],
+        momenta: list[relax.Var],
+        lr: relax.Var,
+        outputs: list[relax.Expr],
+    ) -> list[relax.Expr]:
+        made = KernelTable(builder)
         results: list[relax.Expr] = []
         chunks = self.device.threads
         for i, name in enumerate(self.parameters):
@@ -81,12 +78,12 @@ class AppendSgd:
                 ptr = params[self.pointers[name]]
                 size = shape_of(ptr)[0]
                 args.append(ptr)
-                function = kernel(
+                function = made.get(
                     ("compact", shape, size, vec),
                     lambda shape=shape, size=size, vec=vec: sgd.compact(self.rule, *shape, size, vec, chunks),
                 )
             else:
-                function = kernel(
+                function = made.get(
                     ("dense", shape, vec),
                     lambda shape=shape, vec=vec: sgd.dense(self.rule, shape, vec, chunks),
                 )
@@ -97,7 +94,7 @@ class AppendSgd:
             old, value = params[first + i], outputs[first + i]
             shape, dtype = shape_of(old), dtype_of(old)
             if not (isinstance(value, relax.Var) and _in_place(builder, value)):
-                function = kernel(("assign", shape, dtype), lambda shape=shape, dtype=dtype: assign(shape, dtype))
+                function = made.get(("assign", shape, dtype), lambda shape=shape, dtype=dtype: assign(shape, dtype))
                 value = builder.emit(relax.op.call_tir_inplace(function, [old, value], [0], old.ty))
             results.append(value)
         return results

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 
 def op_name(expr: relax.Expr) -> str:
@@ -112,6 +112,21 @@ def carry_kernels(builder: relax.BlockBuilder, mod: tvm.IRModule) -> Env:
     """Adds the module's PrimFuncs to a builder; gives old global variable -> new one."""
     kernels = [(gvar, f) for gvar, f in mod.functions.items() if not isinstance(f, relax.Function)]
     return {gvar: builder.add_func(f, gvar.name_hint) for gvar, f in kernels}
+
+
+class KernelTable:
+    """The kernels of a module in the making: one of a key is made once."""
+
+    def __init__(self, builder: relax.BlockBuilder) -> None:
+        self._builder, self._made = builder, {}
+
+    def get(self, key: Hashable, make: Callable[[], tirx.PrimFunc]) -> relax.GlobalVar:
+        """The kernel of a key, made and added to the module on its first use."""
+        if key not in self._made:
+            function = make()
+            name = str(function.attrs["global_symbol"])
+            self._made[key] = self._builder.add_func(function.without_attr("global_symbol"), name)
+        return self._made[key]
 
 
 def rebuild(

@@ -6,15 +6,15 @@ as NCHW.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import tvm
 from tvm import relax
 
 from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.kernels.arguments import ARGUMENTS
 
 from .program import (
     Env,
+    KernelTable,
     Program,
     carry_kernels,
     dtype_of,
@@ -30,7 +30,6 @@ from .tiling.convolution import plan_layers
 from .tiling.state import LayerKernels, Tiling, Value
 
 _ALWAYS = {**convolution.HANDLERS, **normalise.HANDLERS}
-INDEX_SEPARATOR = "/"
 
 
 @tvm.transform.module_pass(opt_level=0, name="TileBatch")
@@ -49,19 +48,17 @@ class TileBatch:
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module over batch tiles, its kernels called by call_tir."""
         builder = relax.BlockBuilder()
-        kernels: dict[Hashable, relax.GlobalVar] = {}
+        kernels = KernelTable(builder)
         carried = carry_kernels(builder, mod)
         for name, function in relax_functions(mod):
             program = Program.of(function)
             tiling = Tiling(builder, program, self.device, self.layers, kernels)
             if name == "step":
                 plan_layers(tiling)
-            wanted = self._index_arrays(program, name == "step")
+            wanted = self._index_arrays(name == "step")
             for param, array in wanted:
                 length = self.layers[param].index_shapes()[array]
-                var = relax.Var(
-                    f"{param}{INDEX_SEPARATOR}{array}".replace(".", "_"), relax.TensorType([length], "int32")
-                )
+                var = relax.Var(f"{param}/{array}".replace(".", "_"), relax.TensorType([length], "int32"))
                 tiling.index_params[param, array] = var
             self.index_names[name] = wanted
             params = [*program.params, *tiling.index_params.values()]
@@ -69,12 +66,12 @@ class TileBatch:
             rebuild(builder, name, params, lambda _, t=tiling: _walk(t, carried), single)
         return builder.finalize()
 
-    def _index_arrays(self, program: Program, training: bool) -> list[tuple[str, str]]:
+    def _index_arrays(self, training: bool) -> list[tuple[str, str]]:
         return [
             (param, array)
             for param, layer in self.layers.items()
             for array in layer.index_shapes()
-            if training or array in ("offset", "row", "forward_ptr")
+            if training or array in ARGUMENTS["forward"]
         ]
 
 
@@ -101,6 +98,4 @@ def _binding(tiling: Tiling, var: relax.Var, expr: relax.Expr, kernels: Env) -> 
         _ALWAYS[name](tiling, var, expr)
     elif not (name in pixelwise.HANDLERS and pixelwise.HANDLERS[name](tiling, var, expr)):
         env = kernels | {v: tiling.plain(v) for v in dict.fromkeys(variables(expr))}
-        tiling.values[var] = Value(tiling.builder.emit(substitute(expr, env), var.name), {}, (), "")
-        if isinstance(var.ty, relax.TensorType):
-            tiling.values[var].shape, tiling.values[var].dtype = shape_of(var), dtype_of(var)
+        tiling.values.setdefault(var, Value()).plain = tiling.builder.emit(substitute(expr, env), var.name)

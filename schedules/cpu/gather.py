@@ -103,7 +103,7 @@ def _update(vec: Vec, acc: list[Buffer], source: Buffer, pixels: list[int], valu
 
 
 def _over_pixels(
-    grid: Subgrid, knobs: GatherKnobs, rows: Callable[[Callable[[], None] | Callable], None], body: Callable
+    grid: Subgrid, knobs: GatherKnobs, rows: Callable[[Callable[..., None]], None], body: Callable[..., None]
 ) -> None:
     """Loops over the pixel tiles of a subgrid, with the loops over structure rows outside or inside the columns."""
     tr, tc = tile_shape(grid.rows, grid.cols, knobs.pixels)

@@ -6,6 +6,7 @@ statistics, the normalisation, the add and the ReLU are one pass over memory, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -52,33 +53,32 @@ class Normalisation:
         return ranges + ([(full, 1, self.valid(full))] if full < self.tiles else [])
 
 
-def _sums(n: Normalisation, planes: list[Plane], pointers, terms, sums: list[Buffer]) -> None:
-    """sums[k] += the sum over pixels, tiles and valid lanes of terms(loaded vectors)[k]; pointers(tile): the inputs."""
-    vec = n.vec
-    for first, count, valid in n.tile_ranges():
-        mask = padding_mask(vec, valid)
-        with T.serial(count) as i:
-            sources = pointers(i + first)
-            with T.serial(n.x.height) as r:
-                for part in blocks(n.x.width, min(UNROLL, n.x.width)):
-                    with each(part) as q:
-                        values: list[list[Expr]] = [[] for _ in sums]
-                        for k in range(part.size):
-                            loaded = [
-                                T.Bind(vec.load(s, r * p.cols + q + k)) for s, p in zip(sources, planes, strict=True)
-                            ]
-                            for target, term in zip(values, terms(loaded, (i + first, r, q + k)), strict=True):
-                                target.append(term)
-                        for total, parts in zip(sums, values, strict=True):
-                            vec.set(total, vec.get(total) + mask(tree(parts)))
-
-
-def _each_vector(n: Normalisation, body) -> None:
-    """body(tile, row, column, mask) over every pixel of every tile."""
+def _each_tile(n: Normalisation, body: Callable[[Expr, Callable[[Expr], Expr]], None]) -> None:
+    """body(tile, mask of the lanes that hold examples) for every tile."""
     for first, count, valid in n.tile_ranges():
         mask = padding_mask(n.vec, valid)
         with T.serial(count) as i:
             body(i + first, mask)
+
+
+def _sums(n: Normalisation, planes: list[Plane], pointers, terms, sums: list[Buffer]) -> None:
+    """sums[k] += the sum over pixels, tiles and valid lanes of terms(loaded vectors)[k]; pointers(tile): the inputs."""
+    vec = n.vec
+
+    def add(tile: Expr, mask: Callable[[Expr], Expr]) -> None:
+        sources = pointers(tile)
+        with T.serial(n.x.height) as r:
+            for part in blocks(n.x.width, min(UNROLL, n.x.width)):
+                with each(part) as q:
+                    values: list[list[Expr]] = [[] for _ in sums]
+                    for k in range(part.size):
+                        loaded = [T.Bind(vec.load(s, r * p.cols + q + k)) for s, p in zip(sources, planes, strict=True)]
+                        for target, term in zip(values, terms(loaded, (tile, r, q + k)), strict=True):
+                            target.append(term)
+                    for total, parts in zip(sums, values, strict=True):
+                        vec.set(total, vec.get(total) + mask(tree(parts)))
+
+    _each_tile(n, add)
 
 
 def _scale_shift(n: Normalisation, w: Expr, b: Expr, mean: Expr, rstd: Expr) -> tuple[Expr, Expr]:
@@ -220,7 +220,7 @@ def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient
             slope = vec.splat(T.Bind(s2 * rstd[c] * rstd[c] * part))
             offset = vec.splat(T.Bind(s1 * part))
 
-            def write(tile: Expr, mask) -> None:
+            def write(tile: Expr, mask: Callable[[Expr], Expr]) -> None:
                 inputs = sources(tile)
                 target = vec.pointer(out, tile, c * dx.size, 0)
                 zero_border(vec, target, dx)
@@ -230,6 +230,6 @@ def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient
                     value = (g - offset - (v[len(incoming)] - centre) * slope) * scale
                     vec.store(target, mask(value), r * dx.cols + q + dx.at(0, 0))
 
-            _each_vector(n, write)
+            _each_tile(n, write)
 
     return function("normalise_backward", emit)

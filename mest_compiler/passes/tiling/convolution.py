@@ -60,7 +60,7 @@ def _run(
         args = [*args, *[tiling.index_params[param, array] for array in ARGUMENTS[direction]]]
     key = (choice.kernel, layer.geometry, layer.block, choice.knobs)
     results = tiling.run(key, choice.make, args, out)
-    layer.functions[direction] = tiling.kernels[key].name_hint
+    layer.functions[direction] = tiling.kernels.get(key, choice.make).name_hint
     return results
 
 

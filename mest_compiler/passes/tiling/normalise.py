@@ -29,7 +29,7 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     n = _shape(tiling, expr, plane, border, bool(a["relu"]), residual_plane)
     vectors = [tiling.plain(v) for v in expr.args[1:5]]
     vector = relax.TensorType([n.channels], dtype)
-    kernel = tiling.kernel(
+    kernel = tiling.kernels.get(
         ("normalise", n, a["momentum"], a["eps"]), lambda: normalise.forward(n, a["momentum"], a["eps"])
     )
     result = tiling.builder.emit(

@@ -18,7 +18,7 @@ from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.sparsity.structure_checks import INT32_MAX
 
-from ..program import Program, dtype_of, op_name, shape_of
+from ..program import KernelTable, Program, dtype_of, op_name, shape_of
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Tiling:
         program: Program,
         device: CpuProfile,
         layers: dict[str, LayerKernels],
-        kernels: dict[Hashable, relax.GlobalVar],
+        kernels: KernelTable,
     ) -> None:
         self.builder, self.program, self.device, self.layers, self.kernels = (
             builder,
@@ -133,14 +133,6 @@ class Tiling:
         return self.need.get(var, 0)
 
     # ---- emission
-    def kernel(self, key: Hashable, make: Callable[[], tirx.PrimFunc]) -> relax.GlobalVar:
-        """The kernel of a key, made once a module."""
-        if key not in self.kernels:
-            function = make()
-            name = str(function.attrs["global_symbol"])
-            self.kernels[key] = self.builder.add_func(function.without_attr("global_symbol"), name)
-        return self.kernels[key]
-
     def run(
         self,
         key: Hashable,
@@ -150,7 +142,7 @@ class Tiling:
     ) -> list[relax.Expr]:
         """Calls a kernel; gives its outputs."""
         ty = out[0] if len(out) == 1 else list(out)
-        result = self.builder.emit(relax.call_tir(self.kernel(key, make), list(args), ty))
+        result = self.builder.emit(relax.call_tir(self.kernels.get(key, make), list(args), ty))
         return (
             [result] if len(out) == 1 else [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(out))]
         )
