@@ -16,15 +16,15 @@ from torch import nn
 from .devices import CpuProfile, get_device
 from .errors import DeviceError, ModelError
 from .frontend import TrainingGraph, trace
-from .passes.pipeline import Lowered, build, lower
+from .passes.pipeline import Lowered, build, lower, probable
 from .passes.sparsify_convolutions import SparseLayer
 from .runtime.artifact import SCHEMA, Artifact
 from .schedules.cpu.sgd import Sgd
 from .sparsity import structure
 from .sparsity.masks import masks_from_zeros, random_masks
 from .sparsity.profile import LayerPlan, Profile
-from .sparsity.schemes import get_scheme
 from .sparsity.structure import Structure
+from .tuning.fastest import Fastest
 
 PHASES = ("trace", "masks", "lower", "build", "pack")
 Progress = Callable[[str], None]
@@ -45,6 +45,7 @@ def compile_step(
     dtype: str = "float32",
     name: str = "",
     progress: Progress | None = None,
+    measure: bool = True,
 ) -> Artifact:
     """Compiles a model's whole training step: forward, cross-entropy, backward, SGD update, and its prediction.
 
@@ -60,6 +61,8 @@ def compile_step(
         device: "cpu". threads: how many its kernels are made for; None: all cores.
         dtype: "float32", or "float64" for comparisons.
         name: the model's name for the manifest. progress: called with each of `PHASES` as it begins.
+        measure: time the kernels that can compute a sparse layer, its dense one with zeros kept among them, and take the
+            fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one.
 
     Raises:
         ModelError, ProfileError, MaskError, DeviceError: one sentence each.
@@ -74,9 +77,9 @@ def compile_step(
     graph = _trace(model, input_shape, batch, dtype)
     say("masks")
     plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, cpu)
-    layers = {p: SparseLayer(s.capacity, s.block) for p, s in structures.items()}
+    layers = {p: SparseLayer(s.scheme, s.capacity, s.unit_size) for p, s in structures.items()}
     say("lower")
-    lowered = lower(graph, layers, rule, cpu)
+    lowered = lower(graph, layers, rule, cpu, Fastest(cpu) if measure else probable)
     say("build")
     executable = build(lowered.module, cpu)
     say("pack")
@@ -159,12 +162,11 @@ def _manifest(
                 for direction, choice in layer.choices.items()
             },
         }
-        if layer.block is not None:
+        if layer.sparse is not None:
             layers[param] |= {
-                "block": get_scheme(plan[param].scheme).block,
-                "capacity": layer.capacity,
+                "capacity": layer.sparse.capacity,
+                "unit_size": layer.sparse.unit_size,
                 "geometry": asdict(layer.geometry),
-                "groups": asdict(layer.groups),
             }
     return {
         "schema": SCHEMA,
@@ -175,6 +177,7 @@ def _manifest(
         "input_shape": list(graph.input_shape),
         "classes": graph.classes,
         "dtype": graph.dtype,
+        "seeded": graph.seeded,
         "optimizer": asdict(rule),
         "parameters": {p: list(graph.state[p].shape) for p in graph.parameters},
         "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},

@@ -12,14 +12,21 @@ from torch import nn
 from mest_compiler.errors import ModelError
 
 from .from_file import build_from_file
+from .mobilenet import mobilenet_v2, mobilenet_v2_cifar
+from .resnet import resnet18, resnet18_cifar, resnet34, resnet34_cifar, resnet50, resnet50_cifar
 from .resnet_cifar import resnet20, resnet32, resnet110
 from .vgg import vgg19_bn
 
 __all__ = ["available", "build"]
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
-    model.__name__: model for model in (resnet20, resnet32, resnet110, vgg19_bn)
-}
+    model.__name__: model
+    for model in (
+        resnet20, resnet32, resnet110, vgg19_bn,
+        resnet18, resnet34, resnet50, mobilenet_v2,
+        resnet18_cifar, resnet34_cifar, resnet50_cifar, mobilenet_v2_cifar,
+    )
+}  # fmt: skip
 
 
 def available() -> tuple[str, ...]:

@@ -15,3 +15,12 @@ def widened(channels: int, width: float) -> int:
     if scaled < 1:
         raise ModelError(f"A width of {width} leaves nothing of a layer of {channels} channels: use a larger one.")
     return scaled
+
+
+def widened_to_multiple(channels: int, width: float, of: int = 8) -> int:
+    """Channels at this width factor as MobileNets round them: the nearest multiple of `of`, halves up, at least `of`,
+    and never more than a tenth below channels * width.
+    """
+    scaled = channels * width
+    rounded = max(of, int(scaled + of / 2) // of * of)
+    return rounded if rounded >= 0.9 * scaled else rounded + of

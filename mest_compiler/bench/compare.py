@@ -17,9 +17,9 @@ from mest_compiler.bench.rounds import Progress, Timing, fastest, interleave
 from mest_compiler.bench.torch_network import NetworkCase
 from mest_compiler.errors import BenchError
 
-TORCH, DENSE, SPARSE = "torch", "dense", "sparse"
-OPPONENTS = (TORCH, DENSE)
-COMPILED = (SPARSE, DENSE)
+TORCH, DENSE, SPARSE, UNORDERED = "torch", "dense", "sparse", "unordered"
+OPPONENTS = (TORCH, DENSE, UNORDERED)
+COMPILED = (SPARSE, DENSE, UNORDERED)
 """Contestants of ours, the one that a comparison is about first."""
 
 
@@ -49,14 +49,16 @@ class LayerCase:
     seed: int
     scheme: str | None
     sparsity: float
+    uneven: bool = False
 
-    def arguments(self) -> dict[str, int | float | str]:
+    def arguments(self) -> dict[str, int | float | str | bool]:
         """For `inputs.layer_inputs`; without a scheme no weight is removed, so any scheme's name does."""
         return {
             "batch": self.batch,
             "seed": self.seed,
             "scheme": self.scheme or "unstructured",
             "sparsity": self.sparsity if self.scheme else 0.0,
+            "uneven": self.uneven,
         }
 
 
@@ -76,7 +78,7 @@ def compare_layer(
     arguments = case.arguments()
     ours = {c.name: c for c in compiled_layer.contestants(case.layer, threads=threads, **arguments)}
     wanted = [SPARSE] if case.scheme else [DENSE]
-    wanted += [DENSE] if DENSE in opponents and case.scheme else []
+    wanted += [name for name in (DENSE, UNORDERED) if name in opponents and case.scheme]
     contestants = [ours[name] for name in wanted]
     if TORCH in opponents:
         contestants += torch_layer.contestants(case.layer, threads=threads, **arguments)

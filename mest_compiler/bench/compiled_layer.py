@@ -6,10 +6,7 @@ layer.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,11 +19,14 @@ from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LayerInputs, layer_inputs
 from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.devices import CpuProfile, local_cpu
-from mest_compiler.kernels.arguments import ARGUMENTS, Groups, index_arrays
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.schedules.cpu.choose import CHOOSE, Choice
+from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.schedules.cpu import choose
+from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.sparsity import structure as structures
-from mest_compiler.sparsity.schemes import get_scheme
+from mest_compiler.sparsity.structure import Structure
+from mest_compiler.tuning.fastest import Fastest
+from mest_compiler.tuning.layer_run import Operands, interleaved_ms, kernel_call
 
 PROFILED = 5
 """Repeats behind each kernel's own time."""
@@ -35,31 +35,34 @@ ONE_THREAD_A_CORE = 1
 
 
 def contestants(
-    layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsity: float, threads: int
+    layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsity: float, threads: int, uneven: bool = False
 ) -> list[Contestant]:
-    """`sparse` and `dense`; arguments as for `inputs.layer_inputs`."""
+    """`sparse`, `unordered` and `dense`; arguments as for `inputs.layer_inputs`."""
     arguments = {
-        "layer": str(layer),
-        "batch": batch,
-        "seed": seed,
-        "scheme": scheme,
-        "sparsity": sparsity,
-        "threads": threads,
-    }
+        "layer": str(layer), "batch": batch, "seed": seed, "scheme": scheme, "sparsity": sparsity, "threads": threads,
+        "uneven": uneven,
+    }  # fmt: skip
     return [
         Contestant(factory.__name__, f"{__name__}:{factory.__name__}", arguments, threads)
-        for factory in (sparse, dense)
+        for factory in (sparse, unordered, dense)
     ]
 
 
-def sparse(*, scheme: str, threads: int, **case: Any) -> CompiledLayer:
+def sparse(*, scheme: str, threads: int, layer: str, batch: int, **case: Any) -> CompiledLayer:
     """The layer on compact values of the scheme."""
-    return SparseLayer(scheme, threads, scheme=scheme, **case)
+    inputs = layer_inputs(LayerSpec.parse(layer), batch=batch, scheme=scheme, **case)
+    return CompiledLayer(threads, layer, batch, inputs, structures.build(inputs.mask, scheme, parts=threads))
 
 
-def dense(*, threads: int, **case: Any) -> CompiledLayer:
+def unordered(*, scheme: str, threads: int, layer: str, batch: int, **case: Any) -> CompiledLayer:
+    """The same with the rows of its structure as they come, not dealt out by their work."""
+    inputs = layer_inputs(LayerSpec.parse(layer), batch=batch, scheme=scheme, **case)
+    return CompiledLayer(threads, layer, batch, inputs, structures.build(inputs.mask, scheme, parts=None))
+
+
+def dense(*, threads: int, layer: str, batch: int, **case: Any) -> CompiledLayer:
     """The layer on the whole weight, its zeros included."""
-    return DenseLayer(threads, **case)
+    return CompiledLayer(threads, layer, batch, layer_inputs(LayerSpec.parse(layer), batch=batch, **case), None)
 
 
 def geometry_of(layer: LayerSpec, batch: int, device: CpuProfile) -> ConvGeometry:
@@ -77,110 +80,54 @@ def geometry_of(layer: LayerSpec, batch: int, device: CpuProfile) -> ConvGeometr
 
 
 class CompiledLayer:
-    """Three kernels and their arguments; a subclass says what the weights are."""
+    """Three kernels and their arguments; the weights are a structure's values, or dense where there is none."""
 
     def __init__(
-        self, threads: int, layer: str, batch: int, block: int | None, entries: int, inputs: LayerInputs
+        self, threads: int, layer: str, batch: int, inputs: LayerInputs, structure: Structure | None
     ) -> None:
-        self.spec, self.batch, self.inputs = LayerSpec.parse(layer), batch, inputs
+        self.spec, self.batch, self.structure = LayerSpec.parse(layer), batch, structure
         tvm.get_global_func("runtime.config_threadpool")(ONE_THREAD_A_CORE, threads)
-        self.device = local_cpu(threads)
-        self.geometry = g = geometry_of(self.spec, batch, self.device)
+        device = local_cpu(threads)
+        self.geometry = g = geometry_of(self.spec, batch, device)
+        weight = inputs.weight if structure is None else structure.compact(inputs.weight)
+        tiles = to_tiles(inputs.x, g.lanes, g.x.border), to_tiles(inputs.dy, g.lanes, g.dy.border)
+        self.operands = Operands.of(g, *tiles, weight)
+        sparse_conv = None if structure is None else SparseConv(g, structure.scheme, structure.capacity)
+        pick = Fastest(device)
         self.choices: dict[str, Choice] = {
-            direction: pick(self.device, g, block, entries) for direction, pick in CHOOSE.items()
+            d: choose.dense(d, device, g)
+            if sparse_conv is None
+            else pick(d, sparse_conv, choose.candidates(d, device, sparse_conv))
+            for d in DIRECTIONS
         }
-        self._kernels = {direction: self._built(choice) for direction, choice in self.choices.items()}
-        self.x = tvm.runtime.tensor(to_tiles(inputs.x, g.lanes, g.x.border))
-        self.dy = tvm.runtime.tensor(to_tiles(inputs.dy, g.lanes, g.dy.border))
-        self.y = _zeros(g.tiles, g.filters * g.y.size, g.lanes)
-        self.dx = _zeros(g.tiles, g.channels * g.dx.size, g.lanes)
-
-    def _bind(self, weight: np.ndarray, indices: dict[str, tvm.runtime.Tensor]) -> None:
-        """Fix every kernel's arguments."""
-        w = tvm.runtime.tensor(np.ascontiguousarray(weight))
-        self.dw, sums = _zeros(*weight.shape), _zeros(prod(weight.shape), self.geometry.lanes)
-        ends = {
-            "forward": ([self.x, w], [self.y]),
-            "backward_data": ([self.dy, w], [self.dx]),
-            "backward_weight": ([self.x, self.dy], [self.dw, sums]),
-        }
-        self._calls = []
-        for direction, (before, after) in ends.items():
-            between = [indices[name] for name in ARGUMENTS[direction]] if indices else []
-            self._calls.append((self._kernels[direction], (*before, *between, *after)))
-
-    def _built(self, choice: Choice) -> Callable[..., None]:
-        function = choice.make().with_attr("global_symbol", "main")
-        return tvm.tirx.build(tvm.IRModule({"main": function}), target=self.device.target)["main"]
-
-    def dense_gradient(self, dw: np.ndarray) -> np.ndarray:
-        """The weight's gradient [F, C, kh, kw] of what the kernel gave."""
-        raise NotImplementedError
+        self._calls = [
+            kernel_call(d, choice, device, g, self.operands, sparse_conv, structure)
+            for d, choice in self.choices.items()
+        ]
 
     def run(self) -> None:
         """One forward and both gradients."""
-        for kernel, arguments in self._calls:
-            kernel(*arguments)
+        for call in self._calls:
+            call()
 
     def outputs(self, path: Path) -> None:
         """Save y, dx and dw, float32 in NCHW, as .npz; dw is zero at removed weights."""
         self.run()
-        g = self.geometry
+        g, o = self.geometry, self.operands
+        dw = o.dw.numpy()
         np.savez(
             path,
-            y=from_tiles(self.y.numpy(), self.batch, g.filters, g.y),
-            dx=from_tiles(self.dx.numpy(), self.batch, g.channels, g.dx),
-            dw=self.dense_gradient(self.dw.numpy()),
+            y=from_tiles(o.y.numpy(), self.batch, g.filters, g.y),
+            dx=from_tiles(o.dx.numpy(), self.batch, g.channels, g.dx),
+            dw=dw if self.structure is None else self.structure.expand(dw),
         )
 
     def result(self) -> dict[str, Any]:
         """The kernels by direction, and the median time of each alone, in ms."""
         described = {direction: choice.describe() for direction, choice in self.choices.items()}
+        measured = interleaved_ms(self._calls, PROFILED)
         times = {
-            f"{direction} {self.choices[direction].kernel}": {"ms": _median_ms(kernel, arguments), "calls": 1}
-            for direction, (kernel, arguments) in zip(self.choices, self._calls, strict=True)
+            f"{direction} {choice.kernel}": {"ms": median(some), "calls": 1}
+            for (direction, choice), some in zip(self.choices.items(), measured, strict=True)
         }
         return {"kernels": {str(self.spec): described}, "kernel_ms": times}
-
-
-class SparseLayer(CompiledLayer):
-    """Weights are the compact values of a mask's structure."""
-
-    def __init__(self, kind: str, threads: int, layer: str, batch: int, **case: Any) -> None:
-        inputs = layer_inputs(LayerSpec.parse(layer), batch=batch, **case)
-        self.structure = structures.build(inputs.mask, kind, parts=threads)
-        super().__init__(threads, layer, batch, get_scheme(kind).block, self.structure.capacity, inputs)
-        groups = Groups(**{direction: choice.groups for direction, choice in self.choices.items()})
-        arrays = index_arrays(self.structure, self.geometry, groups)
-        indices = {name: tvm.runtime.tensor(np.ascontiguousarray(array)) for name, array in arrays.items()}
-        self._bind(self.structure.compact(inputs.weight), indices)
-
-    def dense_gradient(self, dw: np.ndarray) -> np.ndarray:
-        """See the base class; zero at removed weights."""
-        return self.structure.expand(dw)
-
-
-class DenseLayer(CompiledLayer):
-    """Weights are the whole tensor."""
-
-    def __init__(self, threads: int, layer: str, batch: int, **case: Any) -> None:
-        inputs = layer_inputs(LayerSpec.parse(layer), batch=batch, **case)
-        super().__init__(threads, layer, batch, None, 0, inputs)
-        self._bind(inputs.weight, {})
-
-    def dense_gradient(self, dw: np.ndarray) -> np.ndarray:
-        """See the base class."""
-        return dw
-
-
-def _zeros(*shape: int) -> tvm.runtime.Tensor:
-    return tvm.runtime.tensor(np.zeros(shape, np.float32))
-
-
-def _median_ms(kernel: Callable[..., None], arguments: tuple[Any, ...]) -> float:
-    times = []
-    for _ in range(PROFILED):
-        start = time.perf_counter()
-        kernel(*arguments)
-        times.append(1e3 * (time.perf_counter() - start))
-    return median(times)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mest_compiler.bench.layer_spec import LayerSpec
-from mest_compiler.sparsity.schemes import get_scheme
+from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
 
 # small, since it is the same batch over and over: nothing may diverge and slow the arithmetic down
 LEARNING_RATE = 1e-3
@@ -25,9 +25,11 @@ class LayerInputs:
     dy: np.ndarray
 
 
-def layer_inputs(layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsity: float) -> LayerInputs:
-    """Standard normal x and dy, weights of variance 1 / fan-in, and a random mask of `scheme` (all True at
-    0)."""
+def layer_inputs(
+    layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsity: float, uneven: bool = False
+) -> LayerInputs:
+    """Standard normal x and dy, weights of variance 1 / fan-in, and a random mask of `scheme` (all True at 0), with
+    equally long rows or `uneven` ones."""
     rng = np.random.default_rng(seed)
     fan_in = layer.channels * layer.kernel**2
     x = rng.standard_normal((batch, layer.channels, layer.height, layer.width), dtype=np.float32)
@@ -35,8 +37,17 @@ def layer_inputs(layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsi
     dy = rng.standard_normal((batch, layer.filters, *layer.out_plane), dtype=np.float32)
     mask = np.ones(layer.weight_shape, dtype=bool)
     if sparsity > 0:
-        mask = get_scheme(scheme).random_mask(layer.weight_shape, sparsity, rng)
+        kind = get_scheme(scheme)
+        mask = (uneven_mask if uneven else type(kind).random_mask)(kind, layer.weight_shape, sparsity, rng)
     return LayerInputs(x, np.where(mask, weight, np.float32(0)), mask, dy)
+
+
+def uneven_mask(kind: Scheme, shape: Shape, sparsity: float, rng: np.random.Generator) -> np.ndarray:
+    """Random mask whose rows grow longer from the first to the last, by 7 to 1: what a mutation by magnitude can lead
+    to, and the worst for threads that share out rows as they come."""
+    ramp = np.linspace(0.25, 1.75, kind.grid(shape)[0])
+    quotas = np.round(ramp / ramp.sum() * kind.kept_units(shape, sparsity)).astype(np.int64)
+    return kind.mask_of_rows(shape, quotas, rng)
 
 
 def network_inputs(

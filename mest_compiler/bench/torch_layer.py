@@ -17,11 +17,12 @@ from mest_compiler.bench.layer_spec import LayerSpec
 
 
 def contestants(
-    layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsity: float, threads: int
+    layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsity: float, threads: int, uneven: bool = False
 ) -> list[Contestant]:
     """One contestant a factory of `FACTORIES`, named torch_<factory>; arguments as for
     `inputs.layer_inputs`."""
     arguments = {"layer": str(layer), "batch": batch, "seed": seed, "scheme": scheme, "sparsity": sparsity}
+    arguments["uneven"] = uneven
     return [
         Contestant(f"torch_{factory.__name__}", f"{__name__}:{factory.__name__}", arguments, threads)
         for factory in FACTORIES

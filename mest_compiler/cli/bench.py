@@ -39,7 +39,7 @@ Compare = Annotated[
     typer.Option(
         metavar="LIST",
         help="Whom to compare with: torch (the fastest of PyTorch's dense variants), dense (our own dense kernels), "
-        "or both, as in torch,dense.",
+        "unordered (a layer whose rows are not reordered by their work), or several, as in torch,dense.",
         show_default="torch; an artifact runs alone",
     ),
 ]
@@ -48,6 +48,10 @@ Rounds = Annotated[
     typer.Option(
         min=1, help="Alternating rounds, of whose times medians are taken.", show_default="15 for a layer, 7 else"
     ),
+]
+Uneven = Annotated[
+    bool,
+    typer.Option("--uneven", help="Draw a layer's mask with rows of very different length, for --compare unordered."),
 ]
 ProfileKernels = Annotated[
     bool, typer.Option("--profile-kernels", help="Show which kernel takes how long, slowest first (kernel_ms in JSON).")
@@ -70,6 +74,7 @@ def command(
     plane: Plane = "32x32",
     classes: Classes = 10,
     seed: Seed = 0,
+    uneven: Uneven = False,
     profile_kernels: ProfileKernels = False,
     json: Json = None,
 ) -> None:
@@ -87,6 +92,8 @@ def command(
 
     mest bench net.py:make --plane 28x28 --channels 1 --scheme unstructured --sparsity 0.8
 
+    mest bench layer:64,64,3,16x16 --scheme block --sparsity 0.9 --uneven --compare unordered --threads 2
+
     mest bench runs/step --threads 2
     """
     from mest_compiler.bench.compare import read_opponents
@@ -98,7 +105,7 @@ def command(
     opponents = read_opponents("torch" if compare is None else compare)
     if what.startswith(PREFIX):
         _refuse(context, OF_NETWORKS, "a single layer")
-        result = _layer(what, scheme, sparsity, batch, seed, opponents, threads, rounds or LAYER_ROUNDS, device)
+        result = _layer(what, scheme, sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device)
     elif Path(what).exists() and what not in available():
         _refuse(context, OF_MODELS, "an artifact")
         asked = batch if _given(context, "batch") else None
@@ -120,6 +127,7 @@ def _layer(
     sparsity: float | None,
     batch: int,
     seed: int,
+    uneven: bool,
     opponents: tuple[str, ...],
     threads: int,
     rounds: int,
@@ -133,7 +141,7 @@ def _layer(
     spec, sparse = LayerSpec.parse(what), profile_of(scheme, sparsity, None) is not None
     if sparse:
         get_scheme(scheme).check_shape(what, spec.weight_shape)
-    case = LayerCase(spec, batch, seed, scheme if sparse else None, sparsity or 0.0)
+    case = LayerCase(spec, batch, seed, scheme if sparse else None, sparsity or 0.0, uneven)
     with turn_bar("timing") as progress:
         comparison = compare_layer(case, opponents, threads=threads, rounds=rounds, progress=progress)
     facts = {"layer": what, "batch": batch, "scheme": case.scheme, "sparsity": case.sparsity, "seed": seed}

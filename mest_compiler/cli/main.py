@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from mest_compiler.cli.output import say
 from mest_compiler.errors import MestError
 
-COMMANDS = ("train", "compile", "bench", "demo")
+COMMANDS = ("train", "compile", "profile", "bench", "demo")
 FAILED = 2
 INTERRUPTED = 130
 UNWRITABLE = frozenset(

@@ -79,17 +79,18 @@ class SparseModel:
 def profile_of(scheme: str | None, sparsity: float | None, profile: Path | None) -> Profile | None:
     """The profile that --scheme, --sparsity and --profile describe; None for a dense model.
 
+    A file in the form of the MEST authors' scripts (`prune_ratios`) may take its scheme from --scheme.
+
     Raises:
-        ProfileError: both a file and a ratio, or a scheme without a ratio or the other way round.
+        ProfileError: both a file and a ratio, a scheme that the file says itself, or a scheme without a ratio or the
+            other way round.
     """
     from mest_compiler.sparsity.profile import Profile
 
     if profile is not None:
-        if scheme is not None or sparsity is not None:
-            raise ProfileError(
-                "A profile says all schemes and ratios: leave out --scheme and --sparsity, or --profile."
-            )
-        return Profile.load(profile)
+        if sparsity is not None:
+            raise ProfileError("A profile says all ratios: leave out --sparsity, or --profile.")
+        return Profile.load(profile, scheme)
     if sparsity == 0:
         return None
     if (scheme is None) != (sparsity is None):
@@ -174,7 +175,7 @@ def _masks_of_file(model: nn.Module, path: Path, scheme: str | None = None) -> d
     from mest_compiler.sparsity.masks import load_masks
     from mest_compiler.sparsity.profile import LayerPlan
 
-    shapes = _four_dimensional(model)
+    shapes = _maskable(model)
     found = load_masks(path, None, shapes)
     if scheme is not None:
         load_masks(path, {name: LayerPlan(scheme, 0.0) for name in found}, shapes)
@@ -208,6 +209,7 @@ def _profile_of_masks(masks: dict[str, np.ndarray], scheme: str) -> Profile:
     return Profile(LayerPlan(scheme, 0.0), layers=ratios)
 
 
-def _four_dimensional(model: nn.Module) -> Shapes:
-    """Shapes of the parameters that masks can be of."""
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters() if parameter.ndim == 4}
+def _maskable(model: nn.Module) -> Shapes:
+    """Shapes (F, C, kh, kw) of the parameters that masks can be of; a linear layer's kernel is 1x1."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return {name: (*shape, 1, 1)[:4] for name, shape in shapes.items() if len(shape) in (2, 4)}

@@ -18,7 +18,7 @@ def _fraction(value: float | None) -> float | None:
     return value
 
 
-def _writable(target: str | None) -> str | None:
+def writable(target: str | None) -> str | None:
     """Refuse now what could not be written after an hour of work."""
     if target is None or target == STANDARD_OUTPUT:
         return target
@@ -55,5 +55,5 @@ Profile = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Where all random numbers start: weights, masks, data.")]
 Json = Annotated[
     str | None,
-    typer.Option("--json", metavar="FILE", callback=_writable, help="Write the result as JSON, - for standard output."),
+    typer.Option("--json", metavar="FILE", callback=writable, help="Write the result as JSON, - for standard output."),
 ]

@@ -13,6 +13,7 @@ from tvm.relax import op as R
 
 from ..errors import ModelError
 from .capture import module_of
+from .linears import Product
 from .training_graph import Convolution
 
 
@@ -25,18 +26,52 @@ class WindowIndex:
     positions: relax.Var
 
 
-Value = relax.Expr | WindowIndex | tuple | None
+@dataclass(frozen=True)
+class DropoutMask:
+    """What a dropout of probability `p` keeps; `layer` counts the dropouts of a graph. Never a tensor: the backward
+    pass computes it again.
+    """
+
+    p: float
+    layer: int
+
+
+@dataclass(frozen=True)
+class Between:
+    """The condition low <= x <= high of a clamp, which only the clamp's gradient may read."""
+
+    x: relax.Expr
+    low: float
+    high: float
+
+
+Value = relax.Expr | WindowIndex | DropoutMask | Between | tuple | None
 
 
 class Emission:
-    """Emits one Relax function; `node` is the ATen node being converted."""
+    """Emits one Relax function; `node` is the ATen node being converted.
+
+    `products` says which matrix products are a linear layer's; `seed` is the run-time seed of the dropouts, None where
+    there must not be any.
+    """
 
     node: torch.fx.Node
 
-    def __init__(self, builder: relax.BlockBuilder, parameters: dict[str, tuple[torch.fx.Node, relax.Var]]) -> None:
+    def __init__(
+        self,
+        builder: relax.BlockBuilder,
+        parameters: dict[str, tuple[torch.fx.Node, relax.Var]],
+        products: dict[torch.fx.Node, Product],
+        seed: relax.Var | None,
+    ) -> None:
         self.builder = builder
         self.parameters = parameters
+        self.products = products
+        self.seed = seed
         self.convolutions: dict[str, Convolution] = {}
+        self.linears: dict[str, tuple[int, int]] = {}
+        self.clipped: dict[tuple[relax.Var, float, float], relax.Var] = {}
+        self._dropouts = 0
         self._parameter_names = {var: name for name, (_, var) in parameters.items()}
         # What a reshaped or transposed variable was made from: chains of views collapse to one step, or to
         # none.
@@ -66,9 +101,18 @@ class Emission:
         """`value`, refused unless it is one tensor."""
         if isinstance(value, WindowIndex):
             self.refuse("reads the indices of a max-pooling, which only the pooling's own gradient may use")
+        if isinstance(value, DropoutMask):
+            self.refuse("reads the mask of a dropout, which only the dropout's own gradient may use")
+        if isinstance(value, Between):
+            self.refuse("reads a comparison, which only the gradient of a clamp may use")
         if not isinstance(value, relax.Expr):
             self.refuse("reads a value that its producer does not hand out in Relax")
         return value
+
+    def next_dropout(self) -> int:
+        """Number of one more dropout."""
+        self._dropouts += 1
+        return self._dropouts - 1
 
     def reshape(self, x: relax.Expr, shape: list[int]) -> relax.Expr:
         x = self._reshaped.get(x, x) if isinstance(x, relax.Var) else x

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import tvm
-from tvm import relax
+from tvm import relax, s_tir, te
 from tvm.ir import _ffi_api as ir_ffi
 
 from . import ops_reference as reference
@@ -22,14 +22,16 @@ Ints = Sequence[int]
 
 @dataclass(frozen=True)
 class OpDefinition:
-    """An operator: the names of its arguments, the type of its result, its plain definition, and attributes
-    that do not change what it computes.
+    """An operator: the names of its arguments, the type of its result, its plain definition, attributes that do not
+    change what it computes, and for a matrix product the order of its loops, by which the innermost runs over memory in
+    order and LLVM makes vectors of it.
     """
 
     arguments: tuple[str, ...]
     infer: Callable[[relax.Call], tvm.ir.Type]
     compute: Callable
     labels: tuple[str, ...] = ()
+    loops: tuple[str, ...] = ()
 
 
 def attributes(call: relax.Call) -> dict[str, int | float | str | tuple]:
@@ -75,6 +77,16 @@ def _batch_norm_backward_type(call: relax.Call) -> tvm.ir.Type:
     return relax.TupleType([call.args[1].ty, *[_per_channel(call)] * 2])
 
 
+def _matrix(a: int, axis_a: int, b: int, axis_b: int) -> Callable[[relax.Call], tvm.ir.Type]:
+    """Type of a matrix whose extents are those of an axis of two arguments."""
+
+    def infer(call: relax.Call) -> tvm.ir.Type:
+        first, second = call.args[a].ty, call.args[b].ty
+        return relax.TensorType([first.shape[axis_a], second.shape[axis_b]], first.dtype)
+
+    return infer
+
+
 def _max_pool_type(call: relax.Call) -> tvm.ir.Type:
     return relax.TupleType([_of_shape_attribute(call), relax.TensorType(attributes(call)["oshape"], "int32")])
 
@@ -99,10 +111,23 @@ OPS: dict[str, OpDefinition] = {
         ("x", "w", "b", "running_mean", "running_var"), _like(0), reference.batch_norm_inference
     ),
     "mest.relu_backward": OpDefinition(("gy", "y"), _like(0), reference.relu_backward),
+    "mest.clip": OpDefinition(("x",), _like(0), reference.clip),
+    "mest.clip_backward": OpDefinition(("gy", "y"), _like(0), reference.clip_backward),
+    "mest.clamp_backward": OpDefinition(("gy", "x"), _like(0), reference.clamp_backward),
+    "mest.dropout": OpDefinition(("x", "seed"), _like(0), reference.dropout),
     "mest.max_pool2d": OpDefinition(("x",), _max_pool_type, reference.max_pool2d),
     "mest.max_pool2d_backward": OpDefinition(("gy", "index"), _of_shape_attribute, reference.max_pool2d_backward),
+    "mest.avg_pool2d": OpDefinition(("x",), _of_shape_attribute, reference.avg_pool2d),
+    "mest.avg_pool2d_backward": OpDefinition(("gy",), _of_shape_attribute, reference.avg_pool2d_backward),
     "mest.global_avg_pool": OpDefinition(("x",), _per_plane, reference.global_avg_pool),
     "mest.spatial_broadcast": OpDefinition(("g",), _of_shape_attribute, reference.spatial_broadcast),
+    "mest.linear": OpDefinition(("x", "w"), _matrix(0, 0, 1, 0), reference.linear, ("param",), ("n", "c", "f")),
+    "mest.linear_backward_data": OpDefinition(
+        ("gy", "w"), _matrix(0, 0, 1, 1), reference.linear_backward_data, ("param",), ("n", "f", "c")
+    ),
+    "mest.linear_backward_weight": OpDefinition(
+        ("gy", "x"), _matrix(0, 1, 1, 1), reference.linear_backward_weight, ("param",), ("f", "n", "c")
+    ),
 }
 
 
@@ -132,9 +157,28 @@ def _plain_legalization(name: str, definition: OpDefinition) -> Callable:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         attrs = {k: v for k, v in attributes(call).items() if k not in definition.labels}
         hint = name.removeprefix("mest.")
+        if definition.loops:
+            return _in_order(builder, call, definition, hint)
         return builder.call_te(definition.compute, *call.args, **attrs, primfunc_name_hint=hint)
 
     return legalize
+
+
+def _in_order(builder: relax.BlockBuilder, call: relax.Call, definition: OpDefinition, name: str) -> relax.Expr:
+    """A call of a matrix product with its loops in the definition's order."""
+    arguments = [te.placeholder([int(n) for n in a.ty.shape], str(a.ty.dtype), f"a{i}") for i, a in enumerate(call.args)]
+    tensors = [*arguments, definition.compute(*arguments)]
+    schedule = s_tir.Schedule(te.create_prim_func(tensors, index_dtype_override="int64"))
+    product = schedule.get_sblock("product")
+    loops = dict(zip(_axis_names(schedule, product), schedule.get_loops(product), strict=True))
+    schedule.reorder(*[loops[axis] for axis in definition.loops])
+    schedule.decompose_reduction(product, loops[definition.loops[1]])
+    function = schedule.mod["main"].without_attr("global_symbol")
+    return relax.call_tir(builder.add_func(function, name), list(call.args), call.ty)
+
+
+def _axis_names(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> list[str]:
+    return [str(schedule.get(loop).loop_var.name) for loop in schedule.get_loops(block)]
 
 
 def _call(name: str, args: Sequence[relax.Expr], **attrs: object) -> relax.Call:
@@ -256,6 +300,29 @@ def relu_backward(gy: relax.Expr, y: relax.Expr) -> relax.Call:
     return _call("mest.relu_backward", [gy, y])
 
 
+def clip(x: relax.Expr, *, low: float, high: float) -> relax.Call:
+    """x, at least low and at most high; any shape."""
+    return _call("mest.clip", [x], low=float(low), high=float(high))
+
+
+def clip_backward(gy: relax.Expr, y: relax.Expr, *, low: float, high: float) -> relax.Call:
+    """gy where the clipped output y lies between the bounds, 0 on both of them: the gradient of hardtanh."""
+    return _call("mest.clip_backward", [gy, y], low=float(low), high=float(high))
+
+
+def clamp_backward(gy: relax.Expr, x: relax.Expr, *, low: float, high: float) -> relax.Call:
+    """gy where the input x lies between the bounds or on one of them, else 0: the gradient of clamp."""
+    return _call("mest.clamp_backward", [gy, x], low=float(low), high=float(high))
+
+
+def dropout(x: relax.Expr, seed: relax.Expr, *, p: float, layer: int) -> relax.Call:
+    """x / (1 - p) where `dropout_mask.keep` of (seed uint32 [], layer, element's number) says so, else 0.
+
+    It is its own gradient: the mask is computed again and never stored.
+    """
+    return _call("mest.dropout", [x, seed], p=float(p), layer=layer)
+
+
 def max_pool2d(x: relax.Expr, *, oshape: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> relax.Call:
     """(y, index int32), both of shape oshape; index is i * kw + j of the first maximum in its window."""
     return _call("mest.max_pool2d", [x], **_window_attributes(oshape, kernel, stride, padding, dilation))
@@ -286,6 +353,20 @@ def _window_attributes(oshape: Ints, kernel: Ints, stride: Ints, padding: Ints, 
     }
 
 
+def avg_pool2d(x: relax.Expr, *, oshape: Ints, kernel: Ints, stride: Ints, padding: Ints, divisor: int) -> relax.Call:
+    """The sum over every window by `divisor`; 0: by the number of the image's pixels in it."""
+    attrs = {"oshape": list(oshape), "kernel": list(kernel), "stride": list(stride), "padding": list(padding)}
+    return _call("mest.avg_pool2d", [x], **attrs, divisor=divisor)
+
+
+def avg_pool2d_backward(
+    gy: relax.Expr, *, oshape: Ints, kernel: Ints, stride: Ints, padding: Ints, divisor: int
+) -> relax.Call:
+    """The gradient of x (of shape oshape = [N, C, H, W]); the other attributes are the forward pooling's."""
+    attrs = {"oshape": list(oshape), "kernel": list(kernel), "stride": list(stride), "padding": list(padding)}
+    return _call("mest.avg_pool2d_backward", [gy], **attrs, divisor=divisor)
+
+
 def global_avg_pool(x: relax.Expr) -> relax.Call:
     """The mean [N, C] over each plane of x [N, C, H, W]."""
     return _call("mest.global_avg_pool", [x])
@@ -294,3 +375,18 @@ def global_avg_pool(x: relax.Expr) -> relax.Call:
 def spatial_broadcast(g: relax.Expr, *, oshape: Ints) -> relax.Call:
     """g [N, C] repeated over each plane of oshape = [N, C, H, W]."""
     return _call("mest.spatial_broadcast", [g], oshape=list(oshape))
+
+
+def linear(x: relax.Expr, w: relax.Expr, *, param: str) -> relax.Call:
+    """y [N, F] of x [N, C] and w [F, C], the parameter named `param` in torch; the bias is added apart."""
+    return _call("mest.linear", [x, w], param=param)
+
+
+def linear_backward_data(gy: relax.Expr, w: relax.Expr, *, param: str) -> relax.Call:
+    """The gradient [N, C] of x from gy [N, F] and w [F, C]."""
+    return _call("mest.linear_backward_data", [gy, w], param=param)
+
+
+def linear_backward_weight(gy: relax.Expr, x: relax.Expr, *, param: str) -> relax.Call:
+    """The gradient [F, C] of w from gy [N, F] and x [N, C]."""
+    return _call("mest.linear_backward_weight", [gy, x], param=param)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from tvm import te, tirx, topi
 
+from .dropout_mask import BITS, dropout_bits, dropout_keys, expressions, threshold
+
 Pair = tuple[int, int]
 Shape = tuple[int, int, int, int]
 
@@ -190,6 +192,56 @@ def relu_backward(gy: te.Tensor, y: te.Tensor) -> te.Tensor:
     return te.compute(gy.shape, lambda *i: tirx.Select(y[i] > _zero(y), gy[i], _zero(gy)), "relu_backward")
 
 
+def clip(x: te.Tensor, low: float, high: float) -> te.Tensor:
+    """x, at least low and at most high."""
+    bounds = [tirx.const(bound, x.dtype) for bound in (low, high)]
+    return te.compute(x.shape, lambda *i: tirx.min(bounds[1], tirx.max(bounds[0], x[i])), "clip")
+
+
+def clip_backward(gy: te.Tensor, y: te.Tensor, low: float, high: float) -> te.Tensor:
+    """gy where the clipped output lies between the bounds, 0 on both of them."""
+    bounds = [tirx.const(bound, y.dtype) for bound in (low, high)]
+    return te.compute(
+        gy.shape,
+        lambda *i: tirx.Select(tirx.all(y[i] > bounds[0], y[i] < bounds[1]), gy[i], _zero(gy)),
+        "clip_backward",
+    )
+
+
+def clamp_backward(gy: te.Tensor, x: te.Tensor, low: float, high: float) -> te.Tensor:
+    """gy where the input lies between the bounds or on one of them, else 0."""
+    bounds = [tirx.const(bound, x.dtype) for bound in (low, high)]
+    return te.compute(
+        gy.shape,
+        lambda *i: tirx.Select(tirx.all(x[i] >= bounds[0], x[i] <= bounds[1]), gy[i], _zero(gy)),
+        "clamp_backward",
+    )
+
+
+def dropout(x: te.Tensor, seed: te.Tensor, p: float, layer: int) -> te.Tensor:
+    """x / (1 - p) where `dropout_mask.keep` keeps the element, else 0."""
+    scale = tirx.const(1 / (1 - p), x.dtype)
+
+    def value(*index: tirx.Var) -> tirx.Expr:
+        place = tirx.const(0, "int32")
+        for extent, i in zip(_shape(x), index, strict=True):
+            place = place * extent + i
+        lets: list[tuple[tirx.Var, tirx.Expr]] = []  # without them the expression doubles at every use
+
+        def bind(value: tirx.Expr) -> tirx.Var:
+            lets.append((tirx.Var(f"bits{len(lets)}", BITS), value))
+            return lets[-1][0]
+
+        arithmetic = expressions(bind)
+        bits = dropout_bits(tirx.Cast(BITS, place), dropout_keys(seed(), layer, arithmetic), arithmetic)
+        out = tirx.Select(bits >= tirx.const(threshold(p), BITS), x[index] * scale, _zero(x))
+        for var, bound in reversed(lets):
+            out = tirx.Let(var, bound, out)
+        return out
+
+    return te.compute(x.shape, value, "dropout")
+
+
 def max_pool2d(
     x: te.Tensor, oshape: Shape, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> list[te.Tensor]:
@@ -241,6 +293,50 @@ def max_pool2d_backward(
     return te.compute(oshape, value, "max_pool2d_backward")
 
 
+def _pixels_inside(p: tirx.Var, q: tirx.Var, plane: list[int], kernel: Pair, stride: Pair, padding: Pair) -> tirx.Expr:
+    """Pixels of the image that the window of output (p, q) covers."""
+    counts = []
+    for at, size, window, step, pad in zip((p, q), plane, kernel, stride, padding, strict=True):
+        start = at * step - pad
+        counts.append(tirx.min(start + window, size) - tirx.max(start, 0))
+    return counts[0] * counts[1]
+
+
+def avg_pool2d(
+    x: te.Tensor, oshape: Shape, kernel: Pair, stride: Pair, padding: Pair, divisor: int
+) -> te.Tensor:
+    """The sum of every window by `divisor`; 0: by the pixels of the image in it."""
+    plane = _shape(x)[2:]
+    xp = topi.nn.pad(x, [0, 0, *padding], [0, 0, *padding])
+    i, j = _axes(i=kernel[0], j=kernel[1])
+    total = te.compute(
+        oshape,
+        lambda n, c, p, q: te.sum(xp[n, c, p * stride[0] + i, q * stride[1] + j], axis=[i, j]),
+        "window_sum",
+    )
+
+    def value(n: tirx.Var, c: tirx.Var, p: tirx.Var, q: tirx.Var) -> tirx.Expr:
+        count = divisor or _pixels_inside(p, q, plane, kernel, stride, padding)
+        return total[n, c, p, q] / tirx.Cast(x.dtype, count)
+
+    return te.compute(oshape, value, "avg_pool2d")
+
+
+def avg_pool2d_backward(
+    gy: te.Tensor, oshape: Shape, kernel: Pair, stride: Pair, padding: Pair, divisor: int
+) -> te.Tensor:
+    """gx: the sum of gy over the windows that hold the input, each by its divisor."""
+    i, j = _axes(i=kernel[0], j=kernel[1])
+
+    def value(n: tirx.Var, c: tirx.Var, row: tirx.Var, column: tirx.Var) -> tirx.Expr:
+        p, q, exists = _output_position(row + padding[0] - i, column + padding[1] - j, gy, stride)
+        count = divisor or _pixels_inside(p, q, list(oshape[2:]), kernel, stride, padding)
+        share = gy[n, c, p, q] / tirx.Cast(gy.dtype, count)
+        return te.sum(tirx.if_then_else(exists, share, _zero(gy)), axis=[i, j])
+
+    return te.compute(oshape, value, "avg_pool2d_backward")
+
+
 def global_avg_pool(x: te.Tensor) -> te.Tensor:
     """The mean of every plane."""
     batch, channels, height, width = _shape(x)
@@ -252,3 +348,25 @@ def global_avg_pool(x: te.Tensor) -> te.Tensor:
 def spatial_broadcast(g: te.Tensor, oshape: Shape) -> te.Tensor:
     """g repeated over every plane."""
     return te.compute(oshape, lambda n, c, h, w: g[n, c], "spatial_broadcast")
+
+
+def linear(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+    """y[n, f] = sum over c of x[n, c] * w[f, c]"""
+    (batch, channels), filters = _shape(x), _shape(w)[0]
+    transposed = te.compute((channels, filters), lambda c, f: w[f, c], "transposed")
+    (c,) = _axes(c=channels)
+    return te.compute((batch, filters), lambda n, f: te.sum(x[n, c] * transposed[c, f], axis=c), "product")
+
+
+def linear_backward_data(gy: te.Tensor, w: te.Tensor) -> te.Tensor:
+    """gx[n, c] = sum over f of gy[n, f] * w[f, c]"""
+    (batch, filters), channels = _shape(gy), _shape(w)[1]
+    (f,) = _axes(f=filters)
+    return te.compute((batch, channels), lambda n, c: te.sum(gy[n, f] * w[f, c], axis=f), "product")
+
+
+def linear_backward_weight(gy: te.Tensor, x: te.Tensor) -> te.Tensor:
+    """gw[f, c] = sum over n of gy[n, f] * x[n, c]"""
+    (batch, filters), channels = _shape(gy), _shape(x)[1]
+    (n,) = _axes(n=batch)
+    return te.compute((filters, channels), lambda f, c: te.sum(gy[n, f] * x[n, c], axis=n), "product")

@@ -29,7 +29,7 @@ def trace(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> TrainingGraph:
     """
     step, predict = capture_step(model, x, y), capture_predict(model, x)
     builder = relax.BlockBuilder()
-    convolutions = translate(builder, "step", step)
+    layers = translate(builder, "step", step)
     translate(builder, "predict", predict)
     module = relax.transform.DeadCodeElimination(["step", "predict"])(builder.finalize())
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -39,7 +39,9 @@ def trace(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> TrainingGraph:
         parameters=tuple(step.parameters),
         buffers=tuple(step.buffers),
         state={name: np.array(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()},
-        convolutions=convolutions,
+        convolutions=layers.convolutions,
+        linears=layers.linears,
+        seeded=layers.seeded,
         classes=int(logits.shape[1]),
         batch=int(x.shape[0]),
         input_shape=tuple(int(n) for n in x.shape[1:]),

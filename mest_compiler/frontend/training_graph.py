@@ -37,12 +37,15 @@ class TrainingGraph:
     ----------
     module : Relax functions, each one dataflow block whose output is the tuple it returns (predict: the
     logits):
-        step(*parameters, *buffers, x [N, ...], y int64 [N]) -> (loss [], logits [N, classes], a gradient per
-        parameter, a new value per buffer),
+        step(*parameters, *buffers, x [N, ...], y int64 [N], seed uint32 [] if `seeded`) -> (loss [], logits
+        [N, classes], a gradient per parameter, a new value per buffer),
         predict(*parameters, *buffers, x) -> logits [N, classes].
     parameters, buffers : torch names, in argument order; gradients and new values come in the same order.
     state : copies of all parameters and buffers by torch name.
     convolutions : by the name of their weight, in the order in which the forward pass runs them.
+    linears : shape (F, C) of the weights of linear layers by their name, in the order in which they run; a weight that
+    something else reads too is not among them.
+    seeded : whether the step takes a seed, because it has a dropout; predictions never do.
     classes : number of logits of an example.
     batch : number of examples N that both functions take.
     input_shape : shape of one example, e.g. (3, 32, 32).
@@ -54,6 +57,8 @@ class TrainingGraph:
     buffers: tuple[str, ...]
     state: Mapping[str, np.ndarray]
     convolutions: Mapping[str, Convolution]
+    linears: Mapping[str, tuple[int, int]]
+    seeded: bool
     classes: int
     batch: int
     input_shape: tuple[int, ...]

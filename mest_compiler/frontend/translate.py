@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import tvm
@@ -14,27 +15,40 @@ from tvm import relax
 from ..errors import ModelError
 from .capture import CapturedGraph, dtype_name
 from .converters import CONVERTERS
-from .emission import Emission, Value, WindowIndex, dtype_of, shape_of
+from .emission import Between, DropoutMask, Emission, Value, WindowIndex, dtype_of, shape_of
+from .linears import find_linears
 from .training_graph import Convolution
 
 INPUT_NAMES = ("x", "y")
 
-# Operators whose arguments may be something else than a tensor: several results, the indices of a pooling, or
-# (None) the statistics that a batch norm in eval mode did not compute.
+# Operators whose arguments may be something else than a tensor: several results, the indices of a pooling, the mask of
+# a dropout, a clamp's comparison, or (None) the statistics that a batch norm in eval mode did not compute.
 READ_PARTS = (
     operator.getitem,
     torch.ops.aten.max_pool2d_with_indices_backward.default,
     torch.ops.aten.native_batch_norm_backward.default,
+    torch.ops.aten.native_dropout_backward.default,
+    torch.ops.aten.logical_and.default,
+    torch.ops.aten.where.self,
 )
+DROPOUT = torch.ops.aten.native_dropout.default
+SEED_NAME = "seed"
 
 
-def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -> dict[str, Convolution]:
-    """Add the Relax function `name` to `builder`; its arguments are parameters, buffers, inputs, its result
-    the captured graph's results (a tuple if there are several).
+@dataclass(frozen=True)
+class Layers:
+    """The layers of a translated graph by the name of their weight, in the order in which they run, and whether the
+    function takes a seed.
+    """
 
-    Returns
-    -------
-    The convolutions of the graph by the name of their weight, in the order in which they run.
+    convolutions: dict[str, Convolution]
+    linears: dict[str, tuple[int, int]]
+    seeded: bool
+
+
+def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -> Layers:
+    """Add the Relax function `name` to `builder`; its arguments are parameters, buffers, inputs and, if a training step
+    has a dropout, the seed (uint32 []); its result are the captured graph's results (a tuple if there are several).
 
     Raises
     ------
@@ -48,11 +62,16 @@ def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -
         node: _variable(input_name, node)
         for input_name, node in zip(INPUT_NAMES, captured.inputs, strict=False)  # predict has no y
     }
-    emission = Emission(builder, {n: (node, variables[node]) for n, node in captured.parameters.items()})
     values: dict[torch.fx.Node, Value] = dict(variables)
+    arguments, seed = list(variables.values()), None
+    if captured.tangents and any(node.target is DROPOUT for node in captured.module.graph.nodes):
+        seed = relax.Var(SEED_NAME, relax.TensorType((), "uint32"))
+        arguments.append(seed)
+    parameters = {n: (node, variables[node]) for n, node in captured.parameters.items()}
+    emission = Emission(builder, parameters, find_linears(captured), seed)
     for node in captured.tangents:  # the gradient of the loss with respect to itself
         values[node] = relax.const(1.0, dtype_name(node.meta["val"]))
-    with builder.function(name, list(variables.values())):
+    with builder.function(name, arguments):
         try:
             with builder.dataflow():
                 for node in captured.module.graph.nodes:
@@ -66,7 +85,7 @@ def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -
             builder.emit_func_output(relax.Tuple([]))  # a builder left with an open block prints a warning
             raise
         builder.emit_func_output(out)
-    return emission.convolutions
+    return Layers(emission.convolutions, emission.linears, seed is not None)
 
 
 def _variable(name: str, node: torch.fx.Node) -> relax.Var:
@@ -109,7 +128,7 @@ def _check(emission: Emission, result: Value, expected: torch.Tensor | Sequence 
     if isinstance(result, tuple):
         for part, part_expected in zip(result, expected, strict=True):
             _check(emission, part, part_expected)
-    elif result is not None and expected is not None:
+    elif not (result is None or expected is None or isinstance(result, DropoutMask | Between)):
         found_dtype = None if isinstance(result, WindowIndex) else dtype_of(result)
         found_shape = shape_of(result.positions if isinstance(result, WindowIndex) else result)
         wanted = [int(n) for n in expected.shape]

@@ -126,9 +126,9 @@ class ConvGeometry:
         for py in range(min(sh, self.dx.height)):
             for px in range(min(sw, self.dx.width)):
                 rows, cols = ceil((self.dx.height - py) / sh), ceil((self.dx.width - px) / sw)
-                grid = Subgrid(rows, cols, self.dy.at(0, 0), self.dy.cols, 1, self.dx.at(py, px), sh * self.dx.cols, sw)
+                grid = Subgrid(rows, cols, 0, self.dy.cols, 1, self.dx.at(py, px), sh * self.dx.cols, sw)
                 taps = {
-                    i * self.kernel[1] + j: di * self.dy.cols + dj
+                    i * self.kernel[1] + j: self.dy.at(di, dj)
                     for i, di in self._axis_taps(0, py)
                     for j, dj in self._axis_taps(1, px)
                 }

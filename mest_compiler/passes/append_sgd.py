@@ -16,8 +16,8 @@ from .program import Env, KernelTable, Program, carry_kernels, dtype_of, rebuild
 
 @tvm.transform.module_pass(opt_level=0, name="AppendSgd")
 class AppendSgd:
-    """step(parameters, buffers, x, y, index arrays) -> (loss, logits, gradients, buffers) becomes
-    step(parameters, buffers, x, y, index arrays, momenta, lr) -> (loss, logits, updated tensors).
+    """step(parameters, buffers, x, y[, seed], index arrays) -> (loss, logits, gradients, buffers) becomes
+    step(parameters, buffers, x, y[, seed], index arrays, momenta, lr) -> (loss, logits, updated tensors).
 
     The updated tensors alias the inputs: Relax takes in-place calls for pure and would remove those whose results
     nobody uses.
@@ -25,11 +25,11 @@ class AppendSgd:
 
     def __init__(
         self, device: CpuProfile, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
-        pointers: dict[str, int],
+        entries: dict[str, int],
     ) -> None:  # fmt: skip
-        """`pointers`: for a sparse parameter, the position among the step's arguments of its row pointers."""
+        """`entries`: for a sparse parameter, the position among the step's arguments of its number of entries."""
         self.device, self.rule, self.parameters, self.buffers = device, rule, parameters, buffers
-        self.pointers = pointers
+        self.entries = entries
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with its step updating its own state."""
@@ -74,13 +74,13 @@ class AppendSgd:
             w, v, g = params[i], momenta[i], outputs[i]
             shape, vec = shape_of(w), Vec(self.device.lanes(dtype_of(w)), dtype_of(w))
             args = [w, v, g, lr]
-            if name in self.pointers:
-                ptr = params[self.pointers[name]]
-                size = shape_of(ptr)[0]
-                args.append(ptr)
+            if name in self.entries:
+                entries = params[self.entries[name]]
+                args.append(entries)
+                kind = dtype_of(entries)
                 function = made.get(
-                    ("compact", shape, size, vec),
-                    lambda shape=shape, size=size, vec=vec: sgd.compact(self.rule, *shape, size, vec, chunks),
+                    ("compact", shape, kind, vec),
+                    lambda shape=shape, kind=kind, vec=vec: sgd.compact(self.rule, *shape, kind, vec, chunks),
                 )
             else:
                 function = made.get(

@@ -1,10 +1,12 @@
-"""A compiler pass that joins batch norm, residual add and ReLU into one operator, and their backward into another.
+"""A compiler pass that joins batch norm, residual add and ReLU (or ReLU6) into one operator, and their backward into
+another.
 
 Apart they are five passes over memory a layer; together each is one.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import tvm
@@ -16,15 +18,19 @@ from .ops import call
 from .program import Env, Program, carry_kernels, op_name, rebuild, relax_functions, shape_of, substitute
 
 _FORWARD = {"mest.batch_norm": "mest.normalise", "mest.batch_norm_inference": "mest.normalise_inference"}
+_MASKS = ("mest.relu_backward", "mest.clip_backward")  # both read the output
 
 
 @dataclass
 class _Forward:
-    """A batch norm and what follows it: `end` is the variable that the joined operator defines."""
+    """A batch norm and what follows it: `end` is the variable that the joined operator defines, `upper` the bound of
+    a ReLU that has one, else infinity.
+    """
 
     bn: relax.Var
     end: relax.Var
     relu: bool
+    upper: float
     residual: relax.Var | None
 
 
@@ -58,27 +64,37 @@ class _Plan:
             if op_name(expr) == "mest.batch_norm_backward":
                 self._backward(var, expr, order)
 
-    def _only_user(self, var: relax.Var, wanted: str) -> relax.Var | None:
+    def _only_user(self, var: relax.Var, *wanted: str) -> relax.Var | None:
         users = self.users[var]
         if len(users) == 1 and users[0] is not None and users[0] not in self.claimed:
-            return users[0] if op_name(self.defined[users[0]]) == wanted else None
+            return users[0] if op_name(self.defined[users[0]]) in wanted else None
         return None
+
+    def _rectified(self, var: relax.Var) -> tuple[relax.Var, float] | None:
+        """The only user of a variable and its upper bound, if that is a ReLU or a clip from zero on."""
+        user = self._only_user(var, "relax.nn.relu", "mest.clip")
+        if user is None:
+            return None
+        if op_name(self.defined[user]) == "relax.nn.relu":
+            return user, math.inf
+        bounds = attributes(self.defined[user])
+        return (user, bounds["high"]) if bounds["low"] == 0 and bounds["high"] > 0 else None
 
     def _forward(self, bn: relax.Var, expr: relax.Call) -> None:
         training = op_name(expr) == "mest.batch_norm"
         y = self.items[bn].get(0) if training else bn
         if y is None:
             return
-        end, residual, relu = y, None, False
+        end, residual, relu, upper = y, None, False, math.inf
         added = self._only_user(y, "relax.add")
         if added is not None:
             others = [a for a in self.defined[added].args if not a.same_as(y)]
             if len(others) == 1 and isinstance(others[0], relax.Var) and shape_of(others[0]) == shape_of(y):
                 residual, end = others[0], added
-        rectified = self._only_user(end, "relax.nn.relu")
+        rectified = self._rectified(end)
         if rectified is not None:
-            relu, end = True, rectified
-        chain = _Forward(bn, end, relu, residual)
+            relu, (end, upper) = True, rectified
+        chain = _Forward(bn, end, relu, upper, residual)
         self.claimed.update((end, y) if residual is None else (end, y, added))
         self.forwards[bn] = self.by_end[end] = chain
 
@@ -99,7 +115,7 @@ class _Plan:
         if forward is None or not isinstance(g, relax.Var):
             return
         source = self.defined.get(g)
-        masks = op_name(source) == "mest.relu_backward" and self.by_end.get(source.args[1]) is forward
+        masks = op_name(source) in _MASKS and self.by_end.get(source.args[1]) is forward
         if masks and forward.relu and g not in self.claimed:
             keep = self.users[g] != [bnb]
             self.claimed.add(g)
@@ -151,7 +167,8 @@ class _Rewrite:
         args = [substitute(a, self.env) for a in old.args]
         if chain.residual is not None:
             args.append(self.env.get(chain.residual, chain.residual))
-        attrs = {**attributes(old), "relu": int(chain.relu), "residual": int(chain.residual is not None)}
+        attrs = {**attributes(old), "relu": int(chain.relu), "upper": chain.upper}
+        attrs["residual"] = int(chain.residual is not None)
         new = self.builder.emit(call(_FORWARD[op_name(old)], args, **attrs), chain.end.name)
         if op_name(old) == "mest.batch_norm":
             self._items(chain.bn, new)
@@ -166,7 +183,7 @@ class _Rewrite:
         reads_z = chain.relu and forward.residual is not None
         wanted = [x, w, bias, mean, rstd, *([forward.end] if reads_z else []), *chain.gradients]
         args = [substitute(a, self.env) for a in wanted]
-        attrs = {"relu": int(chain.relu), "residual": int(reads_z), "keep": int(chain.keep)}
+        attrs = {"relu": int(chain.relu), "upper": forward.upper, "residual": int(reads_z), "keep": int(chain.keep)}
         new = self.builder.emit(call("mest.normalise_backward", args, **attrs), chain.bnb.name)
         self._items(chain.bnb, new)
         if chain.keep:

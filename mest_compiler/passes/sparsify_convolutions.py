@@ -29,10 +29,11 @@ _CONVOLUTIONS = ("mest.conv2d", "mest.conv2d_backward_data", "mest.conv2d_backwa
 
 @dataclass(frozen=True)
 class SparseLayer:
-    """What the compiler fixes of a sparse layer: most entries it will ever have, and filters an entry covers."""
+    """What the compiler fixes of a sparse layer: its scheme, the most entries it will ever have, weights an entry."""
 
+    scheme: str
     capacity: int
-    block: int
+    unit_size: int
 
 
 @tvm.transform.module_pass(opt_level=0, name="SparsifyConvolutions")
@@ -43,7 +44,7 @@ class SparsifyConvolutions:
         self.names, self.layers = names, layers
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with weights [F, C, kh, kw] of sparse layers as values [capacity, block], gradients likewise."""
+        """The module with weights [F, C, kh, kw] of sparse layers as values [capacity, unit_size], gradients likewise."""
         builder = relax.BlockBuilder()
         kernels = carry_kernels(builder, mod)
         for name, function in relax_functions(mod):
@@ -70,7 +71,7 @@ class SparsifyConvolutions:
         for i, name in enumerate(self.names):
             if name in self.layers:
                 layer, old = self.layers[name], params[i]
-                ty = relax.TensorType([layer.capacity, layer.block], dtype_of(old))
+                ty = relax.TensorType([layer.capacity, layer.unit_size], dtype_of(old))
                 env[old] = params[i] = relax.Var(old.name, ty)
         return env, params
 
@@ -97,6 +98,6 @@ class SparsifyConvolutions:
             return new
         weight = attrs["oshape"] if name.endswith("weight") else shape_of(expr.args[1])
         if name.endswith("weight"):
-            attrs["oshape"] = (layer.capacity, layer.block)
+            attrs["oshape"] = (layer.capacity, layer.unit_size)
         attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs.items()}
-        return call(name.replace("mest.", "mest.sparse_"), new.args, **attrs, weight=list(weight), block=layer.block)
+        return call(name.replace("mest.", "mest.sparse_"), new.args, **attrs, weight=list(weight), scheme=layer.scheme)

@@ -10,7 +10,6 @@ import tvm
 from tvm import relax
 
 from mest_compiler.devices.cpu import CpuProfile
-from mest_compiler.kernels.arguments import ARGUMENTS
 
 from .program import (
     Env,
@@ -26,7 +25,7 @@ from .program import (
     variables,
 )
 from .tiling import convolution, normalise, pixelwise
-from .tiling.convolution import plan_layers
+from .tiling.convolution import Pick, plan_layers
 from .tiling.state import LayerKernels, Tiling, Value
 
 _ALWAYS = {**convolution.HANDLERS, **normalise.HANDLERS}
@@ -40,8 +39,8 @@ class TileBatch:
     (parameter, array) pairs that stand behind the function's old parameters.
     """
 
-    def __init__(self, device: CpuProfile) -> None:
-        self.device = device
+    def __init__(self, device: CpuProfile, pick: Pick) -> None:
+        self.device, self.pick = device, pick
         self.layers: dict[str, LayerKernels] = {}
         self.index_names: dict[str, list[tuple[str, str]]] = {}
 
@@ -54,11 +53,11 @@ class TileBatch:
             program = Program.of(function)
             tiling = Tiling(builder, program, self.device, self.layers, kernels)
             if name == "step":
-                plan_layers(tiling)
+                plan_layers(tiling, self.pick)
             wanted = self._index_arrays(name == "step")
             for param, array in wanted:
-                length = self.layers[param].index_shapes()[array]
-                var = relax.Var(f"{param}/{array}".replace(".", "_"), relax.TensorType([length], "int32"))
+                form = self.layers[param].forms()[array]
+                var = relax.Var(f"{param}/{array}".replace(".", "_"), relax.TensorType([form.length], form.dtype))
                 tiling.index_params[param, array] = var
             self.index_names[name] = wanted
             params = [*program.params, *tiling.index_params.values()]
@@ -70,8 +69,7 @@ class TileBatch:
         return [
             (param, array)
             for param, layer in self.layers.items()
-            for array in layer.index_shapes()
-            if training or array in ARGUMENTS["forward"]
+            for array in (layer.forms() if training else layer.forms_of("forward"))
         ]
 
 

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.sparsity.structure import Structure
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, LIBRARY, STATE, STRUCTURES = (
     "manifest.json",
     "library.so",
@@ -39,6 +39,7 @@ _KEYS = (
     "input_shape",
     "classes",
     "dtype",
+    "seeded",
     "parameters",
     "buffers",
     "layers",
@@ -52,7 +53,7 @@ class Artifact:
     Attributes:
         manifest: JSON values; see `compile.py` for its keys.
         library: the shared library's bytes.
-        tensors: parameters and buffers by torch name; a sparse weight as values [capacity, block].
+        tensors: parameters and buffers by torch name; a sparse weight as values [capacity, unit_size].
         structures: of the sparse weights.
     """
 
@@ -213,7 +214,7 @@ def _check_tensors(
             raise ArtifactError(
                 f"Tensor {name!r} of artifact {path} is {tensor.dtype}, not {manifest['dtype']}: compile it again."
             )
-        wanted = [sparse[name]["capacity"], sparse[name]["block"]] if name in sparse else shapes[name]
+        wanted = [sparse[name]["capacity"], sparse[name]["unit_size"]] if name in sparse else shapes[name]
         if list(tensor.shape) != list(wanted):
             raise ArtifactError(
                 f"Tensor {name!r} of artifact {path} has shape {tensor.shape}, not {wanted}: compile it again."

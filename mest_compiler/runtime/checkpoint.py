@@ -18,19 +18,23 @@ from safetensors import SafetensorError, safe_open
 from mest_compiler.errors import CheckpointError, StructureError
 from mest_compiler.sparsity.structure import Structure
 
-_TENSOR, _MOMENTUM, _STRUCTURE = "tensor", "momentum", "structure"
+_TENSOR, _MOMENTUM, _STRUCTURE, _DRAWS = "tensor", "momentum", "structure", "draws"
 # What must agree between the artifact that wrote a checkpoint and the one that reads it.
 _IDENTITY = ("input_shape", "classes", "dtype", "parameters", "buffers", "optimizer", "batch")
 
 
 @dataclass(frozen=True)
 class Content:
-    """Tensors and momenta by torch name (values where sparse), structures, and a caller's JSON values."""
+    """Tensors and momenta by torch name (values where sparse), structures, a caller's JSON values, and what draws the
+    masks of the dropouts: the run's seed and how many steps it has done.
+    """
 
     tensors: Mapping[str, np.ndarray]
     momenta: Mapping[str, np.ndarray]
     structures: Mapping[str, Structure]
     extra: dict[str, Any]
+    seed: int = 0
+    steps: int = 0
 
 
 def fingerprint(manifest: Mapping[str, Any]) -> str:
@@ -58,6 +62,7 @@ def write(path: Path, content: Content, identity: str) -> None:
     arrays |= {f"{_MOMENTUM}/{n}": np.asarray(a, order="C") for n, a in content.momenta.items()}
     for name, structure in content.structures.items():
         arrays |= {f"{_STRUCTURE}/{name}/{k}": np.asarray(a, order="C") for k, a in structure.to_arrays().items()}
+    arrays |= {f"{_DRAWS}/{k}": np.asarray(v, np.uint64) for k, v in (("seed", content.seed), ("steps", content.steps))}
     try:
         extra = json.dumps(content.extra)
     except (TypeError, ValueError) as error:
@@ -99,7 +104,7 @@ def read(path: Path, manifest: Mapping[str, Any]) -> Content:
             f"Checkpoint {path} is of another model, batch, optimiser or sparsity than this artifact: "
             "resume with its own."
         )
-    found: dict[str, dict[str, np.ndarray]] = {_TENSOR: {}, _MOMENTUM: {}}
+    found: dict[str, dict[str, np.ndarray]] = {_TENSOR: {}, _MOMENTUM: {}, _DRAWS: {}}
     stored: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         kind, name = key.split("/", 1)
@@ -112,4 +117,5 @@ def read(path: Path, manifest: Mapping[str, Any]) -> Content:
         structures = {name: Structure.from_arrays(parts) for name, parts in stored.items()}
     except StructureError as error:
         raise CheckpointError(f"Checkpoint {path} holds a damaged structure: {error}") from error
-    return Content(found[_TENSOR], found[_MOMENTUM], structures, json.loads(extra))
+    draws = {name: int(array) for name, array in found[_DRAWS].items()}
+    return Content(found[_TENSOR], found[_MOMENTUM], structures, json.loads(extra), **draws)

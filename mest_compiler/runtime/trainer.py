@@ -10,8 +10,8 @@ import numpy as np
 import tvm
 
 from mest_compiler.errors import ArtifactError, MaskError
-from mest_compiler.kernels.arguments import Groups, index_arrays
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.kernels.indices import SparseConv, index_arrays
 from mest_compiler.sparsity import structure as structures_of
 from mest_compiler.sparsity.structure import Structure
 
@@ -19,24 +19,28 @@ from . import checkpoint
 from .artifact import Artifact
 from .session import Session
 
-_INDEX_BYTES = 4
 
-
-def _geometry(layer: Mapping[str, Any]) -> ConvGeometry:
-    """A layer's geometry as the manifest holds it."""
+def _sparse_conv(layer: Mapping[str, Any]) -> SparseConv:
+    """A sparse layer as the manifest holds it."""
     stored = dict(layer["geometry"])
     for key in ("x", "y", "dy", "dx"):
         stored[key] = Plane(**stored[key])
     for key in ("kernel", "stride", "padding", "dilation"):
         stored[key] = tuple(stored[key])
-    return ConvGeometry(**stored)
+    return SparseConv(ConvGeometry(**stored), layer["scheme"], layer["capacity"])
+
+
+def step_seed(seed: int, step: int) -> np.uint32:
+    """Seed of the dropouts of a step, counted from 0, in a run with this seed."""
+    return np.random.SeedSequence([seed, step]).generate_state(1, np.uint32)[0]
 
 
 class Trainer:
     """One network in training: parameters, running statistics, momenta and structures live on the device."""
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
-        """Args: artifact: a compiled step. threads: None: as many as it was compiled for.
+    def __init__(self, artifact: Artifact, threads: int | None = None, seed: int = 0) -> None:
+        """Args: artifact: a compiled step. threads: None: as many as it was compiled for. seed: at least 0, draws what
+        the dropouts of each step keep.
 
         Raises:
             ArtifactError: the artifact does not run on this machine.
@@ -56,9 +60,12 @@ class Trainer:
         self._x = tvm.runtime.tensor(np.zeros(shape, self.dtype))
         self._y = tvm.runtime.tensor(np.zeros(shape[0], np.int64))
         self._lr = tvm.runtime.tensor(np.zeros((), self.dtype))
+        self.seed, self.steps = seed, 0
+        self._step_seed = tvm.runtime.tensor(np.zeros((), np.uint32))
+        seeds = [self._step_seed] if self.manifest["seeded"] else []
         state = [self._tensors[n] for n in (*self.parameters, *self.buffers)]
         momenta = [self._momenta[p] for p in self.parameters]
-        self._step_args = [*state, self._x, self._y, *self._indices("step"), *momenta, self._lr]
+        self._step_args = [*state, self._x, self._y, *seeds, *self._indices("step"), *momenta, self._lr]
         self._predict_args = [*state, self._x, *self._indices("predict")]
 
     def _indices(self, function: str) -> list[tvm.runtime.Tensor]:
@@ -67,10 +74,9 @@ class Trainer:
     def _bind(self, name: str, structure: Structure) -> None:
         """Index arrays of a layer for a structure, into the buffers that the program reads."""
         layer = self.layers[name]
-        arrays = index_arrays(structure, _geometry(layer), Groups(**layer["groups"]))
-        used = {array for pairs in self.manifest["index_arrays"].values() for param, array in pairs if param == name}
-        for key in used:
-            array = arrays[key]
+        used = {d: (kernel["indexing"], kernel["knobs"]["groups"]) for d, kernel in layer["kernels"].items()}
+        arrays = index_arrays(structure, _sparse_conv(layer), used)
+        for key, array in arrays.items():
             if (name, key) in self._index:
                 self._index[name, key].copyfrom(array)
             else:
@@ -107,6 +113,8 @@ class Trainer:
 
     def run(self) -> tuple[tvm.runtime.Tensor, tvm.runtime.Tensor]:
         """One update on what the input buffers hold (for timing); (loss, logits) as device tensors."""
+        self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps)))
+        self.steps += 1
         outputs = self.session["step"](*self._step_args)
         return outputs[0], outputs[1]
 
@@ -178,7 +186,7 @@ class Trainer:
     def state_bytes(self) -> dict[str, int]:
         """Bytes of weights, gradients, momentum and indices that the training state takes."""
         weights = sum(int(np.prod(self._tensors[p].shape)) * self.dtype.itemsize for p in self.parameters)
-        indices = sum(int(np.prod(t.shape)) * _INDEX_BYTES for t in self._index.values())
+        indices = sum(t.numpy().nbytes for t in self._index.values())
         return {"weights": weights, "gradients": weights, "momentum": weights, "indices": indices}
 
     def to_artifact(self) -> Artifact:
@@ -189,7 +197,7 @@ class Trainer:
         """Writes all state, and `extra` (JSON values), to one file; whole or not at all."""
         tensors = {n: t.numpy() for n, t in self._tensors.items()}
         momenta = {n: t.numpy() for n, t in self._momenta.items()}
-        content = checkpoint.Content(tensors, momenta, self.structures, dict(extra))
+        content = checkpoint.Content(tensors, momenta, self.structures, dict(extra), self.seed, self.steps)
         checkpoint.write(Path(path), content, checkpoint.fingerprint(self.manifest))
 
     def load(self, path: str | Path) -> dict[str, Any]:
@@ -205,4 +213,5 @@ class Trainer:
             self._tensors[name].copyfrom(tensor)
         for name, tensor in content.momenta.items():
             self._momenta[name].copyfrom(tensor)
+        self.seed, self.steps = content.seed, content.steps
         return content.extra

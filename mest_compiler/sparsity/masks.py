@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mest_compiler.errors import MaskError
+from mest_compiler.errors import MaskError, ProfileError
 
 from .profile import LayerPlan
 from .schemes import Shape, get_scheme
@@ -38,11 +38,14 @@ def random_masks(plan: Plan, shapes: Shapes, seed: int) -> Masks:
 
     Raises:
         MaskError: a negative seed, or a layer of the plan without a shape.
+        ProfileError: a scheme that cannot have its layer's shape or ratio.
     """
     masks = {}
     for name, layer in plan.items():
-        rng = layer_generator(seed, name)
-        masks[name] = get_scheme(layer.scheme).random_mask(_shape_of(name, shapes), layer.sparsity, rng)
+        scheme, shape = get_scheme(layer.scheme), _shape_of(name, shapes)
+        scheme.check_shape(name, shape)
+        scheme.check_ratio(f"layer {name!r}", layer.sparsity)
+        masks[name] = scheme.random_mask(shape, layer.sparsity, layer_generator(seed, name))
     return masks
 
 
@@ -108,8 +111,10 @@ def load_masks(path: str | Path, plan: Plan | None, shapes: Shapes) -> Masks:
             )
     for name, layer in (plan or {}).items():
         try:
-            get_scheme(layer.scheme).mask_to_units(found[name])
-        except MaskError as error:
+            scheme = get_scheme(layer.scheme)
+            scheme.check_shape(name, found[name].shape)
+            scheme.mask_to_units(found[name])
+        except (MaskError, ProfileError) as error:
             raise MaskError(f"Mask file {path}, {name!r}: {error}") from error
     return {name: found[name] for name in shapes if name in found}
 
@@ -123,7 +128,9 @@ def masks_from_zeros(state: Mapping[str, np.ndarray], plan: Plan, shapes: Shapes
         shapes: weight shape (F, C, kh, kw) by parameter name.
 
     Raises:
-        MaskError: a layer of the plan is missing, has another shape or is all zero.
+        MaskError: a layer of the plan is missing, has another shape, is all zero, or keeps what no mask of its scheme
+            can keep.
+        ProfileError: a scheme that cannot have its layer's shape.
     """
     masks = {}
     for name, layer in plan.items():
@@ -131,12 +138,19 @@ def masks_from_zeros(state: Mapping[str, np.ndarray], plan: Plan, shapes: Shapes
         if name not in state:
             raise MaskError(f"The weights lack {name!r}, whose zeros would be its mask: use this model's weights.")
         weight = state[name]
+        if weight.ndim == 2:  # a linear layer's, in the plan one of 1x1 kernels
+            weight = weight[:, :, None, None]
         if tuple(weight.shape) != shape:
             raise MaskError(
                 f"Weight {name!r} has shape {tuple(weight.shape)} where the model has {shape}: use this "
                 "model's weights."
             )
-        mask = get_scheme(layer.scheme).cover(weight != 0)
+        scheme = get_scheme(layer.scheme)
+        scheme.check_shape(name, shape)
+        try:
+            mask = scheme.cover(weight != 0)
+        except MaskError as error:
+            raise MaskError(f"The zeros of {name!r} are no mask: {error}") from error
         if not mask.any():
             raise MaskError(f"All weights of {name!r} are zero, which leaves no mask: keep this layer dense.")
         masks[name] = mask

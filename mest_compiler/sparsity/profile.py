@@ -1,75 +1,80 @@
 """Which layer is sparse, under which scheme and at which ratio: the one place where a ratio is decided.
 
-By default every convolution but the first is sparse at one uniform ratio (paper, section 5); a profile may
-say otherwise layer by layer (Appendix K). As YAML:
+By default every convolution but the first is sparse at one uniform ratio (paper, section 5); a profile may give schemes
+and ratios to kinds of layers and to single ones (Appendix K). As YAML, where only the first two keys are needed:
 
     scheme: block
-    sparsity: 0.9
-    first: dense            # the first convolution; `sparse` gives it the default ratio too
+    sparsity: 0.9           # overall, of the weights of all layers whose ratio is not said below
+    first: dense            # the first convolution; `sparse` treats it as the others
+    ratio: proportional     # how the sparsity is shared out: uniform, proportional or "1.12:1"; see `layer_ratios`
+    kinds:                  # by kernel, or linear; a scheme, dense, or a mapping
+      3x3: pattern
+      1x1: {scheme: block, sparsity: 0.85}
+      linear: dense
     layers:                 # names, or patterns with shell wildcards; the last that matches a layer counts
       "layer3.*": {scheme: unstructured, sparsity: 0.95}
       "layer1.0.conv1.weight": dense
+
+Layers overrule kinds, and kinds the default; what a rule leaves out is as the next says. The form of the MEST authors'
+scripts, `prune_ratios: {"layer1.0.conv1.weight": 0.9}` (and `scheme:`), is read too: exactly those layers are sparse.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import yaml
-
 from mest_compiler.errors import ProfileError
 
+from .layer_ratios import UNIFORM, check_ratio_rule, share_out
+from .layer_rules import DENSE, LINEAR, Layer, LayerPlan, Rule, check_kind
+from .profile_form import dump_profile, read_profile
 from .profile_yaml import read_mapping
-from .schemes import Shape, check_sparsity, get_scheme
+from .schemes import Scheme, Shape, get_scheme
 
-DENSE = "dense"
+__all__ = ["DENSE", "LayerPlan", "Profile", "Rule"]
+
 _FIRST = (DENSE, "sparse")
-_KEYS = ("scheme", "sparsity", "first", "layers")
-_LAYER_KEYS = ("scheme", "sparsity")
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What one sparse layer gets.
-
-    Attributes:
-        scheme: a name in the registry; an alias is replaced by the name.
-        sparsity: fraction of the layer's weights that are zero, in [0, 1).
-    """
-
-    scheme: str
-    sparsity: float
-
-    def __post_init__(self) -> None:
-        """Normalise the spelling; raise ProfileError for an unknown scheme or a ratio outside [0, 1)."""
-        check_sparsity("a layer", self.sparsity)
-        object.__setattr__(self, "scheme", get_scheme(self.scheme).name)
-        object.__setattr__(self, "sparsity", float(self.sparsity))
+_OF_LINEARS = "block"
+"""The family of the schemes that a linear layer can have: the others are about planes and 3x3 kernels."""
+Rules = Mapping[str, Rule | LayerPlan | None]
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A default scheme and ratio, a rule for the first convolution, and exceptions by layer.
+    """A default scheme and ratio, and exceptions from them.
 
     Attributes:
-        default: of every convolution that nothing else is said about; a sparsity of 0 means dense.
+        default: the scheme of every convolution that nothing else is said about, and the overall sparsity of all
+            layers whose ratio is not said; a sparsity of 0 means dense. A default scheme leaves those layers dense
+            whose kernels it is not made for (the paper's own pattern networks keep dense 1x1 convolutions).
         first: "dense" or "sparse": whether the network's first convolution is treated as the others are.
-            "dense" holds against wildcards in `layers` too; only an entry with its exact name overrules it.
-        layers: name or pattern (fnmatch, case-sensitive) to a plan, or None for dense; the last match counts.
+            "dense" holds against kinds and wildcards too; only an entry of `layers` with its exact name overrules it.
+        layers: name or pattern (fnmatch, case-sensitive) to a rule or a plan, or None for dense; the last match counts.
+        ratio: how the sparsity is shared out, see `layer_ratios`.
+        kinds: "HxW" (kernel) or "linear" to a rule or a plan, or None for dense. Linear layers are dense unless
+            `linear` or an entry of `layers` says otherwise; a wildcard does that only where it matches no convolution.
     """
 
     default: LayerPlan
     first: str = DENSE
-    layers: Mapping[str, LayerPlan | None] = field(default_factory=dict)
+    layers: Rules = field(default_factory=dict)
+    ratio: str = UNIFORM
+    kinds: Rules = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise ProfileError for a `first` that is neither dense nor sparse."""
+        """Make all rules `Rule`s; raise ProfileError for a word that is none of those known."""
         if self.first not in _FIRST:
             raise ProfileError(f"Key 'first' of a sparsity profile is {self.first!r}: use {' or '.join(_FIRST)}.")
+        check_ratio_rule(self.ratio)
+        for kind in self.kinds:
+            check_kind(kind)
+        for name in ("layers", "kinds"):
+            rules = getattr(self, name).items()
+            object.__setattr__(self, name, {key: rule and Rule(rule.scheme, rule.sparsity) for key, rule in rules})
 
     @classmethod
     def uniform(cls, scheme: str, sparsity: float) -> Profile:
@@ -81,115 +86,141 @@ class Profile:
         return cls(LayerPlan(scheme, sparsity))
 
     @classmethod
-    def load(cls, path: str | Path) -> Profile:
-        """The profile of a YAML file in the form of this module's docstring.
+    def load(cls, path: str | Path, scheme: str | None = None) -> Profile:
+        """The profile of a YAML file in one of the forms of this module's docstring.
+
+        Args:
+            path: the file.
+            scheme: of a file with `prune_ratios` that does not say its own.
 
         Raises:
             ProfileError: the file cannot be read or is no profile; the sentence names the file.
         """
         try:
-            return cls.from_mapping(read_mapping(Path(path)))
+            return cls.from_mapping(read_mapping(Path(path)), scheme)
         except ProfileError as error:
             raise ProfileError(f"Sparsity profile {path}: {error}") from error
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, object]) -> Profile:
-        """The profile that a mapping in the YAML form describes.
+    def from_mapping(cls, content: Mapping[str, object], scheme: str | None = None) -> Profile:
+        """The profile that a mapping in one of the YAML forms describes; `scheme` as in `load`.
 
         Raises:
-            ProfileError: a key, scheme, ratio or rule is unknown or missing.
+            ProfileError: a key, scheme, ratio or rule is unknown, missing or said twice.
         """
-        _check_keys("a sparsity profile", content, _KEYS)
-        for key in _LAYER_KEYS:
-            if key not in content:
-                raise ProfileError(f"A sparsity profile needs the key {key!r}: add it.")
-        default = _plan("the default", content)
-        rules = content.get("layers")
-        if not isinstance(rules, Mapping | None):
-            raise ProfileError("Key 'layers' of a sparsity profile is no mapping: write `name: rule` lines.")
-        layers = {str(pattern): _rule(str(pattern), rule, default) for pattern, rule in (rules or {}).items()}
-        return cls(default, content.get("first", DENSE), layers)
+        return cls(**read_profile(content, scheme))
 
     def dump(self) -> str:
         """This profile as YAML text, which `load` reads back to an equal one."""
-        content: dict[str, object] = {**_as_mapping(self.default), "first": self.first}
-        if self.layers:
-            content["layers"] = {
-                pattern: DENSE if plan is None else _as_mapping(plan) for pattern, plan in self.layers.items()
-            }
-        return yaml.safe_dump(content, sort_keys=False)
+        return dump_profile(self.default, self.first, self.ratio, self.kinds, self.layers)
 
-    def assign(self, layers: Mapping[str, Shape]) -> dict[str, LayerPlan]:
-        """The plan of every sparse layer, in network order; layers that stay dense are absent.
+    def assign(
+        self, layers: Mapping[str, Shape], linears: Mapping[str, tuple[int, int]] | None = None
+    ) -> dict[str, LayerPlan]:
+        """The plan of every sparse layer, in the order of the arguments; layers that stay dense are absent.
 
         Args:
             layers: weight shape (F, C, kh, kw) by parameter name of each convolution that may be sparse, in
                 network order.
+            linears: weight shape (F, C) by parameter name of each linear layer; None: they cannot be sparse here.
 
         Raises:
-            ProfileError: a pattern matches no layer, a scheme cannot cut a layer's shape, or a ratio leaves
-                nothing of a layer.
+            ProfileError: a pattern matches no layer, a scheme cannot cut a layer's shape, a ratio is out of its range
+                or leaves nothing of a layer, or the overall sparsity cannot be had.
         """
+        known = [Layer(name, tuple(shape), first=not i) for i, (name, shape) in enumerate(layers.items())]
+        known += [Layer(name, (*shape, 1, 1), linear=True) for name, shape in (linears or {}).items()]
+        self._check_rules(known, linears is not None)
+        of_convolutions = {pattern for pattern in self.layers if any(_matches(pattern, name) for name in layers)}
+        chosen: dict[Layer, tuple[Scheme, float | None]] = {}
+        for layer in known:
+            choice = self._choice(layer, of_convolutions)
+            if choice is not None:
+                chosen[layer] = choice
+        ruled = {layer: scheme for layer, (scheme, ratio) in chosen.items() if ratio is None}
+        shares = share_out(self.ratio, self.default.sparsity, [(layer.shape, s) for layer, s in ruled.items()])
+        share = dict(zip(ruled, shares, strict=True))
+        ratios = {layer: share[layer] if ratio is None else ratio for layer, (_, ratio) in chosen.items()}
+        return {layer.name: _plan(layer, chosen[layer][0], ratio) for layer, ratio in ratios.items() if ratio}
+
+    def resolved(self, layers: Mapping[str, Shape], linears: Mapping[str, tuple[int, int]] | None = None) -> Profile:
+        """The profile that says the same of this network with an entry a layer; arguments and errors of `assign`."""
+        plans = self.assign(layers, linears)
+        every = {name: plans.get(name) for name in (*layers, *(linears or {}))}
+        return Profile(LayerPlan(self.default.scheme, 0.0), layers=every)
+
+    def _check_rules(self, known: list[Layer], with_linears: bool) -> None:
+        """Raise ProfileError for a rule that matches no layer, or of linear layers where none can be sparse."""
+        names = [layer.name for layer in known]
         for pattern in self.layers:
-            if not any(fnmatchcase(name, pattern) for name in layers):
+            if not any(_matches(pattern, name) for name in names):
                 raise ProfileError(
-                    f"{pattern!r} in the sparsity profile matches no convolution of the model"
-                    f"{_nearest(pattern, layers)}."
+                    f"{pattern!r} in the sparsity profile matches no convolution {'or linear layer ' * with_linears}"
+                    f"of the model that can be sparse{_nearest(pattern, names)}."
                 )
-        plans = {}
-        for position, (name, shape) in enumerate(layers.items()):
-            plan = self._plan_of(name, is_first=position == 0)
-            if plan is None or plan.sparsity == 0:
-                continue
-            scheme = get_scheme(plan.scheme)
-            scheme.check_shape(name, shape)
-            if not scheme.kept_units(shape, plan.sparsity):
-                raise ProfileError(
-                    f"A sparsity of {plan.sparsity} keeps none of the {scheme.units(shape)} units of layer "
-                    f"{name!r}: lower it or keep the layer dense."
-                )
-            plans[name] = plan
-        return plans
+        if not with_linears and self.kinds.get(LINEAR) is not None:
+            raise ProfileError(
+                "The sparsity profile makes linear layers sparse, which cannot be had here: keep them dense."
+            )
 
-    def _plan_of(self, name: str, is_first: bool) -> LayerPlan | None:
-        """The rule that counts for a layer, None for dense."""
-        if is_first and self.first == DENSE:
-            return self.layers.get(name)
-        matching = [plan for pattern, plan in self.layers.items() if fnmatchcase(name, pattern)]
-        return matching[-1] if matching else self.default
+    def _choice(self, layer: Layer, of_convolutions: set[str]) -> tuple[Scheme, float | None] | None:
+        """A layer's scheme, checked against its shape, and ratio, None where it is to be solved for; None for dense."""
+        rules = self._rules_of(layer, of_convolutions)
+        if rules is None:
+            return None
+        ratio = _first_said(rule.sparsity for rule in rules)
+        if ratio == 0 or (ratio is None and not self.default.sparsity):
+            return None
+        said = _first_said(rule.scheme for rule in rules)
+        scheme = get_scheme(self.default.scheme if said is None else said)
+        named = said is not None or layer.name in self.layers or layer.kind in self.kinds
+        if not named and not scheme.fits_kernel(layer.shape):
+            return None
+        if layer.linear and scheme.family != _OF_LINEARS:
+            raise ProfileError(
+                f"Layer {layer.name!r} is linear, and scheme {scheme.name!r} is not for such: use unstructured, block "
+                "or block:MxN, or keep it dense."
+            )
+        scheme.check_shape(layer.name, layer.shape)
+        return scheme, ratio
+
+    def _rules_of(self, layer: Layer, of_convolutions: set[str]) -> list[Rule] | None:
+        """What is said about a layer beside the default, the most special first; None for dense."""
+        patterns = [pattern for pattern in self.layers if _matches(pattern, layer.name)]
+        if layer.linear:
+            patterns = [pattern for pattern in patterns if pattern == layer.name or pattern not in of_convolutions]
+        kind = [self.kinds[layer.kind]] if layer.kind in self.kinds else []
+        if layer.first and self.first == DENSE:
+            said = [self.layers.get(layer.name), *kind]
+        else:
+            said = [*(self.layers[pattern] for pattern in patterns[-1:]), *kind]
+        if said[:1] == [None] or (layer.linear and not said):
+            return None
+        return [rule for rule in said if rule is not None]
 
 
-def _rule(pattern: str, rule: object, default: LayerPlan) -> LayerPlan | None:
-    """The plan that one entry of `layers` gives, None for dense; what it leaves out is the default's."""
-    if rule == DENSE:
-        return None
-    if not isinstance(rule, Mapping) or not rule:
+def _plan(layer: Layer, scheme: Scheme, sparsity: float) -> LayerPlan:
+    """The plan of a layer; raise ProfileError for a ratio that the scheme cannot have there."""
+    scheme.check_ratio(f"layer {layer.name!r}", sparsity)
+    if not scheme.kept_units(layer.shape, sparsity):
         raise ProfileError(
-            f"The rule of layer {pattern!r} is {rule!r}: write {DENSE} or a mapping with scheme and sparsity."
+            f"A sparsity of {sparsity} keeps none of the {scheme.most_kept(layer.shape)} units of layer "
+            f"{layer.name!r}: lower it or keep the layer dense."
         )
-    _check_keys(f"layer {pattern!r}", rule, _LAYER_KEYS)
-    return _plan(f"layer {pattern!r}", {**_as_mapping(default), **rule})
+    return LayerPlan(scheme.name, sparsity)
 
 
-def _plan(where: str, content: Mapping[str, object]) -> LayerPlan:
-    """The plan of a mapping's scheme and sparsity; errors name the place."""
-    check_sparsity(where, content["sparsity"])
-    return LayerPlan(content["scheme"], content["sparsity"])
+def _first_said(values: Iterable) -> object:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)
 
 
-def _as_mapping(plan: LayerPlan) -> dict[str, object]:
-    """A plan in the YAML form."""
-    return {"scheme": plan.scheme, "sparsity": plan.sparsity}
+def _matches(pattern: str, name: str) -> bool:
+    """Whether an entry of `layers` is a layer's name, or a pattern of it."""
+    return pattern == name or fnmatchcase(name, pattern)
 
 
-def _check_keys(where: str, content: Mapping[str, object], known: tuple[str, ...]) -> None:
-    """Raise ProfileError for the first key that is not known."""
-    for key in content:
-        if key not in known:
-            raise ProfileError(f"{key!r} is no key of {where}: use {', '.join(known)}.")
-
-
-def _nearest(pattern: str, names: Mapping[str, Shape]) -> str:
+def _nearest(pattern: str, names: list[str]) -> str:
     """Advice: the layer's name closest to a pattern, if one is close."""
     close = difflib.get_close_matches(pattern, names, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ": take a name of one of its parameters"

@@ -31,7 +31,7 @@ def read_mapping(path: Path) -> dict[str, object]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise ProfileError(f"it cannot be read ({error.strerror}): check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no date, no number
         raise ProfileError(f"it is no YAML ({' '.join(str(error).split())}): correct it.") from error
     if not isinstance(content, dict):
         raise ProfileError("it is no mapping: start with the keys scheme and sparsity.")

@@ -1,8 +1,8 @@
 """Index arrays of one sparse layer: where its kept weights are, and all conversions from and to them.
 
-An entry is a kept unit of the scheme: `block` filters by one column of the GEMM matrix [F, C*kh*kw]. Entries
-stand row by row in the order of positions (rows are reordered so that similar lengths stand together and
-parts have equal work), and by ascending column within a row. Values [capacity, block] follow the same order.
+An entry is a kept unit of the scheme, at a row and a column of its grid (see `Scheme.grid`). Entries stand row by row
+in the order of positions (rows are reordered so that similar lengths stand together and parts have equal work), and by
+ascending column within a row. Values [capacity, unit_size] follow the same order.
 """
 
 from __future__ import annotations
@@ -15,23 +15,10 @@ import numpy as np
 
 from mest_compiler.errors import MestError, StructureError
 
-from .schemes import Shape, get_scheme
-from .structure_checks import check_header, check_indices, check_int32, check_sizes
+from .schemes import Scheme, Shape, get_scheme
+from .structure_checks import check_header, check_indices, check_sizes, form_of
 
-_ARRAYS = ("scheme", "shape", "order", "row_ptr", "col")
-
-
-@dataclass(frozen=True)
-class TransposedIndex:
-    """Entries seen from the input channels: what backward-data walks through.
-
-    Attributes:
-        perm: int32 [capacity], entry ids sorted by (channel, row position, tap); zero beyond the entries.
-        channel_ptr: int32 [C+1], bounds in `perm` of each channel's entries.
-    """
-
-    perm: np.ndarray
-    channel_ptr: np.ndarray
+_DTYPES = {"scheme": "uint8", "shape": "int64", "order": "int32", "row_ptr": "int32", "col": "int32"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,35 +28,38 @@ class Structure:
     Attributes:
         scheme: name of the scheme in the registry.
         shape: of the weight, (F, C, kh, kw).
-        block: filters that share a column (m), the scheme's.
         capacity: the most entries the layer will ever have; fixes the arrays' sizes.
-        order: int32 [R], R = F / m: row (block of filters) at each position.
+        order: int32 [R]: row of the scheme's grid at each position.
         row_ptr: int32 [R+1]: bounds of each position's entries.
-        col: int32 [capacity]: column (c*kh+i)*kw+j of each entry; zero beyond row_ptr[-1].
+        col: int32 [capacity]: column of the scheme's grid of each entry; zero beyond row_ptr[-1].
     """
 
     scheme: str
     shape: Shape
-    block: int
     capacity: int
     order: np.ndarray
     row_ptr: np.ndarray
     col: np.ndarray
 
     @property
+    def kind(self) -> Scheme:
+        """The scheme itself."""
+        return get_scheme(self.scheme)
+
+    @property
     def rows(self) -> int:
-        """Rows R of the GEMM view: blocks of filters."""
-        return self.shape[0] // self.block
+        """Rows R of the scheme's grid."""
+        return self.kind.grid(self.shape)[0]
 
     @property
     def columns(self) -> int:
-        """Columns of the GEMM view: C*kh*kw."""
-        return prod(self.shape[1:])
+        """Columns of the scheme's grid."""
+        return self.kind.grid(self.shape)[1]
 
     @property
-    def taps(self) -> int:
-        """Entries of one kernel: kh*kw."""
-        return self.shape[2] * self.shape[3]
+    def unit_size(self) -> int:
+        """Weights of an entry."""
+        return self.kind.unit_size(self.shape)
 
     @property
     def entries(self) -> int:
@@ -89,65 +79,41 @@ class Structure:
         """int32 [entries]: the scheme's unit id of each entry, row * columns + column, in entry order."""
         return self.row_of_entry() * np.int32(self.columns) + self.col[: self.entries]
 
+    def places(self) -> np.ndarray:
+        """int64 [entries, unit_size]: where in the flat weight [F*C*kh*kw] each value stands."""
+        return self.kind.weights_of(self.unit_ids(), self.shape)
+
     def to_mask(self) -> np.ndarray:
         """bool mask [F, C, kh, kw], True = kept."""
-        kept = np.zeros(self.rows * self.columns, np.bool_)
-        kept[self.unit_ids()] = True
-        return get_scheme(self.scheme).units_to_mask(kept, self.shape)
-
-    def group_pointers(self, groups: int) -> np.ndarray:
-        """int32 [R*groups+1]: bounds of the entries of position r and channel group g at r*groups+g.
-
-        Groups are contiguous ranges of ceil(C/groups) channels; the last ones may be shorter or empty.
-
-        Raises:
-            StructureError: fewer than one group, or more pointers than 32-bit indices reach.
-        """
-        if groups < 1:
-            raise StructureError(f"A layer of shape {self.shape} cannot have {groups} channel groups: use at least 1.")
-        check_int32(self.rows * groups + 1, f"group pointers of a layer of shape {self.shape}", "use fewer groups")
-        size = -(-self.shape[1] // groups) * self.taps
-        position = np.repeat(np.arange(self.rows, dtype=np.int64), self.lengths)
-        group = self.col[: self.entries] // size
-        return _pointers(np.bincount(position * groups + group, minlength=self.rows * groups))
-
-    def transpose(self) -> TransposedIndex:
-        """The same entries by input channel, with the permutation into entry order."""
-        channels = self.shape[1]
-        channel = self.col[: self.entries] // self.taps
-        # Entries already stand by (position, channel, tap), so a stable sort by channel is enough; NumPy
-        # sorts 16-bit keys in linear time.
-        key = channel.astype(np.uint16) if channels <= 2**16 else channel
-        perm = np.zeros(self.capacity, np.int32)
-        perm[: self.entries] = np.argsort(key, kind="stable")
-        return TransposedIndex(perm, _pointers(np.bincount(channel, minlength=channels)))
+        mask = np.zeros(prod(self.shape), np.bool_)
+        mask[self.places()] = True
+        return mask.reshape(self.shape)
 
     def compact(self, weight: np.ndarray) -> np.ndarray:
-        """Values [capacity, block] of a dense weight [F, C, kh, kw], in entry order; tail zero, dtype kept.
+        """Values [capacity, unit_size] of a dense weight [F, C, kh, kw], in entry order; tail zero, dtype kept.
 
         Raises:
             StructureError: the weight has another shape.
         """
         if tuple(weight.shape) != self.shape:
             raise StructureError(f"A structure of shape {self.shape} cannot compact a weight of shape {weight.shape}.")
-        values = np.zeros((self.capacity, self.block), weight.dtype)
-        blocks = weight.reshape(self.rows, self.block, self.columns)
-        values[: self.entries] = blocks[self.row_of_entry(), :, self.col[: self.entries]]
+        values = np.zeros((self.capacity, self.unit_size), weight.dtype)
+        values[: self.entries] = weight.reshape(-1)[self.places()]
         return values
 
     def expand(self, values: np.ndarray) -> np.ndarray:
-        """Dense weight [F, C, kh, kw] of values [capacity, block], zero where nothing is kept; dtype kept.
+        """Dense weight [F, C, kh, kw] of values [capacity, unit_size], zero where nothing is kept; dtype kept.
 
         Raises:
             StructureError: the values have another shape.
         """
         self._check_values(values)
-        weight = np.zeros((self.rows, self.block, self.columns), values.dtype)
-        weight[self.row_of_entry(), :, self.col[: self.entries]] = values[: self.entries]
+        weight = np.zeros(prod(self.shape), values.dtype)
+        weight[self.places()] = values[: self.entries]
         return weight.reshape(self.shape)
 
     def remap(self, new: Structure, values: np.ndarray, fill: float = 0) -> np.ndarray:
-        """Values [new.capacity, block] for the new structure; dtype kept, tail zero.
+        """Values [new.capacity, unit_size] for the new structure; dtype kept, tail zero.
 
         What both structures keep carries over; what only the new one keeps (grown) becomes `fill`.
 
@@ -163,7 +129,7 @@ class Structure:
         entry_of_unit = np.full(self.rows * self.columns, -1, np.int32)
         entry_of_unit[self.unit_ids()] = np.arange(self.entries, dtype=np.int32)
         source = entry_of_unit[new.unit_ids()]
-        moved = np.zeros((new.capacity, self.block), values.dtype)
+        moved = np.zeros((new.capacity, self.unit_size), values.dtype)
         moved[: new.entries] = np.where((source >= 0)[:, None], values[source], values.dtype.type(fill))
         return moved
 
@@ -184,16 +150,19 @@ class Structure:
         Raises:
             StructureError: an array is missing, unknown, of another form or inconsistent with the others.
         """
-        if set(arrays) != set(_ARRAYS):
+        if set(arrays) != set(_DTYPES):
             found = ", ".join(sorted(arrays)) or "none"
-            raise StructureError(f"A stored structure has the arrays {', '.join(_ARRAYS)}, but these have: {found}.")
+            raise StructureError(f"A stored structure has the arrays {', '.join(_DTYPES)}, but these have: {found}.")
+        for name, dtype in _DTYPES.items():
+            array = arrays[name]
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != 1:
+                raise StructureError(f"Array {name} of a stored structure is {form_of(array)}, not {dtype} in a row.")
         try:
-            scheme = get_scheme(arrays["scheme"].astype(np.uint8).tobytes().decode())
-            shape = tuple(int(size) for size in arrays["shape"])
-        except (MestError, UnicodeDecodeError, ValueError, TypeError) as error:
-            raise StructureError(f"A stored structure has no readable scheme and shape: {error}") from error
+            scheme = get_scheme(arrays["scheme"].tobytes().decode())
+        except (MestError, UnicodeDecodeError) as error:
+            raise StructureError(f"A stored structure has no readable scheme: {error}") from error
         col = arrays["col"]
-        loaded = cls(scheme.name, shape, scheme.block, col.size, arrays["order"], arrays["row_ptr"], col)
+        loaded = cls(scheme.name, tuple(arrays["shape"].tolist()), col.size, arrays["order"], arrays["row_ptr"], col)
         loaded.validate()
         return loaded
 
@@ -207,8 +176,8 @@ class Structure:
         check_indices(self)
 
     def _check_values(self, values: np.ndarray) -> None:
-        """Raise StructureError unless the values are [capacity, block]."""
-        expected = (self.capacity, self.block)
+        """Raise StructureError unless the values are [capacity, unit_size]."""
+        expected = (self.capacity, self.unit_size)
         if values.shape != expected:
             raise StructureError(
                 f"Values of shape {values.shape} do not fit a {self.scheme} structure of shape {self.shape}, "
@@ -216,7 +185,7 @@ class Structure:
             )
 
 
-def build(mask: np.ndarray, scheme: str, capacity: int | None = None, parts: int = 1) -> Structure:
+def build(mask: np.ndarray, scheme: str, capacity: int | None = None, parts: int | None = 1) -> Structure:
     """The structure of a bool mask [F, C, kh, kw].
 
     Args:
@@ -225,7 +194,7 @@ def build(mask: np.ndarray, scheme: str, capacity: int | None = None, parts: int
         capacity: the most entries the layer will ever have; None: as many as there are, at least 1 so that no
             kernel gets an empty array.
         parts: how many contiguous runs of positions are to have equal work, see `deal_rows`; 1 leaves the
-            rows sorted by falling length.
+            rows sorted by falling length, None as they are.
 
     Raises:
         MaskError: not a mask of the scheme.
@@ -246,10 +215,10 @@ def build(mask: np.ndarray, scheme: str, capacity: int | None = None, parts: int
             f"A {kind.name} mask of shape {shape} keeps {entries} units, more than the capacity {capacity} "
             "it was compiled for: compile for a smaller sparsity or remove units first."
         )
-    order = deal_rows(lengths, parts)
+    order = np.arange(len(lengths), dtype=np.int32) if parts is None else deal_rows(lengths, parts)
     col = np.zeros(capacity, np.int32)
     col[:entries] = np.nonzero(kept[order])[1]
-    built = Structure(kind.name, shape, kind.block, capacity, order, _pointers(lengths[order]), col)
+    built = Structure(kind.name, shape, capacity, order, _pointers(lengths[order]), col)
     built.validate()
     return built
 

@@ -19,7 +19,6 @@ class IndexArrays(Protocol):
 
     scheme: str
     shape: Shape
-    block: int
     capacity: int
     order: np.ndarray
     row_ptr: np.ndarray
@@ -33,6 +32,11 @@ class IndexArrays(Protocol):
     def entries(self) -> int: ...
 
 
+def form_of(array: object) -> str:
+    """Dtype and shape of an array, for errors; of anything else its type."""
+    return f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+
+
 def check_int32(size: int, what: str, advice: str) -> None:
     """Raise StructureError when a count is out of the range of the kernels' 32-bit indices."""
     if size > INT32_MAX:
@@ -44,27 +48,31 @@ def check_sizes(kind: Scheme, shape: Shape, capacity: int) -> None:
     if capacity < 1:
         raise StructureError(f"A layer of shape {shape} cannot have a capacity of {capacity} entries: use at least 1.")
     check_int32(prod(shape), f"weights in a layer of shape {shape}", "split the layer")
-    check_int32(capacity * kind.block, f"values in the capacity of a layer of shape {shape}", "lower the capacity")
+    check_int32(
+        capacity * kind.unit_size(shape), f"values in the capacity of a layer of shape {shape}", "lower the capacity"
+    )
 
 
 def check_header(s: IndexArrays) -> None:
-    """Raise StructureError unless scheme, shape, block, capacity and the arrays' forms fit each other."""
+    """Raise StructureError unless scheme, shape, capacity and the arrays' forms fit each other."""
+    if not isinstance(s.shape, tuple) or not all(isinstance(size, int) for size in (*s.shape, s.capacity)):
+        raise StructureError(
+            f"A structure has shape {s.shape!r} and capacity {s.capacity!r}: use a tuple of integers and an integer."
+        )
     try:
         kind = get_scheme(s.scheme)
         kind.check_shape("(of the structure)", s.shape)
     except MestError as error:
         raise StructureError(f"The scheme of a structure does not fit its shape: {error}") from error
-    if s.scheme != kind.name or s.block != kind.block:
-        raise StructureError(
-            f"A structure says scheme {s.scheme!r} with blocks of {s.block} filters instead of {kind.name!r} "
-            f"with {kind.block}."
-        )
+    if s.scheme != kind.name:
+        raise StructureError(f"A structure says scheme {s.scheme!r} instead of {kind.name!r}: use the registry's name.")
     check_sizes(kind, s.shape, s.capacity)
     for name, size in (("order", s.rows), ("row_ptr", s.rows + 1), ("col", s.capacity)):
         array = getattr(s, name)
         if not isinstance(array, np.ndarray) or array.dtype != np.int32 or array.shape != (size,):
-            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise StructureError(f"Array {name} of a structure of shape {s.shape} is {found}, not int32 ({size},).")
+            raise StructureError(
+                f"Array {name} of a structure of shape {s.shape} is {form_of(array)}, not int32 ({size},)."
+            )
         if not array.flags.c_contiguous:
             raise StructureError(f"Array {name} of a structure of shape {s.shape} is not contiguous: copy it first.")
 
@@ -83,7 +91,8 @@ def check_indices(s: IndexArrays) -> None:
     col = s.col[: s.entries]
     if col.size and (col.min() < 0 or col.max() >= s.columns):
         raise StructureError(f"Array col {where} leaves the range of its {s.columns} columns.")
-    rising = col[1:] > col[:-1]
+    site = get_scheme(s.scheme).site(col)
+    rising = site[1:] > site[:-1]
     starts = s.row_ptr[1:-1]
     rising[starts[(starts > 0) & (starts < s.entries)] - 1] = True
     if not rising.all():

@@ -1,16 +1,23 @@
-"""Default knobs of every convolution kernel on a CPU, from its registers, caches and the layer's shape."""
+"""Which kernels can compute a convolution on a CPU, and their default knobs, from registers, caches and the shape.
+
+A sparse layer has several: its scheme's own, and the dense one with zeros put back. The first of `candidates` is what
+the rules below take to be the fastest; measuring (see `tuning`) may say otherwise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from tvm import tirx
 
 from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.kernels.bodies import pattern_bodies, row_bodies
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.kernels.indices import INDEXINGS, SparseConv
 
-from . import gather, weight_gradient
+from . import block_gather, block_gradient, body_gather, body_gradient, dense_gather, dense_gradient
+from . import planes_gather, planes_gradient
 from .gather import GatherKnobs
 from .weight_gradient import WeightGradientKnobs
 
@@ -20,24 +27,41 @@ BAND_PIXELS = 64  # pixels of dY that a weight gradient keeps close
 DENSE_ROWS = 4  # output planes a register tile of a dense kernel
 ENTRIES_PER_GROUP = 12  # fewer entries of a row in a group, and moving its sums costs more than the cache saves
 
+TAPS_WIDTH = 3  # a kernel row of 3 places has 7 sets; wider ones would need too many bodies
+DENSEST_ALONE = 0.25  # kept share up to which entries are alone in their kernel's row mostly
+SPARSEST_DENSE = 0.25  # kept share below which the dense kernel, doing 4 times the work, is not even tried
+PROBABLY_DENSE = {"block": 0.7, "pattern": 1.0, "planes": 1.0}  # kept share above which it is the likely winner
+
+Knobs = GatherKnobs | WeightGradientKnobs
+
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel, its knobs, and whether they come from a tuning record or are the generator's own."""
+    """A kernel and its knobs.
+
+    ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
+    between an expansion of the values and their compaction. ``source``: "default", "measured" or "tuned".
+    """
 
     kernel: str
-    knobs: GatherKnobs | WeightGradientKnobs
+    knobs: Knobs
     make: Callable[[], tirx.PrimFunc]
+    indexing: str = ""
     source: str = "default"
 
     @property
-    def groups(self) -> int:
-        """Groups of input planes that the layer's row pointers are built for."""
-        return self.knobs.groups
+    def used(self) -> tuple[str, int]:
+        """(indexing, groups of planes), as `index_arrays` takes it."""
+        return self.indexing, self.knobs.groups
 
     def describe(self) -> dict[str, object]:
-        """For reports: {"kernel", "knobs", "source"}."""
-        return {"kernel": self.kernel, "knobs": asdict(self.knobs), "source": self.source}
+        """For reports and manifests: {"kernel", "knobs", "indexing", "source"}."""
+        return {"kernel": self.kernel, "knobs": asdict(self.knobs), "indexing": self.indexing, "source": self.source}
+
+
+def dtypes_of(indexing: str, direction: str, layer: SparseConv, groups: int) -> dict[str, str]:
+    """Element type of each index array that a kernel reads, in argument order."""
+    return {name: form.dtype for name, form in INDEXINGS[indexing, direction].forms(layer, groups).items()}
 
 
 def _bytes(g: ConvGeometry) -> int:
@@ -51,52 +75,123 @@ def _groups(planes: int, plane: Plane, g: ConvGeometry, slab_bytes: int, entries
     return max(1, min(-(-slab // slab_bytes), planes // 8, int(entries / ENTRIES_PER_GROUP)))
 
 
-def _pixels(device: CpuProfile, block: int) -> int:
+def _pixels(device: CpuProfile, planes: int) -> int:
     """Pixels a register tile: accumulators fill the registers but for what an update needs beside them."""
-    if block == 1:
-        return 14 if device.registers == 16 else 16
-    return 3 if device.registers == 16 else 4
-
-
-def forward(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int = 0) -> Choice:
-    """Forward convolution: sparse with blocks of `block` filters and `entries` entries, dense where block is None."""
-    if block is None:
-        groups = _groups(g.channels // g.groups, g.x, g, DENSE_SLAB_BYTES, g.columns)
-        knobs = GatherKnobs(_pixels(device, DENSE_ROWS), groups, True)
-        return Choice("dense_forward", knobs, lambda: gather.dense_forward(g, DENSE_ROWS, knobs))
-    groups = _groups(g.channels, g.x, g, SLAB_BYTES, entries * block / g.filters)
-    knobs = GatherKnobs(_pixels(device, block), groups, True)
-    return Choice("sparse_forward", knobs, lambda: gather.sparse_forward(g, block, knobs))
-
-
-def backward_data(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int = 0) -> Choice:
-    """Backward-data convolution, like `forward`; here a row is an input channel, and an entry reads `block` planes."""
-    if block is None:
-        groups = _groups(g.filters // g.groups, g.dy, g, DENSE_SLAB_BYTES, g.columns)
-        knobs = GatherKnobs(_pixels(device, DENSE_ROWS), groups, True)
-        return Choice("dense_backward_data", knobs, lambda: gather.dense_backward_data(g, DENSE_ROWS, knobs))
-    per_row = entries * block / (g.channels * len(g.backward_grids))
-    groups = min(_groups(g.filters, g.dy, g, SLAB_BYTES, per_row), g.filters // block)
-    knobs = GatherKnobs(_pixels(device, 1), groups, True)
-    return Choice("sparse_backward_data", knobs, lambda: gather.sparse_backward_data(g, block, knobs))
-
-
-def backward_weight(device: CpuProfile, g: ConvGeometry, block: int | None, entries: int = 0) -> Choice:
-    """Backward-weight convolution, like `forward`."""
-    rows = max(1, min(g.dy.height, BAND_PIXELS // g.dy.width))
     wide = device.registers > 16
-    if block is None:
-        filters = 4 if wide else 3
-        knobs = WeightGradientKnobs(entries=3, rows=rows, chunks=device.threads)
-        return Choice("dense_backward_weight", knobs, lambda: weight_gradient.dense(g, filters, knobs))
-    per_row = entries * block / g.filters
-    if block == 1:
-        groups = max(1, min(4, int(per_row / ENTRIES_PER_GROUP)))
-        knobs = WeightGradientKnobs(pixels=16 if wide else 12, groups=groups, chunks=device.threads)
-        return Choice("sparse_dots", knobs, lambda: weight_gradient.sparse_dots(g, 1, knobs))
-    groups = 2 if per_row >= 128 else 1
-    knobs = WeightGradientKnobs(entries=4 if wide else 2, rows=rows, groups=groups, chunks=device.threads)
-    return Choice("sparse_outer", knobs, lambda: weight_gradient.sparse_outer(g, block, knobs))
+    if planes == 1:
+        return 16 if wide else 14
+    return (28 if wide else 12) // min(planes, DENSE_ROWS) if planes > 2 else (12 if wide else 6)
 
 
-CHOOSE = {"forward": forward, "backward_data": backward_data, "backward_weight": backward_weight}
+def _band(g: ConvGeometry) -> int:
+    return max(1, min(g.dy.height, BAND_PIXELS // g.dy.width))
+
+
+# ---- dense
+def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
+    """The dense kernel of a direction."""
+    if direction == "backward_weight":
+        knobs = WeightGradientKnobs(entries=3, rows=_band(g), chunks=device.threads)
+        filters = 4 if device.registers > 16 else 3
+        return Choice("dense_backward_weight", knobs, lambda: dense_gradient.dense(g, filters, knobs))
+    forward = direction == "forward"
+    planes, plane, out = (g.channels, g.x, g.filters) if forward else (g.filters, g.dy, g.channels)
+    block = min(DENSE_ROWS, out // g.groups)
+    groups = _groups(planes // g.groups, plane, g, DENSE_SLAB_BYTES, g.columns)
+    knobs = GatherKnobs(_pixels(device, block), groups, True)
+    make = dense_gather.forward if forward else dense_gather.backward_data
+    return Choice(f"dense_{direction}", knobs, lambda: make(g, block, knobs))
+
+
+# ---- sparse: one function a family of schemes
+def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+    g, kind = layer.geometry, layer.kind
+    dtypes = lambda groups: dtypes_of("block", direction, layer, groups)  # noqa: E731
+    if direction == "backward_weight":
+        per_row = layer.capacity / layer.rows
+        if kind.filters == 1:
+            groups = max(1, min(4, int(per_row * kind.channels / ENTRIES_PER_GROUP)))
+            knobs = WeightGradientKnobs(
+                pixels=16 if device.registers > 16 else 12, groups=groups, chunks=device.threads
+            )
+            make = block_gradient.dots
+        else:
+            entries = (16 if device.registers > 16 else 8) // min(kind.filters, block_gradient.MOST_FILTERS)
+            groups = 2 if per_row >= 128 else 1
+            knobs = WeightGradientKnobs(entries=entries, rows=_band(g), groups=groups, chunks=device.threads)
+            make = block_gradient.outer
+        return [Choice("block_backward_weight", knobs, lambda: make(layer, knobs, dtypes(knobs.groups)), "block")]
+    if direction == "forward":
+        per_row = layer.capacity * kind.channels / layer.rows
+        groups = _groups(g.channels, g.x, g, SLAB_BYTES, per_row)
+        knobs = GatherKnobs(_pixels(device, kind.filters), min(groups, g.channels // kind.channels), True)
+        return [Choice("block_forward", knobs, lambda: block_gather.forward(layer, knobs, dtypes(knobs.groups)), "block")]
+    per_row = layer.capacity * kind.filters * kind.channels / (g.channels * len(g.backward_grids))
+    groups = min(_groups(g.filters, g.dy, g, SLAB_BYTES, per_row), g.filters // kind.filters)
+    knobs = GatherKnobs(_pixels(device, kind.channels), groups, True)
+    make = block_gather.backward_data
+    return [Choice("block_backward_data", knobs, lambda: make(layer, knobs, dtypes(groups)), "block")]
+
+
+def _weights(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+    """Blocks, and for single weights also rows of places."""
+    return [*_block(direction, device, layer), *_taps(direction, device, layer)]
+
+
+def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv, bodies) -> Choice:
+    g = layer.geometry
+    wide = device.registers > 16
+    if direction == "backward_weight":
+        knobs = WeightGradientKnobs(pixels=16 if wide else 8, groups=1, chunks=device.threads, chains=1)
+        make = lambda: body_gradient.dots(layer, bodies, knobs, dtypes_of(indexing, direction, layer, 1))  # noqa: E731
+        return Choice("body_backward_weight", knobs, make, indexing)
+    knobs = GatherKnobs(16 if wide else 10, 1, True)
+    gather = body_gather.forward if direction == "forward" else body_gather.backward_data
+    make = lambda: gather(layer, bodies, knobs, dtypes_of(indexing, direction, layer, 1))  # noqa: E731
+    return Choice(f"body_{direction}", knobs, make, indexing)
+
+
+def _pattern(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+    return [_bodies("pattern", direction, device, layer, pattern_bodies(layer.geometry))]
+
+
+def _planes(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+    g = layer.geometry
+    dtypes = dtypes_of("planes", direction, layer, 1)
+    base = dense(direction, device, g)
+    if direction == "backward_weight":
+        filters = 4 if device.registers > 16 else 3
+        return [Choice("planes_backward_weight", base.knobs,
+                       lambda: planes_gradient.kept(layer, filters, base.knobs, dtypes), "planes")]
+    knobs = GatherKnobs(_pixels(device, DENSE_ROWS), 1, True)
+    make = planes_gather.forward if direction == "forward" else planes_gather.backward_data
+    return [Choice(f"planes_{direction}", knobs, lambda: make(layer, DENSE_ROWS, knobs, dtypes), "planes")]
+
+
+FAMILIES = {"block": _weights, "pattern": _pattern, "planes": _planes}
+
+
+def _taps(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+    """Kept places of a kernel's row together: for single weights, where several of a row are kept."""
+    g = layer.geometry
+    if layer.unit_size > 1 or g.stride != (1, 1) or g.kernel[1] != TAPS_WIDTH:
+        return []
+    if layer.capacity < DENSEST_ALONE * g.filters * g.columns:
+        return []
+    return [_bodies("taps", direction, device, layer, row_bodies(g))]
+
+
+def _zeros(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+    """The dense kernel, where it does at most a few times the work."""
+    g = layer.geometry
+    if layer.capacity * layer.unit_size < SPARSEST_DENSE * g.filters * g.columns:
+        return []
+    return [replace(dense(direction, device, g), indexing="zeros")]
+
+
+def candidates(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+    """Kernels that compute a direction of a sparse layer, the one that is probably the fastest first."""
+    own = FAMILIES[layer.kind.family](direction, device, layer)
+    zeros = _zeros(direction, device, layer)
+    kept = layer.capacity * layer.unit_size / (layer.geometry.filters * layer.geometry.columns)
+    return [*zeros, *own] if kept > PROBABLY_DENSE[layer.kind.family] else [*own, *zeros]

@@ -5,7 +5,7 @@ They run inside an IRBuilder frame and append to it, so Python loops unroll and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -84,6 +84,35 @@ class Vec:
 def activation(name: str, tiles: int, planes: int, plane: Plane, vec: Vec) -> Buffer:
     """Argument that holds batch tiles [tiles, planes, rows, cols, L], its planes flattened: kernels count pixels."""
     return T.arg(name, T.buffer((tiles, planes * plane.size, vec.lanes), vec.dtype))
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index array of any integer type, read as int32."""
+
+    buffer: Buffer
+
+    def __getitem__(self, i: Expr) -> Expr:
+        return T.Cast("int32", self.buffer[i])
+
+
+class Indices:
+    """The index arrays of a kernel, in argument order: made after the inputs' arguments, bound by `match` after the
+    outputs' (all arguments come before any other buffer)."""
+
+    def __init__(self, dtypes: Mapping[str, str]) -> None:
+        self._dtypes = dict(dtypes)
+        self._handles = {name: T.arg(name, T.handle()) for name in self._dtypes}
+
+    def match(self) -> list[Index]:
+        """The arrays, each of any length."""
+        return [Index(T.match_buffer(self._handles[n], (T.int32(),), dtype)) for n, dtype in self._dtypes.items()]
+
+
+def flat_any(handle: Expr, width: int, dtype: str) -> Buffer:
+    """An argument of any number of rows of `width` values, as one dimension."""
+    whole = T.match_buffer(handle, (T.int32(), width), dtype)
+    return T.decl_buffer((1 << 30,), dtype, data=whole.data)
 
 
 def flat(buffer: Buffer) -> Buffer:

@@ -1,4 +1,4 @@
-"""Batch norm with residual add and ReLU, forward and backward, a channel at a time on any CPU.
+"""Batch norm with residual add and ReLU (with an upper bound: ReLU6), forward and backward, a channel at a time on any CPU.
 
 A channel of the whole batch stays in a core's cache between its passes, so memory is read once and written once: the
 statistics, the normalisation, the add and the ReLU are one pass over memory, and so is their backward.
@@ -6,6 +6,7 @@ statistics, the normalisation, the add and the ReLU are one pass over memory, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,9 @@ UNROLL = 8  # vectors added as a tree before they meet the running sum: short ch
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Shapes of one batch norm: N examples in tiles of L lanes, C channels; planes of input, output and residual."""
+    """Shapes of one batch norm: N examples in tiles of L lanes, C channels; planes of input, output and residual; and
+    the upper bound of its ReLU.
+    """
 
     batch: int
     channels: int
@@ -31,6 +34,7 @@ class Normalisation:
     z: Plane
     relu: bool
     residual: Plane | None = None
+    upper: float = math.inf
 
     @property
     def tiles(self) -> int:
@@ -100,6 +104,8 @@ def _write(n: Normalisation, c: Expr, x: Buffer, residual: Buffer | None, z: Buf
                 value = value + vec.load(other, r * n.residual.cols + q)
             if n.relu:
                 value = T.max(vec.const(0), value)  # in this order a NaN stays one, and a diverged loss shows it
+            if n.relu and n.upper < math.inf:
+                value = T.min(vec.const(n.upper), value)
             vec.store(target, value, r * n.z.cols + q + n.z.at(0, 0))
 
 
@@ -166,11 +172,12 @@ def inference(n: Normalisation, eps: float) -> tirx.PrimFunc:
 
 
 def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient: bool) -> tirx.PrimFunc:
-    """Backward of `forward`: g = (sum of incoming gradients) where z > 0; dX, dW, dB, and g for the residual.
+    """Backward of `forward`: g = (sum of incoming gradients) where 0 < z < upper bound; dX, dW, dB, and g for the
+    residual.
 
     Arguments: one activation a gradient, X, [Z if there is a residual and a ReLU], W, B, MEAN, RSTD, dX, dW [C],
     dB [C], [G like z without border].
-    Without a residual the sign of z is computed again from x, which spares reading z.
+    Without a residual z is computed again from x, which spares reading z.
     """
     vec, dtype = n.vec, n.vec.dtype
     reads_z = n.relu and n.residual is not None
@@ -198,8 +205,10 @@ def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient
                 g = tree(v[: len(incoming)])
                 if not n.relu:
                     return g
-                positive = v[-1] if reads_z else v[-1] * scale + shift
-                return tirx.Select(positive > vec.const(0), g, vec.const(0))
+                z = v[-1] if reads_z else T.Bind(v[-1] * scale + shift)
+                if n.upper < math.inf:
+                    g = tirx.Select(z < vec.const(n.upper), g, vec.const(0))
+                return tirx.Select(z > vec.const(0), g, vec.const(0))
 
             def terms(v: list[Expr], place: tuple[Expr, Expr, Expr]) -> list[Expr]:
                 g = T.Bind(gradient(v))

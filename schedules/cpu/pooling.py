@@ -1,4 +1,6 @@
-"""Max pooling on any CPU: the first maximum of a window and its place in the window, and the way back."""
+"""Pooling on any CPU: the first maximum of a window and its place in the window, the mean of a window, and the ways
+back.
+"""
 
 from __future__ import annotations
 
@@ -131,3 +133,70 @@ def backward(p: Pool) -> tirx.PrimFunc:
                     _when(p.inside(r, q, i, j), add)
 
     return function("max_pool_backward", emit)
+
+
+def _share(p: Pool, divisor: int, r: Expr, q: Expr) -> Expr:
+    """One by the divisor of a window; 0: by the image's pixels in it."""
+    one = tirx.const(1, p.vec.dtype)
+    if divisor:
+        return p.vec.const(1 / divisor)
+    counts = []
+    for at, window, step, pad, size in zip(
+        (r, q), p.kernel, p.stride, p.padding, (p.x.height, p.x.width), strict=True
+    ):
+        start = at * step - pad
+        counts.append(T.min(start + window, size) - T.max(start, 0))
+    return p.vec.splat(T.Bind(one / tirx.Cast(p.vec.dtype, counts[0] * counts[1])))
+
+
+def average(p: Pool, divisor: int) -> tirx.PrimFunc:
+    """Y = sum over a window by its divisor; 0: by the image's pixels in it. Arguments: X, Y."""
+    vec = p.vec
+
+    def emit() -> None:
+        x = activation("X", p.tiles, p.channels, p.x, vec)
+        y = activation("Y", p.tiles, p.channels, p.y, vec)
+        with T.parallel(p.tiles * p.channels) as nc:
+            n, c = T.Bind(T.truncdiv(nc, p.channels)), T.Bind(T.truncmod(nc, p.channels))
+            source = vec.pointer(x, n, c * p.x.size, 0)
+            target = vec.pointer(y, n, c * p.y.size, 0)
+            zero_border(vec, target, p.y)
+            with T.grid(p.y.height, p.y.width) as (r, q):
+                (total,) = vec.registers(1)
+                vec.set(total, vec.const(0))
+                for _, i, j in p.taps():
+
+                    def add(i: int = i, j: int = j) -> None:
+                        pixel = (r * p.stride[0] + i) * p.x.cols + q * p.stride[1] + j + p.x.at(0, 0)
+                        vec.set(total, vec.get(total) + vec.load(source, pixel))
+
+                    _when(p.inside(r, q, i, j), add)
+                vec.store(target, vec.get(total) * _share(p, divisor, r, q), r * p.y.cols + q + p.y.at(0, 0))
+
+    return function("avg_pool", emit)
+
+
+def average_backward(p: Pool, divisor: int) -> tirx.PrimFunc:
+    """Arguments: dY (plane p.y), dX (plane p.x). Overlapping windows add up."""
+    vec = p.vec
+
+    def emit() -> None:
+        dy = activation("DY", p.tiles, p.channels, p.y, vec)
+        dx = activation("DX", p.tiles, p.channels, p.x, vec)
+        with T.parallel(p.tiles * p.channels) as nc:
+            n, c = T.Bind(T.truncdiv(nc, p.channels)), T.Bind(T.truncmod(nc, p.channels))
+            source = vec.pointer(dy, n, c * p.y.size + p.y.at(0, 0), 0)
+            target = vec.pointer(dx, n, c * p.x.size, 0)
+            with T.serial(p.x.size) as k:
+                vec.store(target, vec.const(0), k)
+            with T.grid(p.y.height, p.y.width) as (r, q):
+                g = T.Bind(vec.load(source, r * p.y.cols + q) * _share(p, divisor, r, q))
+                for _, i, j in p.taps():
+
+                    def add(i: int = i, j: int = j) -> None:
+                        pixel = (r * p.stride[0] + i) * p.x.cols + q * p.stride[1] + j + p.x.at(0, 0)
+                        vec.store(target, vec.load(target, pixel) + g, pixel)
+
+                    _when(p.inside(r, q, i, j), add)
+
+    return function("avg_pool_backward", emit)

@@ -8,7 +8,7 @@ from math import prod
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .emit import Buffer, Expr, Vec, function
+from .emit import Buffer, Expr, Index, Vec, function
 
 PARALLEL_FROM = 1 << 15  # elements; below, starting the threads costs more than it saves
 
@@ -71,19 +71,19 @@ def dense(rule: Sgd, shape: tuple[int, ...], vec: Vec, chunks: int) -> tirx.Prim
     return function("sgd", emit)
 
 
-def compact(rule: Sgd, capacity: int, block: int, pointers: int, vec: Vec, chunks: int) -> tirx.PrimFunc:
-    """The filled part of compact values, as the row pointers say.
+def compact(rule: Sgd, capacity: int, unit_size: int, entries: str, vec: Vec, chunks: int) -> tirx.PrimFunc:
+    """The filled part of compact values.
 
-    Arguments: W, V, G [capacity, block], LR [], PTR [pointers].
+    Arguments: W, V, G [capacity, unit_size], LR [], ENTRIES [1] of the integer type `entries`.
     """
-    size = capacity * block
+    size = capacity * unit_size
 
     def emit() -> None:
-        w, v, g = (T.arg(k, T.buffer((capacity, block), vec.dtype)) for k in "WVG")
+        w, v, g = (T.arg(k, T.buffer((capacity, unit_size), vec.dtype)) for k in "WVG")
         lr = T.arg("LR", T.buffer((), vec.dtype))
-        ptr = T.arg("PTR", T.buffer((pointers,), "int32"))
+        filled = Index(T.arg("ENTRIES", T.buffer((1,), entries)))
         w, v, g = (T.decl_buffer((max(size, 1),), vec.dtype, data=b.data) for b in (w, v, g))
-        count = T.Bind(ptr[pointers - 1] * block)
+        count = T.Bind(filled[0] * unit_size)
         if size < PARALLEL_FROM:
             _run(rule, vec, w, v, g, lr, T.int32(0), count)
         else:

@@ -12,9 +12,12 @@ from tvm import relax
 
 from mest_compiler.frontend import TrainingGraph, plain_legalizations, trace
 
+from .dropouts import seed_dropouts, with_reference_dropouts
+
 # A bias in front of a batch norm has gradient zero up to rounding: errors are measured against at least this
 # fraction of the largest gradient.
 GRADIENT_FLOOR = 1e-3
+SEED = 4_000_000_123  # of the dropouts
 
 
 def compile_plain(module: tvm.IRModule) -> relax.VirtualMachine:
@@ -59,9 +62,11 @@ def check_against_torch(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tole
     machine = compile_plain(graph.module)
     state = [tvm.runtime.tensor(graph.state[name]) for name in (*graph.parameters, *graph.buffers)]
     x_, y_ = tvm.runtime.tensor(x.numpy()), tvm.runtime.tensor(y.numpy())
-    found = [value.numpy() for value in machine["step"](*state, x_, y_)]
+    seed = [tvm.runtime.tensor(np.asarray(SEED, np.uint32))] if graph.seeded else []
+    found = [value.numpy() for value in machine["step"](*state, x_, y_, *seed)]
 
-    reference = copy.deepcopy(model).train()
+    reference = with_reference_dropouts(model)
+    seed_dropouts(reference, SEED)
     logits = reference(x)
     loss = nn.functional.cross_entropy(logits, y)
     loss.backward()

@@ -57,7 +57,9 @@ class Penalised(nn.Conv2d):
     ("inner", "message"),
     [
         (nn.SiLU(), r"aten\.silu\.default in module 'inner' has no converter to Relax; replace"),
-        (nn.Sequential(nn.ReLU(), nn.Dropout(0.5)), r"native_dropout.default in module 'inner\.1' has no"),
+        (nn.Sequential(nn.ReLU(), nn.Dropout(1.0)), r"native_dropout.default in module 'inner\.1' drops everything"),
+        (Function(lambda x: F.dropout(x, 0.5)), r"module 'inner' drops elements in evaluation too; use nn.Dropout"),
+        (nn.Dropout2d(0.5), r"module 'inner' has no converter"),
         (nn.BatchNorm2d(10, affine=False), r"module 'inner' has no affine weight and bias; use affine=True"),
         (
             nn.BatchNorm2d(10, track_running_stats=False),
@@ -67,7 +69,18 @@ class Penalised(nn.Conv2d):
         (FrozenNorm(10), r"module 'inner' is frozen in eval mode"),
         (nn.ConvTranspose2d(10, 10, 3), r"module 'inner' is transposed or not 2-d"),
         (nn.MaxPool2d(4, ceil_mode=True), r"max_pool2d.* in module 'inner' uses ceil_mode"),
-        (nn.AvgPool2d(2), r"module 'inner' averages parts of a plane"),
+        (nn.AvgPool2d(4, ceil_mode=True), r"avg_pool2d.* in module 'inner' uses ceil_mode"),
+        (nn.AdaptiveAvgPool2d(4), r"module 'inner' averages a plane of \[6, 6\] to \[4, 4\]; only windows of one size"),
+        (Function(lambda x: torch.clamp(x, 3, -3)), r"module 'inner' has bounds 3 and -3; the lower one must come"),
+        (Function(lambda x: x * (x >= 0.5)), r"module 'inner' reads a comparison, which only the gradient of a clamp"),
+        (
+            Function(lambda x: torch.where(torch.logical_and(x >= 0, x * 2 <= 1), x, 0.0)),
+            r"module 'inner' joins other conditions than the bounds of one clamp",
+        ),
+        (
+            Function(lambda x: torch.where(x >= 0, x, x * 0.1)),
+            r"module 'inner' chooses by another condition than the bounds of a clamp",
+        ),
         (
             nn.Conv2d(11, 10, 3),
             r"cannot be traced for an input of shape \[4, 3, 8, 8\]: module 'inner' fails",

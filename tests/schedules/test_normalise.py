@@ -1,5 +1,6 @@
 """Batch norm with residual add and ReLU: kernels against PyTorch's autograd in float64."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ CHANNELS, MOMENTUM, EPS = 3, 0.1, 1e-5
 
 @dataclass(frozen=True)
 class Case:
-    """A chain batch norm [+ residual] [+ ReLU]; borders of x, z, the residual, dx and each incoming gradient."""
+    """A chain batch norm [+ residual] [+ ReLU, up to `upper`]; borders of x, z, the residual, dx and each incoming gradient."""
 
     batch: int
     plane: tuple[int, int]
@@ -28,6 +29,7 @@ class Case:
     keep: bool = False
     borders: tuple[int, int, int, int] = (0, 1, 0, 1)
     gradients: tuple[int, ...] = (0,)
+    upper: float = math.inf
 
 
 CASES = {
@@ -40,6 +42,10 @@ CASES = {
         17, (1, 17), relu=True, residual=True, keep=True, borders=(2, 3, 0, 1), gradients=(2, 0)
     ),
     "residual, relu, not kept": Case(6, (2, 2), relu=True, residual=True, borders=(0, 0, 0, 0)),
+    "relu to a bound": Case(9, (4, 5), relu=True, upper=0.75, borders=(0, 2, 0, 1)),
+    "residual, relu to a bound, kept": Case(
+        11, (3, 7), relu=True, residual=True, keep=True, upper=0.75, borders=(1, 1, 0, 0), gradients=(1, 0)
+    ),
     "one pixel": Case(4, (1, 1), relu=True),
 }
 VECTORS = ((NARROW, "float32"), (NARROW, "float64"), (WIDE, "float32"))
@@ -68,13 +74,14 @@ def test_training_and_gradients(name: str, bits: int, dtype: str) -> None:
     trm, trv = (torch.from_numpy(a.astype(np.float64)) for a in (rm, rv))
     z = F.batch_norm(tx, trm, trv, tw, tb, True, MOMENTUM, EPS)
     z = z + tr if case.residual else z
-    z = F.relu(z) if case.relu else z
+    z = F.hardtanh(z, 0, case.upper) if case.relu else z
     z.backward(torch.from_numpy(sum(g.astype(np.float64) for g in gradients)))
 
     def plane(border: int) -> Plane:
         return Plane(*case.plane, border)
 
-    n = Normalisation(case.batch, CHANNELS, vec, plane(xb), plane(zb), case.relu, plane(rb) if case.residual else None)
+    residual = plane(rb) if case.residual else None
+    n = Normalisation(case.batch, CHANNELS, vec, plane(xb), plane(zb), case.relu, residual, case.upper)
     planes = [plane(k) for k in case.gradients]
     kernels = compile_kernels(
         {
@@ -116,7 +123,7 @@ def test_training_and_gradients(name: str, bits: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize(("bits", "dtype"), VECTORS)
-@pytest.mark.parametrize("name", ["plain", "residual, relu"])
+@pytest.mark.parametrize("name", ["plain", "residual, relu", "residual, relu to a bound, kept"])
 def test_inference(name: str, bits: int, dtype: str) -> None:
     case, vec = CASES[name], vector(bits, dtype)
     rng = np.random.default_rng(2)
@@ -125,8 +132,8 @@ def test_inference(name: str, bits: int, dtype: str) -> None:
     rv = rng.random(CHANNELS).astype(dtype)
     xp, zp, rp = (Plane(*case.plane, k) for k in case.borders[:3])
     wanted = F.batch_norm(*(torch.from_numpy(a.astype(np.float64)) for a in (x, rm, rv, w, b)), False, 0, EPS)
-    wanted = F.relu(wanted + torch.from_numpy(r)) if case.residual else wanted
-    n = Normalisation(case.batch, CHANNELS, vec, xp, zp, case.relu, rp if case.residual else None)
+    wanted = F.hardtanh(wanted + torch.from_numpy(r), 0, case.upper) if case.residual else wanted
+    n = Normalisation(case.batch, CHANNELS, vec, xp, zp, case.relu, rp if case.residual else None, case.upper)
     kernel = compile_kernels({"inference": normalise.inference(n, EPS)})["inference"]
     z = poisoned((n.tiles, CHANNELS * zp.size, vec.lanes), dtype)
     rest = [tile(r, rp, vec)] if case.residual else []
@@ -136,9 +143,10 @@ def test_inference(name: str, bits: int, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("opt_level", [0, 3])
-def test_nan_passes_through_the_relu(opt_level: int) -> None:
+@pytest.mark.parametrize("upper", [math.inf, 6.0])
+def test_nan_passes_through_the_relu(upper: float, opt_level: int) -> None:
     vec, plane = vector(NARROW, "float32"), Plane(2, 2)
-    n = Normalisation(2, CHANNELS, vec, plane, plane, True)
+    n = Normalisation(2, CHANNELS, vec, plane, plane, True, None, upper)
     kernel = compile_kernels({"inference": normalise.inference(n, EPS)}, opt_level)["inference"]
     x = np.full((2, CHANNELS, 2, 2), np.nan, np.float32)
     z = poisoned((n.tiles, CHANNELS * plane.size, vec.lanes), "float32")

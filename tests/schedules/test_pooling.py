@@ -1,4 +1,4 @@
-"""Max pooling, forward and backward, against PyTorch; ties and minus infinity as PyTorch decides them."""
+"""Pooling, forward and backward, against PyTorch; ties and minus infinity as PyTorch decides them."""
 
 import numpy as np
 import pytest
@@ -71,3 +71,40 @@ def test_nan_is_the_maximum() -> None:
     x = torch.randn(2, CHANNELS, *WINDOWS["2x2"][0], generator=torch.Generator().manual_seed(0))
     x[0, 0, 1, 1] = x[1, 2, 0, 0] = float("nan")
     check("2x2", NARROW, "float32", x, (1, 0))
+
+
+# plane, kernel, stride, padding, divisor (0: the image's pixels in a window)
+AVERAGES = {
+    "2x2": ((6, 8), (2, 2), (2, 2), (0, 0), 4),
+    "2x2, odd plane": ((7, 5), (2, 2), (2, 2), (0, 0), 4),
+    "3x3, stride 2, padded": ((7, 8), (3, 3), (2, 2), (1, 1), 9),
+    "3x3, stride 2, pixels inside": ((7, 8), (3, 3), (2, 2), (1, 1), 0),
+    "overlapping, pixels inside": ((5, 6), (3, 2), (1, 1), (1, 0), 0),
+    "gaps, a divisor of its own": ((7, 7), (1, 2), (3, 3), (0, 0), 5),
+}
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(NARROW, "float32"), (NARROW, "float64"), (WIDE, "float32")])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_average(name: str, bits: int, dtype: str) -> None:
+    plane, kernel, stride, padding, divisor = AVERAGES[name]
+    vec, batch = vector(bits, dtype), 5
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, CHANNELS, *plane, generator=generator).to(getattr(torch, dtype)).requires_grad_()
+    y = F.avg_pool2d(x, kernel, stride, padding, count_include_pad=divisor != 0, divisor_override=divisor or None)
+    gy = torch.randn(y.shape, generator=generator).to(x.dtype)
+    y.backward(gy)
+    xp, yp = Plane(*plane, 2), Plane(*y.shape[2:], 1)
+    p = Pool(-(-batch // vec.lanes), CHANNELS, vec, xp, yp, kernel, stride, padding, (1, 1))
+    kernels = compile_kernels(
+        {"forward": pooling.average(p, divisor), "backward": pooling.average_backward(p, divisor)}
+    )
+    found = poisoned((p.tiles, CHANNELS * yp.size, vec.lanes), dtype)
+    kernels["forward"](tile(x.detach().numpy(), xp, vec), found)
+    np.testing.assert_allclose(untile(found, batch, CHANNELS, yp), y.detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert (border_of(found, CHANNELS, yp) == 0).all()
+    dx = poisoned((p.tiles, CHANNELS * xp.size, vec.lanes), dtype)
+    kernels["backward"](tile(gy.numpy(), yp, vec), dx)
+    np.testing.assert_allclose(untile(dx, batch, CHANNELS, xp), x.grad.numpy(), rtol=1e-5, atol=1e-6)
+    assert (border_of(dx, CHANNELS, xp) == 0).all()
+    assert (untile(dx, p.tiles * vec.lanes, CHANNELS, xp)[batch:] == 0).all()

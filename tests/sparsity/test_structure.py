@@ -12,7 +12,7 @@ from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.sparsity.structure import Structure, build, deal_rows
 from mest_compiler.sparsity.structure_checks import INT32_MAX
 
-from .strategies import masks
+from .strategies import SPELLINGS, legal_units, masks
 
 SPARE = st.integers(0, 5)
 PARTS = st.integers(1, 9)
@@ -36,17 +36,23 @@ def test_mask_round_trip(scheme_mask, spare, parts):
     structure.validate()
     np.testing.assert_array_equal(structure.to_mask(), mask)
     assert (structure.order.dtype, structure.row_ptr.dtype, structure.col.dtype) == (np.int32,) * 3
-    assert structure.entries * structure.block == mask.sum()
+    assert structure.entries * structure.unit_size == mask.sum()
+    assert (structure.rows, structure.columns) == structure.kind.grid(mask.shape)
+    assert structure.kind == get_scheme(scheme)
+    np.testing.assert_array_equal(
+        np.sort(structure.unit_ids()), np.flatnonzero(structure.kind.mask_to_units(mask))
+    )  # fmt: skip
 
 
 @given(masks(), SPARE, PARTS)
 def test_entries_stand_by_row_and_column(scheme_mask, spare, parts):
     scheme, mask = scheme_mask
     structure = with_spare(scheme, mask, spare, parts)
-    units = mask.reshape(structure.rows, structure.block, -1)[:, 0]
+    units = structure.kind.mask_to_units(mask).reshape(structure.rows, structure.columns)
     expected = [(row, col) for row in structure.order for col in np.flatnonzero(units[row])]
     found = list(zip(structure.row_of_entry(), structure.col[: structure.entries], strict=True))
     assert found == expected
+    np.testing.assert_array_equal(structure.lengths, units.sum(1)[structure.order])
 
 
 @given(masks(), SPARE, st.sampled_from([np.float16, np.float32, np.float64]))
@@ -55,96 +61,58 @@ def test_compact_and_expand_are_inverse(scheme_mask, spare, dtype):
     structure = with_spare(scheme, mask, spare)
     weight = weight_of(mask, dtype)
     values = structure.compact(weight)
-    assert values.shape == (structure.capacity, structure.block)
+    assert values.shape == (structure.capacity, structure.unit_size)
     assert values.dtype == dtype
     assert not values[structure.entries :].any()
     np.testing.assert_array_equal(structure.expand(values), weight)
     np.testing.assert_array_equal(structure.compact(structure.expand(values)), values)
 
 
-def test_a_block_entry_holds_its_filters_in_order():
-    mask = np.zeros((8, 1, 1, 2), bool)
-    mask[4:, 0, 0, 1] = True
-    structure = build(mask, "block")
-    weight = np.arange(16, dtype=np.float32).reshape(mask.shape)
-    np.testing.assert_array_equal(structure.compact(weight), [[9, 11, 13, 15]])
-    np.testing.assert_array_equal(structure.order, [1, 0])
-
-
-@given(masks(), SPARE, st.integers(1, 12))
-def test_group_pointers_bound_every_group(scheme_mask, spare, groups):
-    """Group counts that divide the channels, that do not, and that are larger."""
-    scheme, mask = scheme_mask
-    structure = with_spare(scheme, mask, spare)
-    pointers = structure.group_pointers(groups)
-    assert pointers.dtype == np.int32
-    assert pointers.shape == (structure.rows * groups + 1,)
-    assert (pointers[0], pointers[-1]) == (0, structure.entries)
-    size = -(-structure.shape[1] // groups)
-    for position in range(structure.rows):
-        assert pointers[position * groups] == structure.row_ptr[position]
-        for group in range(groups):
-            low, high = pointers[position * groups + group :][:2]
-            channels = structure.col[low:high] // structure.taps
-            assert np.all((channels >= group * size) & (channels < (group + 1) * size))
-
-
-@given(masks(), SPARE, PARTS)
-def test_transpose_sorts_by_channel_position_and_tap(scheme_mask, spare, parts):
-    scheme, mask = scheme_mask
-    structure = with_spare(scheme, mask, spare, parts)
-    index = structure.transpose()
-    entries = structure.entries
-    assert (index.perm.dtype, index.channel_ptr.dtype) == (np.int32, np.int32)
-    assert (index.perm.shape, index.channel_ptr.shape) == ((structure.capacity,), (structure.shape[1] + 1,))
-    assert not index.perm[entries:].any()
-    np.testing.assert_array_equal(np.sort(index.perm[:entries]), np.arange(entries))
-    position = np.repeat(np.arange(structure.rows), np.diff(structure.row_ptr))
-    keys = [
-        (structure.col[entry] // structure.taps, position[entry], structure.col[entry] % structure.taps)
-        for entry in index.perm[:entries]
-    ]
-    assert keys == sorted(keys)
-    for channel in range(structure.shape[1]):
-        run = keys[index.channel_ptr[channel] : index.channel_ptr[channel + 1]]
-        assert {key[0] for key in run} <= {channel}
-    assert (index.channel_ptr[0], index.channel_ptr[-1]) == (0, entries)
-
-
-def test_transpose_of_more_channels_than_sixteen_bits():
-    mask = np.zeros((1, 2**16 + 2, 1, 1), bool)
-    mask[0, [0, 1, 2**16, 2**16 + 1]] = True
-    np.testing.assert_array_equal(build(mask, "unstructured").transpose().perm, [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("scheme", "shape", "kept", "values"),
+    [
+        ("block", (8, 1, 1, 2), [3], [[9, 11, 13, 15]]),
+        # channels outside, filters inside: what one channel feeds stands together
+        ("block:2x2", (2, 2, 1, 2), [1], [[1, 5, 3, 7]]),
+        ("pattern", (1, 2, 3, 3), [8 + 7], [[10, 12, 13, 16]]),
+        ("channel", (2, 2, 1, 2), [1], [[2, 3, 6, 7]]),
+        ("filter", (2, 2, 1, 2), [1], [[4, 5, 6, 7]]),
+    ],
+)
+def test_values_of_an_entry_stand_in_order(scheme, shape, kept, values):
+    kind = get_scheme(scheme)
+    structure = build(kind.units_to_mask(np.isin(np.arange(kind.units(shape)), kept), shape), scheme)
+    weight = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.testing.assert_array_equal(structure.compact(weight), values)
+    np.testing.assert_array_equal(structure.places(), values)
 
 
 @given(masks(), st.integers(0, 2**32), SPARE, SPARE, PARTS)
 def test_remap_keeps_common_weights_and_fills_grown_ones(scheme_mask, seed, spare, new_spare, parts):
+    """A unit carries over whole or not at all: a kernel that changes its pattern starts anew in all four places."""
     scheme, mask = scheme_mask
-    kind = get_scheme(scheme)
+    kind, rng = get_scheme(scheme), np.random.default_rng(seed)
     units = kind.mask_to_units(mask)
-    flipped = units ^ (np.random.default_rng(seed).random(units.size) < 0.3)
-    new_mask = kind.units_to_mask(flipped, mask.shape)
+    flipped = (units ^ (rng.random(units.size) < 0.3)).reshape(kind.grid(mask.shape))
+    new_units = legal_units(kind, flipped, rng).reshape(-1)
+    new_mask = kind.units_to_mask(new_units, mask.shape)
+    common = kind.units_to_mask(units & new_units, mask.shape)
     old, new = with_spare(scheme, mask, spare), with_spare(scheme, new_mask, new_spare, parts)
     weight = weight_of(mask)
     moved = old.remap(new, old.compact(weight))
-    assert moved.dtype == np.float32
+    assert (moved.dtype, moved.shape) == (np.float32, (new.capacity, new.unit_size))
     assert not moved[new.entries :].any()
-    np.testing.assert_array_equal(new.expand(moved), np.where(new_mask, weight, 0))
+    np.testing.assert_array_equal(new.expand(moved), np.where(common, weight, 0))
     filled = new.expand(old.remap(new, old.compact(weight), fill=7))
-    np.testing.assert_array_equal(filled, np.where(mask & new_mask, weight, np.where(new_mask, 7, 0)))
+    np.testing.assert_array_equal(filled, np.where(common, weight, np.where(new_mask, 7, 0)))
 
 
-@given(masks(), SPARE)
-def test_arrays_round_trip(scheme_mask, spare):
+@given(masks(), SPARE, PARTS)
+def test_arrays_round_trip(scheme_mask, spare, parts):
     scheme, mask = scheme_mask
-    structure = with_spare(scheme, mask, spare)
+    structure = with_spare(scheme, mask, spare, parts)
     again = Structure.from_arrays(structure.to_arrays())
-    assert (again.scheme, again.shape, again.block, again.capacity) == (
-        structure.scheme,
-        structure.shape,
-        structure.block,
-        structure.capacity,
-    )
+    assert (again.scheme, again.shape, again.capacity) == (structure.scheme, structure.shape, structure.capacity)
     for name in ("order", "row_ptr", "col"):
         np.testing.assert_array_equal(getattr(again, name), getattr(structure, name))
 
@@ -172,11 +140,16 @@ def test_parts_are_dealt_to_and_fro():
     np.testing.assert_array_equal(deal_rows(np.array([7, 5, 3, 1]), 2), [0, 3, 1, 2])
 
 
-def test_an_empty_layer_still_has_room_for_one_entry():
-    structure = build(np.zeros((4, 2, 1, 1), bool), "block")
+@pytest.mark.parametrize("scheme", SPELLINGS)
+def test_an_empty_layer_still_has_room_for_one_entry(scheme):
+    shape = (8, 4, 3, 3)
+    structure = build(np.zeros(shape, bool), scheme)
     assert (structure.entries, structure.capacity) == (0, 1)
-    assert structure.transpose().perm.shape == (1,)
-    assert not structure.expand(structure.compact(np.ones((4, 2, 1, 1), np.float32))).any()
+    assert not structure.to_mask().any()
+    assert not structure.expand(structure.compact(np.ones(shape, np.float32))).any()
+    grown = build(get_scheme(scheme).random_mask(shape, 0.6, np.random.default_rng(0)), scheme)
+    assert (structure.remap(grown, structure.compact(np.ones(shape)), fill=2) == 2).all()
+    assert not grown.remap(structure, grown.compact(np.ones(shape))).any()
 
 
 def test_nearly_five_million_entries_build_in_about_a_second():
@@ -201,7 +174,7 @@ def test_build_refuses_what_it_cannot_hold():
     with pytest.raises(ProfileError, match=r"6 filters.*blocks of 4"):
         build(np.ones((6, 3, 1, 1), bool), "block")
     mask[1, 2] = False
-    with pytest.raises(MaskError, match="of filters 0 to 3 some keep column 2"):
+    with pytest.raises(MaskError, match="of filters 0 to 3, channels 2 to 2, place 0 some weights are kept"):
         build(mask, "block")
 
 
@@ -214,7 +187,3 @@ def test_wrong_partners_are_refused():
         structure.expand(np.ones(12))
     with pytest.raises(StructureError, match="cannot move to a block structure"):
         structure.remap(other, np.ones((12, 1)))
-    with pytest.raises(StructureError, match="cannot have 0 channel groups"):
-        structure.group_pointers(0)
-    with pytest.raises(StructureError, match="use fewer groups"):
-        structure.group_pointers(INT32_MAX)

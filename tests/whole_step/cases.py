@@ -18,18 +18,23 @@ from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 
-from .networks import OddConvolutions, OddNormalisations, OtherInEvaluation, PreActivation, Quotient
+from .networks import OddActivations, OddConvolutions, OddNormalisations, OtherInEvaluation, PreActivation, Quotient
 from .training import CLASSES
 
 _OWN = {
     "odd convolutions": OddConvolutions, "odd normalisations": OddNormalisations, "pre-activation": PreActivation,
-    "quotient": Quotient, "other in evaluation": OtherInEvaluation,
+    "quotient": Quotient, "other in evaluation": OtherInEvaluation, "odd activations": OddActivations,
 }  # fmt: skip
 SHAPES = {
     "resnet20": (3, 8, 8), "vgg19_bn": (3, 16, 16), "odd convolutions": (3, 9, 7), "odd normalisations": (3, 6, 6),
     "pre-activation": (3, 5, 5), "quotient": (3, 5, 5), "other in evaluation": (3, 5, 5),
+    "odd activations": (3, 9, 7), "resnet110": (3, 8, 8), "resnet18": (3, 33, 33), "resnet50": (3, 33, 33),
+    "resnet50_cifar": (3, 8, 8), "mobilenet_v2": (3, 33, 33), "mobilenet_v2_cifar": (3, 8, 8),
 }  # fmt: skip
-WIDTHS = {"resnet20": 0.25, "vgg19_bn": 0.125}
+WIDTHS = {
+    "resnet20": 0.25, "vgg19_bn": 0.125, "resnet110": 0.25, "resnet18": 0.125, "resnet50": 0.125,
+    "resnet50_cifar": 0.125, "mobilenet_v2": 0.25, "mobilenet_v2_cifar": 0.25,
+}  # fmt: skip
 
 
 RULE = Sgd(0.9, 5e-4, False)

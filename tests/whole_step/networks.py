@@ -91,6 +91,30 @@ class Quotient(nn.Module):
         return self.fc(self.last(self.above(x) / self.below(x)).mean((2, 3)))
 
 
+class OddActivations(nn.Module):
+    """Clipped activations with and without a batch norm before them, residuals, dropouts of images and of features,
+    pooling windows that overlap, and hidden linear layers: [N, 3, 9, 7] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.Conv2d(3, 8, 3, padding=1), *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8) for _ in range(4)])
+        self.drops = nn.ModuleList([nn.Dropout(0.2), nn.Dropout(0.5), nn.Dropout(0.3)])
+        self.max_pool = nn.MaxPool2d(3, 2, 1)
+        self.avg_pool = nn.AvgPool2d(3, 2, 1, count_include_pad=False)
+        self.hidden, self.fc = nn.Linear(8 * 3 * 2, 12, bias=False), nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = F.relu6(4 * self.convs[0](x))  # no norm
+        a = F.relu6(3 * self.norms[0](self.convs[1](x)) + x)
+        b = self.drops[0](F.hardtanh(self.norms[1](self.convs[2](a)), 0, 0.5))
+        c = torch.clamp(self.norms[2](self.convs[3](b)) + a, 0, 1)
+        d = F.hardtanh(self.norms[3](self.convs[4](c)), -0.5, 0.75)
+        e = self.avg_pool(self.drops[1](self.max_pool(d)))
+        return self.fc(F.relu(self.hidden(self.drops[2](e.flatten(1)))))
+
+
 class OtherInEvaluation(nn.Module):
     """One tensor feeds two convolutions in evaluation, and two tensors in training. [N, 3, 5, 5] -> logits [N, 10]."""
 

@@ -20,6 +20,8 @@ CASES = [
     Case("odd normalisations", "block"),
     Case("pre-activation", "block", batch=6, first="sparse"),
     Case("pre-activation", "unstructured", threads=1),
+    Case("odd activations", "unstructured", batch=5),
+    Case("odd activations", "block", batch=4),
 ]
 
 

@@ -19,6 +19,7 @@ CASES = [
     Case("vgg19_bn", "block"),
     Case("odd convolutions", "unstructured", batch=5),
     Case("odd normalisations", "block"),
+    Case("odd activations", "unstructured", batch=5),
     Case("pre-activation", "block", batch=6, first="sparse"),
 ]
 

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.runtime.trainer import Trainer, step_seed
 from mest_compiler.schedules.cpu.sgd import Sgd
+
+from ..frontend.dropouts import seed_dropouts, with_reference_dropouts
 
 LR, CLASSES = 0.1, 10
 # Relative to the largest number of the tensor, and for tensors that are zero up to rounding (the bias in front of a
@@ -23,7 +25,8 @@ class MaskedTraining:
     """A copy of a model, trained by torch.optim.SGD; what masks remove stays zero, its gradient and momentum too."""
 
     def __init__(self, model: nn.Module, masks: Mapping[str, np.ndarray], rule: Sgd) -> None:
-        self.model = copy.deepcopy(model).train()
+        self.model = with_reference_dropouts(model)
+        self.seed, self.steps = 0, 0
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.SGD(
             self.parameters.values(), LR, rule.momentum, weight_decay=rule.weight_decay, nesterov=rule.nesterov
@@ -46,6 +49,8 @@ class MaskedTraining:
     def step(self, x: torch.Tensor, y: torch.Tensor, lr: float = LR) -> tuple[float, np.ndarray]:
         """(loss, logits) before the update."""
         self.optimizer.param_groups[0]["lr"] = lr
+        seed_dropouts(self.model, step_seed(self.seed, self.steps))
+        self.steps += 1
         self.optimizer.zero_grad()
         logits = self.model(x)
         loss = F.cross_entropy(logits, y)

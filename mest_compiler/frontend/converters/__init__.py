@@ -1,6 +1,6 @@
 """What each ATen operator becomes in Relax: one file an operator family, one function an operator."""
 
-from . import activation, batch_norm, convolution, elementwise, linear, loss, pooling, reduction, shape
+from . import activation, batch_norm, convolution, dropout, elementwise, linear, loss, pooling, reduction, shape
 from .registry import CONVERTERS
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "activation",
     "batch_norm",
     "convolution",
+    "dropout",
     "elementwise",
     "linear",
     "loss",

@@ -1,4 +1,4 @@
-"""Max-pooling, and average pooling over the whole plane, with their gradients."""
+"""Max-pooling and average pooling with their gradients; the average over a whole plane is an operator of its own."""
 
 import torch
 from tvm import relax
@@ -53,8 +53,8 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor: int | None = None,
 ) -> relax.Expr:
-    _check_whole_plane(emission, x, kernel, padding, divisor)
-    return emission.reshape(emission.emit(ops.global_avg_pool(x)), emission.result_shape())
+    window = _average(emission, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
+    return _averaged(emission, x, window)
 
 
 @converts(aten.avg_pool2d_backward.default)
@@ -69,8 +69,59 @@ def avg_pool2d_backward(
     count_include_pad: bool,
     divisor: int | None,
 ) -> relax.Expr:
-    _check_whole_plane(emission, x, kernel, padding, divisor)
+    window = _average(emission, x, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
+    return _averaged_backward(emission, gy, x, window)
+
+
+@converts(aten._adaptive_avg_pool2d.default)
+def adaptive_avg_pool2d(emission: Emission, x: relax.Expr, size: list[int]) -> relax.Expr:
+    return _averaged(emission, x, _adaptive(emission, x, size))
+
+
+@converts(aten._adaptive_avg_pool2d_backward.default)
+def adaptive_avg_pool2d_backward(emission: Emission, gy: relax.Expr, x: relax.Expr) -> relax.Expr:
+    return _averaged_backward(emission, gy, x, _adaptive(emission, x, shape_of(gy)[2:]))
+
+
+def _average(
+    emission: Emission,
+    x: relax.Expr,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor: int | None,
+) -> dict[str, object]:
+    window: dict[str, object] = _window(emission, x, kernel, stride, padding, (1,), ceil_mode)
+    del window["dilation"]
+    constant = count_include_pad or not any(window["padding"])
+    return {**window, "divisor": divisor or (elements(list(window["kernel"])) if constant else 0)}
+
+
+def _adaptive(emission: Emission, x: relax.Expr, size: list[int]) -> dict[str, object]:
+    plane = shape_of(x)[-2:]
+    if len(shape_of(x)) != 4 or any(extent % out for extent, out in zip(plane, size, strict=True)):
+        emission.refuse(f"averages a plane of {plane} to {list(size)}; only windows of one size are covered")
+    kernel = tuple(extent // out for extent, out in zip(plane, size, strict=True))
+    return {"kernel": kernel, "stride": kernel, "padding": (0, 0), "divisor": elements(list(kernel))}
+
+
+def _is_whole_plane(x: relax.Expr, window: dict[str, object]) -> bool:
+    plane = shape_of(x)[2:]
+    return list(window["kernel"]) == plane and not any(window["padding"]) and window["divisor"] == elements(plane)
+
+
+def _averaged(emission: Emission, x: relax.Expr, window: dict[str, object]) -> relax.Expr:
+    if _is_whole_plane(x, window):
+        return emission.reshape(emission.emit(ops.global_avg_pool(x)), emission.result_shape())
+    return emission.emit(ops.avg_pool2d(x, oshape=emission.result_shape(), **window))
+
+
+def _averaged_backward(emission: Emission, gy: relax.Expr, x: relax.Expr, window: dict[str, object]) -> relax.Expr:
     shape = shape_of(x)
+    if not _is_whole_plane(x, window):
+        return emission.emit(ops.avg_pool2d_backward(gy, oshape=shape, **window))
     plane = emission.reshape(gy, shape[:2])
     share = emission.emit(R.divide(plane, emission.scalar(elements(shape[2:]), plane)))
     return emission.emit(ops.spatial_broadcast(share, oshape=shape))
@@ -93,11 +144,3 @@ def _window(
         "padding": pair(padding),
         "dilation": pair(dilation),
     }
-
-
-def _check_whole_plane(
-    emission: Emission, x: relax.Expr, kernel: list[int], padding: list[int], divisor: int | None
-) -> None:
-    shape = shape_of(x)
-    if len(shape) != 4 or pair(kernel) != tuple(shape[2:]) or any(padding) or divisor is not None:
-        emission.refuse("averages parts of a plane; only the average over the whole plane is covered")

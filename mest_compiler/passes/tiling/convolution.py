@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import prod
 
 from tvm import relax
 
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
-from mest_compiler.kernels.arguments import ARGUMENTS
-from mest_compiler.schedules.cpu.choose import CHOOSE
+from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.schedules.cpu import choose, zeros
+from mest_compiler.schedules.cpu.choose import Choice
 
 from ..program import dtype_of, op_name, shape_of
 from .state import LayerKernels, Tiling
 
+Pick = Callable[[str, SparseConv, Sequence[Choice]], Choice]
+"""Decides between the kernels that can compute a direction of a sparse layer."""
 
-def plan_layers(tiling: Tiling) -> None:
+
+def plan_layers(tiling: Tiling, pick: Pick) -> None:
     """Chooses the kernels of every layer of the training step, before their index arrays become parameters."""
     for _, expr in tiling.program.bindings:
         name = op_name(expr)
@@ -25,16 +30,20 @@ def plan_layers(tiling: Tiling) -> None:
         direction = "forward" if name.endswith("conv2d") else "backward_" + name.rsplit("_", 1)[1]
         layer = tiling.layers.get(a["param"])
         if layer is None:
-            borders = _borders_of_layer(tiling, a["param"])
-            block = int(a["block"]) if "block" in a else None
-            # The forward convolution comes first; its second argument is the weight, or its values [capacity, block].
-            capacity = shape_of(expr.args[1])[0] if block else 0
-            layer = tiling.layers[a["param"]] = LayerKernels(tiling.geometry(expr, *borders), block, capacity)
+            geometry = tiling.geometry(expr, *_borders_of_layer(tiling, a["param"]))
+            # The forward convolution comes first; its second argument is the weight, or its values.
+            values = shape_of(expr.args[1])
+            sparse = SparseConv(geometry, a["scheme"], values[0]) if "scheme" in a else None
+            layer = tiling.layers[a["param"]] = LayerKernels(geometry, sparse)
         elif direction in layer.choices:
             raise ModelError(
                 f"The weight {a['param']!r} is used by two convolutions; shared weights are not supported."
             )
-        layer.choices[direction] = CHOOSE[direction](tiling.device, layer.geometry, layer.block, layer.capacity)
+        if layer.sparse is None:
+            layer.choices[direction] = choose.dense(direction, tiling.device, layer.geometry)
+        else:
+            found = choose.candidates(direction, tiling.device, layer.sparse)
+            layer.choices[direction] = pick(direction, layer.sparse, found)
 
 
 def _borders_of_layer(tiling: Tiling, param: str) -> tuple[int, int]:
@@ -55,13 +64,25 @@ def _run(
 ) -> list[relax.Expr]:
     """Calls a layer's kernel of a direction, with its index arrays behind `args` where it is sparse."""
     layer = tiling.layers[param]
-    choice = layer.choices[direction]
-    if layer.block is not None:
-        args = [*args, *[tiling.index_params[param, array] for array in ARGUMENTS[direction]]]
-    key = (choice.kernel, layer.geometry, layer.block, choice.knobs)
-    results = tiling.run(key, choice.make, args, out)
+    choice, forms = layer.choices[direction], layer.forms_of(direction)
+    indices = [tiling.index_params[param, array] for array in forms]
+    dtypes = {array: form.dtype for array, form in forms.items()}
+    # What the generated code depends on; a layer's capacity is not among it, but for the types of its indices.
+    kind = None if layer.sparse is None else (layer.sparse.scheme, tuple(dtypes.items()))
+    key = (choice.kernel, choice.indexing, layer.geometry, kind, choice.knobs)
     layer.functions[direction] = tiling.kernels.get(key, choice.make).name_hint
-    return results
+    if choice.indexing != "zeros":
+        return tiling.run(key, choice.make, [*args, *indices], out)
+    sparse, dtype = layer.sparse, layer.geometry.dtype
+    dense = relax.TensorType(sparse.shape, dtype)
+    if direction != "backward_weight":
+        make = lambda: zeros.expand(sparse, dtypes)  # noqa: E731
+        (weight,) = tiling.run(("expand", sparse.shape, kind), make, [args[1], *indices], [dense])
+        return tiling.run(key, choice.make, [args[0], weight], out)
+    sums = relax.TensorType([prod(sparse.shape), layer.geometry.lanes], dtype)
+    gradient = tiling.run(key, choice.make, args, [dense, sums])[0]
+    make = lambda: zeros.compact(sparse, dtypes)  # noqa: E731
+    return tiling.run(("compact", sparse.shape, kind), make, [gradient, *indices], out[:1])
 
 
 def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:

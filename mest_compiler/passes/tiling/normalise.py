@@ -14,10 +14,11 @@ from .state import Tiling, Value
 
 
 def _shape(
-    tiling: Tiling, expr: relax.Call, x: Plane, z_border: int, relu: bool, residual: Plane | None
+    tiling: Tiling, expr: relax.Call, x: Plane, z_border: int, residual: Plane | None
 ) -> Normalisation:
-    n, c, h, w = shape_of(expr.args[0])
-    return Normalisation(n, c, tiling.vec(dtype_of(expr.args[0])), x, Plane(h, w, z_border), relu, residual)
+    a, (n, c, h, w) = attributes(expr), shape_of(expr.args[0])
+    vec, z = tiling.vec(dtype_of(expr.args[0])), Plane(h, w, z_border)
+    return Normalisation(n, c, vec, x, z, bool(a["relu"]), residual, float(a["upper"]))
 
 
 def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
@@ -26,7 +27,7 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     x, plane = tiling.tiled(expr.args[0])
     residual, residual_plane = tiling.tiled(expr.args[5]) if a["residual"] else (None, None)
     border = tiling.border_of(var, 0)
-    n = _shape(tiling, expr, plane, border, bool(a["relu"]), residual_plane)
+    n = _shape(tiling, expr, plane, border, residual_plane)
     vectors = [tiling.plain(v) for v in expr.args[1:5]]
     vector = relax.TensorType([n.channels], dtype)
     kernel = tiling.kernels.get(
@@ -52,7 +53,7 @@ def inference(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     a = attributes(expr)
     x, plane = tiling.tiled(expr.args[0])
     residual, residual_plane = tiling.tiled(expr.args[5]) if a["residual"] else (None, None)
-    n = _shape(tiling, expr, plane, tiling.border_of(var), bool(a["relu"]), residual_plane)
+    n = _shape(tiling, expr, plane, tiling.border_of(var), residual_plane)
     args = [x, *[tiling.plain(v) for v in expr.args[1:5]], *([residual] if residual is not None else [])]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var), n.z.border)]
     (z,) = tiling.run(("normalise_inference", n, a["eps"]), lambda: normalise.inference(n, a["eps"]), args, out)
@@ -66,7 +67,7 @@ def backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     rest = list(expr.args[5:])
     z, z_plane = tiling.tiled(rest.pop(0)) if a["residual"] else (None, None)
     gradients = [tiling.tiled(g) for g in rest]
-    n = _shape(tiling, expr, plane, z_plane.border if z_plane else 0, bool(a["relu"]), z_plane)
+    n = _shape(tiling, expr, plane, z_plane.border if z_plane else 0, z_plane)
     dx = Plane(plane.height, plane.width, tiling.border_of(var, 0))
     planes, keep = [p for _, p in gradients], bool(a["keep"])
     args = [

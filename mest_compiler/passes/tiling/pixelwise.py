@@ -1,4 +1,4 @@
-"""Element-wise operators, biases and pooling over batch tiles."""
+"""Element-wise operators, biases, dropout and pooling over batch tiles."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.schedules.cpu import dropout as dropouts
 from mest_compiler.schedules.cpu import elementwise, pooling
 from mest_compiler.schedules.cpu.emit import Expr, Vec
 
@@ -99,6 +100,67 @@ def relu_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     return True
 
 
+def _bounds(tiling: Tiling, var: relax.Var, expr: relax.Call) -> tuple[tuple[float, float], list[Expr]]:
+    """Lower and upper bound of an operator, as numbers and as vectors."""
+    a, vec = attributes(expr), tiling.vec(dtype_of(var))
+    return (a["low"], a["high"]), [vec.const(a["low"]), vec.const(a["high"])]
+
+
+def clip(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """At least the lower bound, at most the upper one."""
+    if not _same_activations(var, list(expr.args)):
+        return False
+    key, (low, high) = _bounds(tiling, var, expr)
+    # In this order a NaN stays one. Lanes past the batch need not be zero: only gradients are summed over them.
+    _pixelwise(tiling, var, "clip", list(expr.args), lambda x: T.min(high, T.max(low, x)), [], key)
+    return True
+
+
+def clip_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """gy where low < y < high."""
+    if not _same_activations(var, list(expr.args)):
+        return False
+    key, (low, high) = _bounds(tiling, var, expr)
+    zero = tiling.vec(dtype_of(var)).const(0)
+
+    def compute(g: Expr, y: Expr) -> Expr:
+        return tirx.Select(y > low, tirx.Select(y < high, g, zero), zero)
+
+    _pixelwise(tiling, var, "clip_backward", list(expr.args), compute, [], key)
+    return True
+
+
+def clamp_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """gy where low <= x <= high."""
+    if not _same_activations(var, list(expr.args)):
+        return False
+    key, (low, high) = _bounds(tiling, var, expr)
+    zero = tiling.vec(dtype_of(var)).const(0)
+
+    def compute(g: Expr, x: Expr) -> Expr:
+        return tirx.Select(x >= low, tirx.Select(x <= high, g, zero), zero)
+
+    _pixelwise(tiling, var, "clamp_backward", list(expr.args), compute, [], key)
+    return True
+
+
+def dropout(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """x / (1 - p) where the step's seed keeps it, else 0; forward and backward."""
+    if not _same_activations(var, [expr.args[0]]):
+        return False
+    a, vec = attributes(expr), tiling.vec(dtype_of(var))
+    n, c, h, w = shape_of(var)
+    x, plane = tiling.tiled(expr.args[0])
+    out = Plane(h, w, tiling.border_of(var))
+    d = dropouts.Dropout(-(-n // vec.lanes), c, vec, plane, out, a["p"], a["layer"])
+    (y,) = tiling.run(
+        ("dropout", d), lambda: dropouts.dropout(d), [x, tiling.plain(expr.args[1])],
+        [tiling.tiled_type(shape_of(var), vec.dtype, out.border)],
+    )  # fmt: skip
+    tiling.bind(var, y, out.border)
+    return True
+
+
 def bias_add(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """x + b[channel]."""
     _pixelwise(tiling, var, "bias_add", [expr.args[0]], lambda x, b: x + b, [tiling.plain(expr.args[1])])
@@ -144,7 +206,7 @@ def spatial_broadcast(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
 
 def _pool(expr: relax.Call, vec: Vec, x: Plane, y: Plane, shape: tuple[int, ...]) -> pooling.Pool:
     a = attributes(expr)
-    window = [tuple(a[k]) for k in ("kernel", "stride", "padding", "dilation")]
+    window = [tuple(a.get(k, (1, 1))) for k in ("kernel", "stride", "padding", "dilation")]
     return pooling.Pool(-(-shape[0] // vec.lanes), shape[1], vec, x, y, *window)
 
 
@@ -181,14 +243,46 @@ def max_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     return True
 
 
+def avg_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """The mean of every window."""
+    x, plane = tiling.tiled(expr.args[0])
+    shape, vec, divisor = shape_of(var), tiling.vec(dtype_of(var)), attributes(expr)["divisor"]
+    p = _pool(expr, vec, plane, Plane(*shape[2:], tiling.border_of(var)), shape)
+    (y,) = tiling.run(
+        ("avg_pool", p, divisor), lambda: pooling.average(p, divisor), [x],
+        [tiling.tiled_type(shape, vec.dtype, p.y.border)],
+    )  # fmt: skip
+    tiling.bind(var, y, p.y.border)
+    return True
+
+
+def avg_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
+    """The gradient of an average pooling's input."""
+    gy, plane = tiling.tiled(expr.args[0])
+    shape, vec, divisor = shape_of(var), tiling.vec(dtype_of(var)), attributes(expr)["divisor"]
+    p = _pool(expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
+    (dx,) = tiling.run(
+        ("avg_pool_backward", p, divisor), lambda: pooling.average_backward(p, divisor), [gy],
+        [tiling.tiled_type(shape, vec.dtype, p.x.border)],
+    )  # fmt: skip
+    tiling.bind(var, dx, p.x.border)
+    return True
+
+
 HANDLERS = {
     **dict.fromkeys(_BINARY, binary),
     "relax.nn.relu": relu,
     "mest.relu_backward": relu_backward,
+    "mest.clip": clip,
+    "mest.clip_backward": clip_backward,
+    "mest.clamp_backward": clamp_backward,
+    "mest.dropout": dropout,
     "mest.bias_add": bias_add,
     "mest.bias_grad": bias_grad,
     "mest.global_avg_pool": global_avg_pool,
     "mest.spatial_broadcast": spatial_broadcast,
     "mest.max_pool2d": max_pool,
     "mest.max_pool2d_backward": max_pool_backward,
+    "mest.avg_pool2d": avg_pool,
+    "mest.avg_pool2d_backward": avg_pool_backward,
 }

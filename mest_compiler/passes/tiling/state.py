@@ -11,8 +11,8 @@ from tvm import relax, tirx
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
-from mest_compiler.kernels.arguments import Groups
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.kernels.indices import INDEXINGS, Form, SparseConv, index_forms
 from mest_compiler.schedules.cpu import elementwise
 from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.emit import Vec
@@ -33,32 +33,29 @@ class Value:
 
 @dataclass
 class LayerKernels:
-    """One convolution layer as compiled: its geometry, and the kernel of each direction that the step has."""
+    """One convolution layer as compiled: its geometry, what makes it sparse (None: dense), and the kernel of each
+    direction that the step has."""
 
     geometry: ConvGeometry
-    block: int | None
-    capacity: int
+    sparse: SparseConv | None
     choices: dict[str, Choice] = field(default_factory=dict)
     functions: dict[str, str] = field(default_factory=dict)  # direction -> name of its function in the module
 
     @property
-    def groups(self) -> Groups:
-        """Groups of input planes of the three kernels."""
-        return Groups(**{direction: choice.groups for direction, choice in self.choices.items()})
+    def used(self) -> dict[str, tuple[str, int]]:
+        """How each direction's kernel finds its weights, as `index_arrays` takes it."""
+        return {direction: choice.used for direction, choice in self.choices.items()}
 
-    def index_shapes(self) -> dict[str, int]:
-        """Lengths of the index arrays that the kernels of a sparse layer take at run time."""
-        if self.block is None:
+    def forms(self) -> dict[str, Form]:
+        """The index arrays that the kernels of a sparse layer take at run time."""
+        return index_forms(self.sparse, self.used) if self.sparse is not None else {}
+
+    def forms_of(self, direction: str) -> dict[str, Form]:
+        """Those of them that one direction's kernel takes, in argument order."""
+        if self.sparse is None:
             return {}
-        g, groups = self.geometry, self.groups
-        rows = g.filters // self.block
-        shapes = {"offset": self.capacity, "row": rows, "forward_ptr": rows * groups.forward + 1}
-        if "backward_weight" in self.choices:
-            shapes["weight_ptr"] = rows * groups.backward_weight + 1
-        if "backward_data" in self.choices:
-            shapes |= {"back_offset": self.capacity, "back_perm": self.capacity, "back_row": g.channels}
-            shapes["back_ptr"] = len(g.backward_grids) * g.channels * groups.backward_data + 1
-        return shapes
+        indexing, groups = self.choices[direction].used
+        return INDEXINGS[indexing, direction].forms(self.sparse, groups)
 
 
 class Tiling:

@@ -1,0 +1,195 @@
+"""`mest profile`: what a sparsity profile means for a model, before anything is compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mest_compiler.cli.model_options import Channels, Classes, Plane, Width, plane_of, profile_of
+from mest_compiler.cli.options import Json, Model, Profile, Scheme, Sparsity, writable
+from mest_compiler.cli.output import STANDARD_OUTPUT, say, write_json
+from mest_compiler.cli.tables import MIB, show
+from mest_compiler.errors import ProfileError
+
+if TYPE_CHECKING:
+    from mest_compiler.cli.network_layers import NetworkLayers
+    from mest_compiler.sparsity.profile import LayerPlan
+
+KIB = 2**10
+_WEIGHT = ".weight"
+
+WeightBits = Annotated[int, typer.Option(min=1, max=64, help="Bits of a weight and of a gradient.")]
+IndexBits = Annotated[
+    int,
+    typer.Option(min=1, max=64, help="Bits of an index, counted as the paper does: whether or not it could hold all."),
+]
+Dump = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        callback=writable,
+        help="Write the profile as YAML with one entry a layer, - for standard output.",
+    ),
+]
+
+
+def command(
+    model: Model,
+    scheme: Scheme = None,
+    sparsity: Sparsity = None,
+    profile: Profile = None,
+    width: Width = 1.0,
+    channels: Channels = 3,
+    plane: Plane = "32x32",
+    classes: Classes = 10,
+    weight_bits: WeightBits = 32,
+    index_bits: IndexBits = 16,
+    dump: Dump = None,
+    json: Json = None,
+) -> None:
+    """Show which layers of a model a profile makes sparse, how, and how much memory that takes.
+
+    A profile in YAML gives schemes and ratios to kinds of layers and to single ones:
+
+    ```yaml
+    scheme: block
+    sparsity: 0.9            # overall, where no ratio is said below
+    first: dense             # the first convolution
+    ratio: proportional      # uniform; "1.12:1" (3x3 against 1x1 layers); proportional: larger layers lose more
+    kinds: {3x3: pattern, 1x1: block, linear: dense}
+    layers:
+      "layer3.*": {scheme: unstructured, sparsity: 0.95}
+      "layer1.0.conv1.weight": dense
+    ```
+
+    Layers overrule kinds, and kinds the default. The form `prune_ratios: {"layer1.0.conv1.weight": 0.9}` of the MEST
+    authors' scripts is read too; its scheme is the key `scheme` or --scheme. A network whose default scheme is pattern
+    keeps layers dense that are not 3x3. Bytes are those of the paper's Table A.1: weights, gradients and indices.
+
+    Examples:
+
+    mest profile resnet32 --width 2 --scheme pattern --sparsity 0.9
+
+    mest profile resnet32 --profile hybrid.yaml --dump layers.yaml
+
+    mest profile vgg19_bn --scheme unstructured --sparsity 0.95 --index-bits 8 --json -
+    """
+    if dump == json == STANDARD_OUTPUT:
+        raise ProfileError("--dump and --json cannot both write to standard output: name a file for one of them.")
+    from mest_compiler import models
+    from mest_compiler.cli.network_layers import network_layers
+    from mest_compiler.sparsity.profile import LayerPlan
+    from mest_compiler.sparsity.profile import Profile as Rules
+
+    rules = profile_of(scheme, sparsity, profile) or Rules(LayerPlan("unstructured", 0.0))
+    network = models.build(model, classes=classes, in_channels=channels, width=width)
+    input_shape = (channels, *plane_of(plane))
+    layers = network_layers(network, input_shape)
+    plan = rules.assign(layers.convolutions, layers.linears)
+    rows = described(layers, plan, weight_bits, index_bits)
+    totals = summed(rows)
+    if dump is not None:
+        _write(dump, rules.resolved(layers.convolutions, layers.linears).dump())
+    _show(model, rows, totals)
+    if json is not None:
+        facts = {"model": model, "input_shape": input_shape, "weight_bits": weight_bits, "index_bits": index_bits}
+        write_json(json, {**facts, **totals, "layers": rows})
+
+
+def described(
+    layers: NetworkLayers, plan: dict[str, LayerPlan], weight_bits: int, index_bits: int
+) -> list[dict[str, Any]]:
+    """What each layer gets, in network order.
+
+    Keys: name, shape, scheme ("dense" too), sparsity (of the units that will be kept; `asked` as the profile has it),
+    units and kept_units (None of a dense layer), weights and kept_weights, bytes and dense_bytes of Table A.1.
+    """
+    from math import prod
+
+    from mest_compiler.sparsity.footprint import dense_footprint, layer_footprint
+    from mest_compiler.sparsity.schemes import get_scheme
+
+    rows = []
+    for name in layers.order:
+        shape, wanted = layers.shape(name), plan.get(name)
+        row = {"name": name, "shape": layers.linears.get(name, shape), "scheme": "dense", "asked": 0.0}
+        weights = kept_weights = prod(shape)
+        units = kept = None
+        if wanted is not None:
+            scheme = get_scheme(wanted.scheme)
+            units, kept = scheme.most_kept(shape), scheme.kept_units(shape, wanted.sparsity)
+            kept_weights = kept * scheme.unit_size(shape)
+            row |= {"scheme": scheme.name, "asked": wanted.sparsity}
+        rows.append(
+            {
+                **row,
+                "sparsity": 1 - kept_weights / weights,
+                "units": units,
+                "kept_units": kept,
+                "weights": weights,
+                "kept_weights": kept_weights,
+                "bytes": layer_footprint(shape, wanted).bytes(weight_bits, index_bits),
+                "dense_bytes": dense_footprint(shape).bytes(weight_bits, index_bits),
+            }
+        )
+    return rows
+
+
+def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Totals of `described`: weights, kept_weights, bytes, dense_bytes, and the sparsity of the weights of all layers
+    and of the sparse ones alone."""
+    totals: dict[str, Any] = {
+        key: sum(row[key] for row in rows) for key in ("weights", "kept_weights", "bytes", "dense_bytes")
+    }
+    sparse = [row for row in rows if row["units"] is not None]
+    return {
+        **totals,
+        "sparsity": _zeros(rows),
+        "sparsity_of_sparse_layers": _zeros(sparse),
+        "sparse_layers": len(sparse),
+    }
+
+
+def _zeros(rows: list[dict[str, Any]]) -> float:
+    weights = sum(row["weights"] for row in rows)
+    return 1 - sum(row["kept_weights"] for row in rows) / weights if weights else 0.0
+
+
+def _show(model: str, rows: list[dict[str, Any]], totals: dict[str, Any]) -> None:
+    lines = [
+        (
+            row["name"].removesuffix(_WEIGHT),
+            "x".join(str(size) for size in row["shape"]),
+            row["scheme"],
+            f"{row['sparsity']:.1%}" if row["units"] else "",
+            f"{row['kept_units']} / {row['units']}" if row["units"] else "",
+            f"{row['bytes'] / KIB:.1f}",
+        )
+        for row in rows
+    ]
+    show(
+        f"{model}, layers by the names of their weights without {_WEIGHT}",
+        ("layer", "shape", "scheme", "zeros", "units kept / all", "KiB"),
+        lines,
+    )
+    say(
+        f"{totals['sparse_layers']} of {len(rows)} layers are sparse, with {totals['sparsity_of_sparse_layers']:.2%} "
+        f"zeros; with the dense ones it is {totals['sparsity']:.2%}: {totals['kept_weights']:,} of "
+        f"{totals['weights']:,} weights are kept."
+    )
+    smaller = totals["dense_bytes"] / totals["bytes"] if totals["bytes"] else 1.0
+    say(
+        f"Weights, gradients and indices (Table A.1): {totals['bytes'] / MIB:.2f} MiB, dense "
+        f"{totals['dense_bytes'] / MIB:.2f} MiB ({smaller:.1f} times smaller)."
+    )
+
+
+def _write(target: str, text: str) -> None:
+    from mest_compiler.training.whole_file import write_whole_text
+
+    if target == STANDARD_OUTPUT:
+        typer.echo(text, nl=False)
+    else:
+        write_whole_text(Path(target), text)

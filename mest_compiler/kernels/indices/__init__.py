@@ -1,0 +1,81 @@
+"""Index arrays of one layer's kernels, worked out from its structure and its geometry.
+
+A structure says which weights are kept; a kernel wants to know where in memory their inputs stand. That depends on the
+planes and borders, so it is derived here, at run time, whenever a structure is swapped in: nothing is recompiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mest_compiler.errors import StructureError
+from mest_compiler.sparsity.structure import Structure
+from mest_compiler.sparsity.structure_checks import INT32_MAX
+
+from ..geometry import ConvGeometry
+from .block import RowsOfChannels, RowsOfFilters
+from .bodies import PatternEntries, RowEntries
+from .layer import DIRECTIONS, Form, Indexing, SparseConv, filled
+from .planes import KeptPlanes, Places
+
+__all__ = ["DIRECTIONS", "INDEXINGS", "Form", "SparseConv", "index_arrays", "index_forms"]
+
+INDEXINGS: dict[tuple[str, str], Indexing] = {
+    ("block", "forward"): RowsOfFilters("forward"),
+    ("block", "backward_data"): RowsOfChannels(),
+    ("block", "backward_weight"): RowsOfFilters("backward_weight"),
+    **{("pattern", direction): PatternEntries(direction) for direction in DIRECTIONS},
+    **{("taps", direction): RowEntries(direction) for direction in DIRECTIONS},
+    **{("planes", direction): KeptPlanes() for direction in DIRECTIONS},
+    **{("zeros", direction): Places() for direction in DIRECTIONS},
+}
+"""How the kernels of a kind ("block", ..., "zeros" for dense kernels with zeros kept) find their weights."""
+
+Used = Mapping[str, tuple[str, int]]
+"""Direction -> (key of INDEXINGS, groups of planes) of the kernel that computes it."""
+
+
+def index_forms(layer: SparseConv, used: Used) -> dict[str, Form]:
+    """Form of every index array of a layer's kernels, and of `entries` [1], which every layer has."""
+    forms = dict(filled(layer))
+    for direction, (indexing, groups) in used.items():
+        forms |= INDEXINGS[indexing, direction].forms(layer, groups)
+    return forms
+
+
+def index_arrays(structure: Structure, layer: SparseConv, used: Used) -> dict[str, np.ndarray]:
+    """The arrays of `index_forms`, filled from a structure.
+
+    Raises:
+        StructureError: the structure is not of this layer, or does not pass its own validation.
+    """
+    g = layer.geometry
+    if (structure.scheme, structure.shape, structure.capacity) != (layer.scheme, layer.shape, layer.capacity):
+        raise StructureError(
+            f"A {structure.scheme} structure of shape {structure.shape} with room for {structure.capacity} entries cannot "
+            f"serve a {layer.scheme} convolution of shape {layer.shape} with room for {layer.capacity}."
+        )
+    structure.validate()
+    largest = g.tiles * max(g.channels * g.x.size, g.filters * g.dy.size)
+    if largest * g.lanes > INT32_MAX:
+        raise StructureError(
+            f"The activations of a convolution of shape {layer.shape} have {largest * g.lanes} elements, more than "
+            "32-bit indices can reach: use a smaller batch."
+        )
+    found: dict[str, np.ndarray] = {"entries": np.array([structure.entries])}
+    for direction, (indexing, groups) in used.items():
+        found |= INDEXINGS[indexing, direction].arrays(structure, g, groups)
+    return {name: _padded(found[name], form, name, layer) for name, form in index_forms(layer, used).items()}
+
+
+def _padded(array: np.ndarray, form: Form, name: str, layer: SparseConv) -> np.ndarray:
+    if array.size > form.length or (array.size and (array.min() < 0 or array.max() > form.largest)):
+        raise StructureError(
+            f"Index array {name!r} of a {layer.scheme} convolution of shape {layer.shape} does not fit the "
+            f"{form.length} places of at most {form.largest} that it was compiled with."
+        )
+    whole = np.zeros(form.length, form.dtype)
+    whole[: array.size] = array
+    return whole

@@ -1,0 +1,1 @@
+"""Measured decisions: which of several kernels is the fastest on this device."""

@@ -1,0 +1,99 @@
+"""The kernels of one sparse (or dense) convolution with their arguments on this machine, ready to be called and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import tvm
+
+from mest_compiler.devices import CpuProfile
+from mest_compiler.kernels.geometry import ConvGeometry
+from mest_compiler.kernels.indices import INDEXINGS, SparseConv, index_arrays
+from mest_compiler.schedules.cpu import zeros
+from mest_compiler.schedules.cpu.choose import Choice
+from mest_compiler.sparsity.structure import Structure
+
+Tensor = tvm.runtime.Tensor
+
+
+@dataclass
+class Operands:
+    """Device tensors of a layer: x, dy in batch tiles, the weight or its values, and room for y, dx, dw."""
+
+    x: Tensor
+    dy: Tensor
+    weight: Tensor
+    y: Tensor
+    dx: Tensor
+    dw: Tensor
+
+    @classmethod
+    def of(cls, g: ConvGeometry, x: np.ndarray, dy: np.ndarray, weight: np.ndarray) -> Operands:
+        """Room is made as the geometry says; `weight` dense [F, C, kh, kw] or values [capacity, unit_size]."""
+        empty = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype))  # noqa: E731
+        y, dx = empty(g.tiles, g.filters * g.y.size, g.lanes), empty(g.tiles, g.channels * g.dx.size, g.lanes)
+        tensors = (tvm.runtime.tensor(np.ascontiguousarray(a)) for a in (x, dy, weight))
+        return cls(*tensors, y, dx, empty(*weight.shape))
+
+
+def kernel_call(
+    direction: str,
+    choice: Choice,
+    device: CpuProfile,
+    geometry: ConvGeometry,
+    operands: Operands,
+    layer: SparseConv | None = None,
+    structure: Structure | None = None,
+) -> Callable[[], None]:
+    """Builds a choice's kernel (with what puts zeros back and takes them out, where it needs that) and binds it.
+
+    Args:
+        layer, structure: None for a dense layer.
+    """
+    g, o = geometry, operands
+    indices: list[Tensor] = []
+    dtypes: Mapping[str, str] = {}
+    if layer is not None:
+        forms = INDEXINGS[choice.indexing, direction].forms(layer, choice.knobs.groups)
+        arrays = index_arrays(structure, layer, {direction: choice.used})
+        indices = [tvm.runtime.tensor(arrays[name]) for name in forms]
+        dtypes = {name: form.dtype for name, form in forms.items()}
+    kernel = build(choice.make(), device)
+    zero = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype))  # noqa: E731
+    if choice.indexing == "zeros":
+        dense = zero(*layer.shape)
+        if direction == "backward_weight":
+            back = build(zeros.compact(layer, dtypes), device)
+            sums = zero(prod(layer.shape), g.lanes)
+            return lambda: (kernel(o.x, o.dy, dense, sums), back(dense, *indices, o.dw))
+        put = build(zeros.expand(layer, dtypes), device)
+        source, target = (o.x, o.y) if direction == "forward" else (o.dy, o.dx)
+        return lambda: (put(o.weight, *indices, dense), kernel(source, dense, target))
+    if direction == "backward_weight":
+        sums = zero(prod(o.dw.shape), g.lanes)
+        return lambda: kernel(o.x, o.dy, *indices, o.dw, sums)
+    source, target = (o.x, o.y) if direction == "forward" else (o.dy, o.dx)
+    return lambda: kernel(source, o.weight, *indices, target)
+
+
+def build(function: tvm.tirx.PrimFunc, device: CpuProfile) -> Callable[..., None]:
+    """Machine code of one kernel."""
+    module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+    return tvm.tirx.build(module, target=device.target)["main"]
+
+
+def interleaved_ms(calls: list[Callable[[], None]], rounds: int) -> list[list[float]]:
+    """Times of each call in ms, taken in turns so that a disturbance meets all alike."""
+    for call in calls:
+        call()
+    found: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for times, call in zip(found, calls, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(1e3 * (time.perf_counter() - start))
+    return found

@@ -1,0 +1,90 @@
+"""Forward and backward-data of block sparsity (m filters by n channels at one kernel place; (1, 1): unstructured)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from mest_compiler.kernels.geometry import Subgrid
+from mest_compiler.kernels.indices import SparseConv
+
+from .emit import Buffer, Expr, Indices, activation, blocks, function
+from .gather import GatherKnobs, Shape, over_pixels, register_tile, update
+
+MOST_PLANES = 4  # output planes a register tile; a taller block is worked through in parts
+
+
+def _gather(
+    name: str, shape: Shape, grids: list[Subgrid], layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    back: bool,
+) -> tirx.PrimFunc:  # fmt: skip
+    """A row makes `out` planes of `into` source planes an entry; a value of them stands at out*by_out + into*by_into."""
+    g, vec, kind = shape.geometry, shape.vec, layer.kind
+    out, into = (kind.channels, kind.filters) if back else (kind.filters, kind.channels)
+    by_out, by_into = (kind.filters, 1) if back else (1, kind.filters)
+    rows = shape.targets // out
+
+    def emit() -> None:
+        x = activation("X", g.tiles, shape.sources, shape.source, vec)
+        vh, indices = T.arg("V", T.handle()), Indices(dtypes)
+        y = activation("Y", g.tiles, shape.targets, shape.target, vec)
+        values = T.match_buffer(vh, (T.int32(), layer.unit_size), g.dtype)
+        offsets, ptr, last = indices.match()
+        perm, order = (last, None) if back else (None, last)
+
+        def run(source: Buffer, acc: list[Buffer], pixels: list[int], lo: Expr, hi: Expr, start: int, n: int) -> None:
+            with T.serial(hi - lo) as k:
+                at = vec.pointer(source, offsets[lo + k] * g.lanes)
+                entry = T.Bind(perm[lo + k]) if perm is not None else lo + k
+                for i in range(into):
+                    moved = [p + i * shape.source.size for p in pixels]
+                    scalars = [values[entry, (start + b) * by_out + i * by_into] for b in range(n)]
+                    update(vec, acc, at, moved, scalars)
+
+        with T.parallel(g.tiles) as tile:
+            for number, grid in enumerate(grids):
+
+                def over_rows(inner: Callable, number: int = number) -> None:
+                    with T.serial(knobs.groups) as q, T.serial(rows) as r:
+                        lo = T.Bind(ptr[(number * rows + r) * knobs.groups + q])
+                        hi = T.Bind(ptr[(number * rows + r) * knobs.groups + q + 1])
+                        inner(q, T.Bind(order[r]) if order is not None else r, lo, hi)
+
+                def body(at, size, q, row, lo, hi, grid=grid) -> None:
+                    for part in blocks(out, MOST_PLANES):
+                        for start in range(part.start, part.start + part.size * part.count, part.size):
+                            register_tile(
+                                shape, x, y, grid, tile, at, size, [row * out + start + b for b in range(part.size)],
+                                q == 0 if knobs.groups > 1 else None,
+                                lambda source, acc, pixels, start=start, n=part.size: run(
+                                    source, acc, pixels, lo, hi, start, n
+                                ),
+                            )  # fmt: skip
+
+                over_pixels(grid, knobs, over_rows, body)
+
+    return function(name, emit)
+
+
+def forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    """Y[f] = sum over entries V[e] * X[OFF[e] + pixel]; a row is m filters.
+
+    Arguments: X, V [capacity, n*m], offset, pointers [rows*groups+1], row [rows], Y; activations are
+    [tiles, planes * rows * cols, L]. `dtypes`: of the index arrays by name.
+    """
+    g = layer.geometry
+    return _gather("block_forward", Shape.forward(g), [g.forward_grid], layer, knobs, dtypes, False)
+
+
+def backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    """dX[c] = sum over entries V[perm[e]] * dY[OFF[e] + pixel], a row is n channels, once for each parity class.
+
+    Arguments: dY, V, offset, pointers [classes*C/n*groups+1], perm, dX.
+    """
+    g = layer.geometry
+    grids = [grid for grid, _ in g.backward_grids]
+    return _gather("block_backward_data", Shape.backward(g), grids, layer, knobs, dtypes, True)
+
+

@@ -1,0 +1,91 @@
+"""Forward and backward-data through straight-line bodies: patterns, and the kept places of a kernel's row.
+
+Each body is a loop over the entries that have its places; within it every vector of the input is loaded once for all
+places that need it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from mest_compiler.kernels.bodies import Bodies, Body
+from mest_compiler.kernels.geometry import Subgrid
+from mest_compiler.kernels.indices import SparseConv
+
+from .emit import Buffer, Expr, Indices, Vec, activation, flat_any, function
+from .gather import GatherKnobs, Shape, over_pixels, register_tile
+
+
+def shared_loads(body: Body, pixels: list[int]) -> dict[int, list[tuple[int, int]]]:
+    """Offset of each input vector -> the (value, pixel) pairs that it feeds."""
+    uses: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for value, offset in body.terms:
+        for i, p in enumerate(pixels):
+            uses[p + offset].append((value, i))
+    return dict(sorted(uses.items()))
+
+
+def _add(vec: Vec, acc: list[Buffer], source: Buffer, pixels: list[int], body: Body, values: Buffer, at: Expr) -> None:
+    splats = {value: vec.splat(values[at + value]) for value, _ in body.terms}
+    for offset, uses in shared_loads(body, pixels).items():
+        x = vec.load(source, offset)
+        x = T.Bind(x) if len(uses) > 1 else x
+        for value, i in uses:
+            vec.fma(acc[i], splats[value], x)
+
+
+def _gather(
+    name: str, shape: Shape, grids: list[tuple[Subgrid, tuple[Body, ...]]], layer: SparseConv, knobs: GatherKnobs,
+    dtypes: dict[str, str],
+) -> tirx.PrimFunc:  # fmt: skip
+    g, vec = shape.geometry, shape.vec
+
+    def emit() -> None:
+        x = activation("X", g.tiles, shape.sources, shape.source, vec)
+        vh, indices = T.arg("V", T.handle()), Indices(dtypes)
+        y = activation("Y", g.tiles, shape.targets, shape.target, vec)
+        offsets, ptr, first, *order = indices.match()
+        values = flat_any(vh, layer.unit_size, g.dtype)
+
+        def run(source: Buffer, acc: list[Buffer], pixels: list[int], bodies: tuple[Body, ...], base: Expr) -> None:
+            for number, body in enumerate(bodies):
+                if not body.terms:
+                    continue
+                lo, hi = T.Bind(ptr[base + number]), T.Bind(ptr[base + number + 1])
+                with T.serial(hi - lo) as k:
+                    at = vec.pointer(source, offsets[lo + k] * g.lanes)
+                    _add(vec, acc, at, pixels, body, values, T.Bind(first[lo + k]))
+
+        with T.parallel(g.tiles) as tile:
+            for grid, bodies in grids:
+
+                def over_rows(inner: Callable) -> None:
+                    with T.serial(knobs.groups) as q, T.serial(shape.targets) as r:
+                        inner(q, r, T.Bind(order[0][r]) if order else r)
+
+                def body(at, size, q, r, plane, grid=grid, bodies=bodies) -> None:
+                    base = T.Bind((r * knobs.groups + q) * len(bodies))
+                    register_tile(
+                        shape, x, y, grid, tile, at, size, [plane], q == 0 if knobs.groups > 1 else None,
+                        lambda source, acc, pixels: run(source, acc, pixels, bodies, base),
+                    )  # fmt: skip
+
+                over_pixels(grid, knobs, over_rows, body)
+
+    return function(name, emit)
+
+
+def forward(layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    """Y[f] = sum over entries and their places V * X. Arguments: X, V, offset, pointers [F*groups*bodies+1], first, row, Y."""
+    g = layer.geometry
+    return _gather("body_forward", Shape.forward(g), [(g.forward_grid, bodies.forward)], layer, knobs, dtypes)
+
+
+def backward_data(layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    """dX[c] likewise of dY, once for each parity class. Arguments: dY, V, offset, pointers, first, dX."""
+    g = layer.geometry
+    return _gather("body_backward_data", Shape.backward(g), list(bodies.backward), layer, knobs, dtypes)

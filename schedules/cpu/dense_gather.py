@@ -1,0 +1,85 @@
+"""Forward and backward-data of dense convolutions, grouped and depthwise ones among them, for any CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from mest_compiler.kernels.geometry import ConvGeometry, Subgrid
+
+from .emit import Part, activation, blocks, each, flat, function
+from .gather import GatherKnobs, Shape, over_pixels, register_tile, update
+
+
+def _gather(
+    name: str,
+    shape: Shape,
+    grids: list[tuple[Subgrid, dict[int, int]]],
+    block: int,
+    weight_strides: tuple[int, int],
+    knobs: GatherKnobs,
+) -> tirx.PrimFunc:
+    """`weight_strides`: elements of W between output planes and between input planes of a convolution group."""
+    g, vec = shape.geometry, shape.vec
+    per_out, per_in = shape.targets // g.groups, shape.sources // g.groups
+    out_stride, in_stride = weight_strides
+    weight_group = g.filters // g.groups * g.columns  # elements of W of a convolution group
+    chunk = -(-per_in // knobs.groups)
+
+    def emit() -> None:
+        x = activation("X", g.tiles, shape.sources, shape.source, vec)
+        w = T.arg("W", T.buffer((g.filters, g.channels // g.groups, *g.kernel), g.dtype))
+        y = activation("Y", g.tiles, shape.targets, shape.target, vec)
+        w = flat(w)
+
+        def run(source, acc, pixels, taps, row, size, conv_group, planes: Part, start) -> None:
+            base = conv_group * weight_group + row * out_stride
+            with T.serial(planes.size) as c:
+                plane = start + c
+                at = vec.pointer(source, (conv_group * per_in + plane) * (shape.source.size * g.lanes))
+                weight = vec.pointer(w, base + plane * in_stride)
+                for tap, offset in taps.items():
+                    scalars = [weight[b * out_stride + tap] for b in range(size)]
+                    update(vec, acc, at, [p + offset for p in pixels], scalars)
+
+        with T.parallel(g.tiles) as tile:
+            for grid, taps in grids:
+
+                def over_rows(inner: Callable) -> None:
+                    with T.serial(g.groups) as conv_group:
+                        for planes in blocks(per_in, chunk):
+                            with each(planes) as start:
+                                for part in blocks(per_out, block):
+                                    with each(part) as row:
+                                        inner(planes, start, part.size, row, conv_group)
+
+                def body(at, size, planes, start, count, row, conv_group, grid=grid, taps=taps) -> None:
+                    outputs = [conv_group * per_out + row + b for b in range(count)]
+                    register_tile(
+                        shape, x, y, grid, tile, at, size, outputs, start == 0 if chunk < per_in else None,
+                        lambda source, acc, pixels: run(
+                            source, acc, pixels, taps, row, count, conv_group, planes, start
+                        ),
+                    )  # fmt: skip
+
+                over_pixels(grid, knobs, over_rows, body)
+
+    return function(name, emit)
+
+
+def forward_taps(g: ConvGeometry) -> list[tuple[Subgrid, dict[int, int]]]:
+    """The one grid of a forward convolution and the offset of every kernel place."""
+    return [(g.forward_grid, {t: g.tap_offset(t) for t in range(g.taps)})]
+
+
+def forward(g: ConvGeometry, block: int, knobs: GatherKnobs) -> tirx.PrimFunc:
+    """Y = conv(X, W) with W as PyTorch stores it; register tiles of `block` filters. Arguments: X, W, Y."""
+    return _gather("dense_forward", Shape.forward(g), forward_taps(g), block, (g.columns, g.taps), knobs)
+
+
+def backward_data(g: ConvGeometry, block: int, knobs: GatherKnobs) -> tirx.PrimFunc:
+    """dX of the same convolution; register tiles of `block` channels. Arguments: dY, W, dX."""
+    grids = list(g.backward_grids)
+    return _gather("dense_backward_data", Shape.backward(g), grids, block, (g.taps, g.columns), knobs)

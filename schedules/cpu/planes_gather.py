@@ -1,0 +1,139 @@
+"""Forward and backward-data of structured sparsity: shorter dense convolutions over the kept channels or filters.
+
+Where the kept planes are the input's, the loop over input planes runs through their list; where they are the output's,
+the loop over output planes does, and the planes of removed ones are zeroed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from mest_compiler.kernels.geometry import Subgrid
+from mest_compiler.kernels.indices import SparseConv
+
+from .dense_gather import forward_taps
+from .emit import Buffer, Expr, Index, Indices, Vec, activation, blocks, each, flat_any, function
+from .gather import GatherKnobs, Shape, over_pixels, register_tile, update
+
+Grids = list[tuple[Subgrid, dict[int, int]]]
+
+
+def _arguments(layer: SparseConv, shape: Shape, dtypes: dict[str, str]) -> tuple[Buffer, Buffer, Index, Expr, Buffer]:
+    """(X, Y, kept planes, how many, flat V)."""
+    g, vec = shape.geometry, shape.vec
+    x = activation("X", g.tiles, shape.sources, shape.source, vec)
+    vh, indices = T.arg("V", T.handle()), Indices(dtypes)
+    y = activation("Y", g.tiles, shape.targets, shape.target, vec)
+    planes, entries = indices.match()
+    values = flat_any(vh, layer.unit_size, g.dtype)
+    return x, y, planes, T.Bind(entries[0]), values
+
+
+def _taps(
+    vec: Vec, acc: list[Buffer], at: Buffer, pixels: list[int], taps: dict[int, int], weight: Buffer, stride: int, n: int
+) -> None:
+    for tap, offset in taps.items():
+        update(vec, acc, at, [p + offset for p in pixels], [weight[b * stride + tap] for b in range(n)])
+
+
+def _kept_inputs(
+    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]
+) -> tirx.PrimFunc:
+    """V [kept inputs, outputs, taps]."""
+    g, vec, taps_of = shape.geometry, shape.vec, layer.geometry.taps
+
+    def emit() -> None:
+        x, y, planes, kept, values = _arguments(layer, shape, dtypes)
+
+        def run(source, acc, pixels, taps, row, n, lo, hi) -> None:
+            with T.serial(hi - lo) as k:
+                at = vec.pointer(source, planes[lo + k] * (shape.source.size * g.lanes))
+                weight = vec.pointer(values, (lo + k) * (shape.targets * taps_of) + row * taps_of)
+                _taps(vec, acc, at, pixels, taps, weight, taps_of, n)
+
+        with T.parallel(g.tiles) as tile:
+            for grid, taps in grids:
+
+                def over_rows(inner: Callable) -> None:
+                    with T.serial(knobs.groups) as q:
+                        lo = T.Bind(T.truncdiv(q * kept, knobs.groups))
+                        hi = T.Bind(T.truncdiv((q + 1) * kept, knobs.groups))
+                        for part in blocks(shape.targets, block):
+                            with each(part) as row:
+                                inner(q, lo, hi, row, part.size)
+
+                def body(at, size, q, lo, hi, row, n, grid=grid, taps=taps) -> None:
+                    register_tile(
+                        shape, x, y, grid, tile, at, size, [row + b for b in range(n)],
+                        q == 0 if knobs.groups > 1 else None,
+                        lambda source, acc, pixels: run(source, acc, pixels, taps, row, n, lo, hi),
+                    )  # fmt: skip
+
+                over_pixels(grid, knobs, over_rows, body)
+
+    return function(name, emit)
+
+
+def _kept_outputs(
+    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]
+) -> tirx.PrimFunc:
+    """V [kept outputs, inputs, taps]."""
+    g, vec, taps_of = shape.geometry, shape.vec, layer.geometry.taps
+    stride, target = shape.sources * taps_of, shape.target
+    chunk = -(-shape.sources // knobs.groups)
+
+    def emit() -> None:
+        x, y, planes, kept, values = _arguments(layer, shape, dtypes)
+
+        def run(source, acc, pixels, taps, j, n, start, count) -> None:
+            with T.serial(count) as c:
+                at = vec.pointer(source, (start + c) * (shape.source.size * g.lanes))
+                weight = vec.pointer(values, j * stride + (start + c) * taps_of)
+                _taps(vec, acc, at, pixels, taps, weight, stride, n)
+
+        with T.parallel(g.tiles) as tile:
+            with T.serial(shape.targets - kept) as k:
+                plane = vec.pointer(y, tile, planes[kept + k] * target.size + target.at(0, 0), 0)
+                with T.serial(target.height) as r, T.serial(target.width) as c:
+                    vec.store(plane, vec.const(0), r * target.cols + c)
+            for grid, taps in grids:
+
+                def over_rows(inner: Callable) -> None:
+                    for part in blocks(shape.sources, chunk):
+                        with each(part) as start:
+                            whole = T.Bind(T.truncdiv(kept, block))
+                            with T.serial(whole) as i:
+                                inner(start, part.size, i * block, block)
+                            with T.serial(kept - whole * block) as i:
+                                inner(start, part.size, whole * block + i, 1)
+
+                def body(at, size, start, count, j, n, grid=grid, taps=taps) -> None:
+                    register_tile(
+                        shape, x, y, grid, tile, at, size, [T.Bind(planes[j + b]) for b in range(n)],
+                        start == 0 if chunk < shape.sources else None,
+                        lambda source, acc, pixels: run(source, acc, pixels, taps, j, n, start, count),
+                    )  # fmt: skip
+
+                over_pixels(grid, knobs, over_rows, body)
+
+    return function(name, emit)
+
+
+def forward(layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    """Y = conv(X, W) with V the kept channels [kept, F, kh, kw] or filters [kept, C, kh, kw].
+
+    Arguments: X, V [capacity, unit_size], planes, entries, Y; register tiles of `block` filters.
+    """
+    g = layer.geometry
+    make = _kept_inputs if layer.kind.axis == 1 else _kept_outputs
+    return make("planes_forward", Shape.forward(g), forward_taps(g), block, layer, knobs, dtypes)
+
+
+def backward_data(layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    """dX of the same; zero in removed channels. Arguments: dY, V, planes, entries, dX."""
+    g = layer.geometry
+    make = _kept_outputs if layer.kind.axis == 1 else _kept_inputs
+    return make("planes_backward_data", Shape.backward(g), list(g.backward_grids), block, layer, knobs, dtypes)
