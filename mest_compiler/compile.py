@@ -84,7 +84,10 @@ def compile_step(
     executable = build(lowered.module, cpu)
     say("pack")
     library = _library(executable)
-    tensors = {p: structures[p].compact(value) if p in structures else value for p, value in graph.state.items()}
+    tensors = {
+        p: structures[p].compact(value.reshape(structures[p].shape)) if p in structures else value
+        for p, value in graph.state.items()
+    }
     manifest = _manifest(graph, lowered, plan, structures, rule, cpu, device, name)
     manifest["compile_seconds"] = round(time.perf_counter() - begin, 3)
     return Artifact(manifest, library, tensors, structures)
@@ -115,10 +118,13 @@ def _structures(
         if masks or from_weights:
             raise ModelError("Masks need a profile that says which scheme their layers have: give one.")
         return {}, {}
-    shapes = {name: c.shape for name, c in graph.convolutions.items() if c.groups == 1}
-    plan = profile.assign(shapes)
-    if masks is None:
-        masks = masks_from_zeros(graph.state, plan, shapes) if from_weights else random_masks(plan, shapes, seed)
+    convolutions = {name: c.shape for name, c in graph.convolutions.items() if c.groups == 1}
+    plan = profile.assign(convolutions, graph.linears)
+    shapes = convolutions | {name: (*shape, 1, 1) for name, shape in graph.linears.items()}
+    if masks is None and from_weights:
+        masks = masks_from_zeros({p: graph.state[p].reshape(shapes[p]) for p in plan}, plan, shapes)
+    elif masks is None:
+        masks = random_masks(plan, shapes, seed)
     missing, surplus = sorted(set(plan) - set(masks)), sorted(set(masks) - set(plan))
     if missing or surplus:
         what = f"has none for {missing[0]!r}" if missing else f"has one for {surplus[0]!r}, which is no sparse layer"
@@ -156,7 +162,7 @@ def _manifest(
         layers[param] = {
             "scheme": plan[param].scheme if param in plan else "dense",
             "sparsity": 1 - structures[param].to_mask().mean() if param in structures else 0.0,
-            "shape": list(graph.convolutions[param].shape),
+            "shape": list(graph.convolutions[param].shape if param in graph.convolutions else structures[param].shape),
             "kernels": {
                 direction: {**choice.describe(), "function": layer.functions[direction]}
                 for direction, choice in layer.choices.items()

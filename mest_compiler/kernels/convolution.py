@@ -1,21 +1,28 @@
-"""Definitions of the sparse convolution kernels: what is computed, for any device, in plain loops.
+"""Definitions of the sparse convolution kernels, one family a file: what is computed, for any device, in plain loops.
 
 They are the reference that generators are tested against and the tasks that tuning is about. Arguments are the
-generators' own, in the same order; see `arguments` for the index arrays. A definition knows nothing of a device.
+generators' own, in the same order. A definition knows nothing of a device. This file is what the families share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .geometry import ConvGeometry, Plane, Subgrid
+from .indices import SparseConv
+
+Expr = Any  # a tirx.PrimExpr or a Python number
+Read = Callable[[Expr], Expr]
+"""An index array: element -> its value as int32, whatever narrower type it is stored in."""
 
 
-def _function(name: str, body: Callable[[], None]) -> tirx.PrimFunc:
+def function(name: str, body: Callable[[], None]) -> tirx.PrimFunc:
+    """A PrimFunc whose arguments and body are appended by `body`."""
     with IRBuilder() as builder, T.prim_func():
         T.func_name(name)
         T.func_attr({"global_symbol": name})
@@ -23,89 +30,54 @@ def _function(name: str, body: Callable[[], None]) -> tirx.PrimFunc:
     return builder.get()
 
 
-def _activation(name: str, g: ConvGeometry, planes: int, plane: Plane) -> tirx.Buffer:
+def activation(name: str, g: ConvGeometry, planes: int, plane: Plane) -> tirx.Buffer:
+    """Argument [tiles, planes * pixels, L]."""
     return T.arg(name, T.buffer((g.tiles, planes * plane.size, g.lanes), g.dtype))
 
 
-def _pixel(grid: Subgrid, r: tirx.Var, q: tirx.Var) -> tuple[tirx.Expr, tirx.Expr]:
+def source_and_target(g: ConvGeometry, back: bool) -> tuple[int, Plane, int, Plane]:
+    """(planes read, one of them, planes written, one of them) of forward, or of backward-data."""
+    return (g.filters, g.dy, g.channels, g.dx) if back else (g.channels, g.x, g.filters, g.y)
+
+
+def index_handles(dtypes: Mapping[str, str]) -> dict[str, tirx.Var]:
+    """The index arrays' arguments, in order; `index_reads` binds them when all arguments are there."""
+    return {name: T.arg(name, T.handle()) for name in dtypes}
+
+
+def index_reads(handles: Mapping[str, tirx.Var], dtypes: Mapping[str, str]) -> list[Read]:
+    """How each index array is read; they may have any length."""
+    buffers = [T.match_buffer(handles[name], (T.int32(),), dtype) for name, dtype in dtypes.items()]
+    return [lambda i, buffer=buffer: T.Cast("int32", buffer[i]) for buffer in buffers]
+
+
+def compact_values(handle: tirx.Var, layer: SparseConv) -> tirx.Buffer:
+    """Argument [capacity, unit_size]; the capacity is known at run time only."""
+    return T.match_buffer(handle, (T.int32(), layer.unit_size), layer.geometry.dtype)
+
+
+def workspace(handle: tirx.Var, g: ConvGeometry) -> None:
+    """Argument [capacity * unit_size, L] that generators use; a definition leaves it alone."""
+    T.match_buffer(handle, (T.int32(), g.lanes), g.dtype)
+
+
+def pixel(grid: Subgrid, row: Expr, col: Expr) -> tuple[Expr, Expr]:
     """(input, output) offsets of a pixel of a subgrid."""
-    read = r * grid.in_row + q * grid.in_col + grid.in_base
-    return read, r * grid.out_row + q * grid.out_col + grid.out_base
+    read = row * grid.in_row + col * grid.in_col + grid.in_base
+    return read, row * grid.out_row + col * grid.out_col + grid.out_base
 
 
-def sparse_forward(g: ConvGeometry, block: int, groups: int) -> tirx.PrimFunc:
-    """Y[f] = sum over the row's entries of V[e] * X[OFF[e] + pixel]. Arguments: X, V, OFF, PTR, ROW, Y."""
-    rows = g.filters // block
-
-    def body() -> None:
-        x = _activation("X", g, g.channels, g.x)
-        capacity, entries = T.int32(), T.int32()
-        vh, oh = T.arg("V", T.handle()), T.arg("OFF", T.handle())
-        ptr = T.arg("PTR", T.buffer((rows * groups + 1,), "int32"))
-        order = T.arg("ROW", T.buffer((rows,), "int32"))
-        y = _activation("Y", g, g.filters, g.y)
-        v, off = T.match_buffer(vh, (capacity, block), g.dtype), T.match_buffer(oh, (entries,), "int32")
-        with T.grid(g.tiles, rows, block, g.y.height, g.y.width, g.lanes) as (n, i, b, r, q, lane):
-            read, write = _pixel(g.forward_grid, r, q)
-            out = (order[i] * block + b) * g.y.size + write
-            T.buffer_store(y, tirx.const(0, g.dtype), [n, out, lane])
-            with T.serial(ptr[i * groups], ptr[(i + 1) * groups]) as e:
-                T.buffer_store(y, y[n, out, lane] + v[e, b] * x[n, off[e] + read, lane], [n, out, lane])
-
-    return _function("sparse_forward", body)
+def zero(g: ConvGeometry, buffer: tirx.Buffer, index: list[Expr]) -> None:
+    """One element becomes 0."""
+    T.buffer_store(buffer, tirx.const(0, g.dtype), index)
 
 
-def sparse_backward_data(g: ConvGeometry, block: int, groups: int) -> tirx.PrimFunc:
-    """dX[c] = sum over the channel's entries of V[PERM[e]] * dY[OFF[e] + pixel], once for each parity class.
-
-    Arguments: dY, V, OFF, PTR, ROW, PERM, dX.
-    """
-    grids = [grid for grid, _ in g.backward_grids]
-
-    def body() -> None:
-        dy = _activation("X", g, g.filters, g.dy)
-        capacity, entries = T.int32(), T.int32()
-        vh, oh = T.arg("V", T.handle()), T.arg("OFF", T.handle())
-        ptr = T.arg("PTR", T.buffer((len(grids) * g.channels * groups + 1,), "int32"))
-        order = T.arg("ROW", T.buffer((g.channels,), "int32"))
-        ph = T.arg("PERM", T.handle())
-        dx = _activation("Y", g, g.channels, g.dx)
-        v, off = T.match_buffer(vh, (capacity, block), g.dtype), T.match_buffer(oh, (entries,), "int32")
-        perm = T.match_buffer(ph, (entries,), "int32")
-        for number, grid in enumerate(grids):
-            with T.grid(g.tiles, g.channels, grid.rows, grid.cols, g.lanes) as (n, c, r, q, lane):
-                read, write = _pixel(grid, r, q)
-                out, first = order[c] * g.dx.size + write, (c + number * g.channels) * groups
-                T.buffer_store(dx, tirx.const(0, g.dtype), [n, out, lane])
-                with T.serial(ptr[first], ptr[first + groups]) as e, T.serial(block) as b:
-                    term = v[perm[e], b] * dy[n, off[e] + b * g.dy.size + read, lane]
-                    T.buffer_store(dx, dx[n, out, lane] + term, [n, out, lane])
-
-    return _function("sparse_backward_data", body)
+def add(buffer: tirx.Buffer, index: list[Expr], term: Expr) -> None:
+    """One element grows by a term."""
+    T.buffer_store(buffer, buffer[tuple(index)] + term, index)
 
 
-def sparse_backward_weight(g: ConvGeometry, block: int, groups: int) -> tirx.PrimFunc:
-    """dV[e] = sum over batch and pixels of dY[filter(e)] * X[OFF[e] + pixel].
-
-    Arguments: X, dY, OFF, PTR, ROW, dV, DL (a workspace that generators use; left alone here).
-    """
-    rows = g.filters // block
-
-    def body() -> None:
-        x, dy = _activation("X", g, g.channels, g.x), _activation("DY", g, g.filters, g.dy)
-        entries, capacity, work = T.int32(), T.int32(), T.int32()
-        oh = T.arg("OFF", T.handle())
-        ptr = T.arg("PTR", T.buffer((rows * groups + 1,), "int32"))
-        order = T.arg("ROW", T.buffer((rows,), "int32"))
-        vh, lh = T.arg("DV", T.handle()), T.arg("DL", T.handle())
-        off = T.match_buffer(oh, (entries,), "int32")
-        dv = T.match_buffer(vh, (capacity, block), g.dtype)
-        T.match_buffer(lh, (work, g.lanes), g.dtype)
-        with T.serial(rows) as i, T.serial(ptr[i * groups], ptr[(i + 1) * groups]) as e, T.serial(block) as b:
-            T.buffer_store(dv, tirx.const(0, g.dtype), [e, b])
-            with T.grid(g.tiles, g.dy.height, g.dy.width, g.lanes) as (n, r, q, lane):
-                read, _ = _pixel(g.forward_grid, r, q)
-                out = (order[i] * block + b) * g.dy.size + g.dy.at(0, 0) + r * g.dy.cols + q
-                T.buffer_store(dv, dv[e, b] + dy[n, out, lane] * x[n, off[e] + read, lane], [e, b])
-
-    return _function("sparse_backward_weight", body)
+def over_batch_and_dy(g: ConvGeometry, body: Callable[[Expr, Expr, Expr, Expr], None]) -> None:
+    """body(tile, offset in x of the first place, offset in dy's plane, lane) for every pixel of dy."""
+    with T.grid(g.tiles, g.dy.height, g.dy.width, g.lanes) as (n, r, q, lane):
+        body(n, pixel(g.forward_grid, r, q)[0], r * g.dy.cols + q + g.dy.at(0, 0), lane)

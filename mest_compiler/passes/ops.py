@@ -25,6 +25,10 @@ OPS = {
     "mest.sparse_conv2d": _of_shape,
     "mest.sparse_conv2d_backward_data": _of_shape,
     "mest.sparse_conv2d_backward_weight": _of_shape,
+    # likewise on x [N, C] and gy [N, F]
+    "mest.sparse_linear": _of_shape,
+    "mest.sparse_linear_backward_data": _of_shape,
+    "mest.sparse_linear_backward_weight": _of_shape,
     # (x, w, b, running_mean, running_var[, residual]) -> (z, mean, rstd, new running_mean, new running_var)
     "mest.normalise": lambda call: relax.TupleType([call.args[0].ty, *[_vector(call)] * 4]),
     # (x, w, b, running_mean, running_var[, residual]) -> z

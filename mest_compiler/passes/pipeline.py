@@ -19,7 +19,7 @@ from .append_sgd import AppendSgd
 from .fuse_normalise import FuseNormalise
 from .sparsify_convolutions import SparseLayer, SparsifyConvolutions
 from .tile_batch import TileBatch
-from .tiling.convolution import Pick
+from .tiling.plan import Pick
 
 
 @dataclass(frozen=True)

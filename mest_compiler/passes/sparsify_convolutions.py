@@ -1,4 +1,4 @@
-"""A compiler pass that replaces the dense weight of every masked convolution by compact values."""
+"""A compiler pass that replaces the dense weight of every masked convolution or linear layer by compact values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from .program import (
     substitute,
 )
 
-_CONVOLUTIONS = ("mest.conv2d", "mest.conv2d_backward_data", "mest.conv2d_backward_weight")
+_LAYERS = tuple(
+    f"mest.{kind}{direction}"
+    for kind in ("conv2d", "linear")
+    for direction in ("", "_backward_data", "_backward_weight")
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class SparsifyConvolutions:
         named = dict(zip(program.params, self.names, strict=False))
         for weight in weights:
             for user in users[weight]:
-                if user is None or op_name(defined[user]) not in _CONVOLUTIONS:
+                if user is None or op_name(defined[user]) not in _LAYERS:
                     what = op_name(defined[user]) if user is not None else "the result"
                     raise ModelError(
                         f"The sparse weight {named[weight]!r} is read by {what or 'another expression'}, not "
@@ -90,14 +94,17 @@ class SparsifyConvolutions:
     def _expression(self, expr: relax.Expr, env: Env) -> relax.Expr:
         name = op_name(expr)
         new = substitute(expr, env)
-        if name not in _CONVOLUTIONS:
+        if name not in _LAYERS:
             return new
         attrs = attributes(expr)
         layer = self.layers.get(attrs["param"])
         if layer is None:
             return new
-        weight = attrs["oshape"] if name.endswith("weight") else shape_of(expr.args[1])
+        # A linear layer is a convolution with 1x1 kernels.
+        weight = [*(shape_of(expr) if name.endswith("weight") else shape_of(expr.args[1])), 1, 1][:4]
         if name.endswith("weight"):
             attrs["oshape"] = (layer.capacity, layer.unit_size)
+        elif "linear" in name:
+            attrs["oshape"] = shape_of(expr)
         attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs.items()}
         return call(name.replace("mest.", "mest.sparse_"), new.args, **attrs, weight=list(weight), scheme=layer.scheme)

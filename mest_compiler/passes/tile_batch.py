@@ -24,11 +24,11 @@ from .program import (
     substitute,
     variables,
 )
-from .tiling import convolution, normalise, pixelwise
-from .tiling.convolution import Pick, plan_layers
+from .tiling import convolution, linear, normalise, pixelwise
+from .tiling.plan import Pick, plan_layers
 from .tiling.state import LayerKernels, Tiling, Value
 
-_ALWAYS = {**convolution.HANDLERS, **normalise.HANDLERS}
+_ALWAYS = {**convolution.HANDLERS, **linear.HANDLERS, **normalise.HANDLERS}
 
 
 @tvm.transform.module_pass(opt_level=0, name="TileBatch")

@@ -173,7 +173,13 @@ class Trainer:
 
     # ---- state
     def _dense(self, name: str, values: np.ndarray) -> np.ndarray:
-        return self.structures[name].expand(values) if name in self.structures else values.copy()
+        if name not in self.structures:
+            return values.copy()
+        return self.structures[name].expand(values).reshape(self._shape(name))
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a parameter as torch has it; a linear layer's structure has (F, C, 1, 1)."""
+        return tuple(self.manifest["parameters"][name])
 
     def state(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by torch name, sparse weights with their zeros."""

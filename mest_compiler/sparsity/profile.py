@@ -173,7 +173,7 @@ class Profile:
             return None
         said = _first_said(rule.scheme for rule in rules)
         scheme = get_scheme(self.default.scheme if said is None else said)
-        named = said is not None or layer.name in self.layers or layer.kind in self.kinds
+        named = said is not None or layer.name in self.layers or self.kinds.get(layer.kind) is not None
         if not named and not scheme.fits_kernel(layer.shape):
             return None
         if layer.linear and scheme.family != _OF_LINEARS:

@@ -147,8 +147,10 @@ class Scheme(ABC):
         return self.units_to_mask(kept.reshape(-1), shape)
 
     def mask_of_rows(self, shape: Shape, quotas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Random bool mask [F, C, kh, kw] that keeps as many units of each row as `quotas`, int [rows], says (at most as
-        many as the row has sites)."""
+        """Random bool mask [F, C, kh, kw] that keeps of each row as many units as `quotas`, int [rows], says.
+
+        More than a row has sites are as many as it has.
+        """
         rows, columns = self.grid(shape)
         sites = int(self.site(np.arange(columns))[-1]) + 1
         kinds = columns // sites  # units of a site, of which a row keeps one at most

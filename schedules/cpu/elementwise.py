@@ -72,6 +72,37 @@ def tile_out(batch: int, channels: int, plane: Plane, vec: Vec) -> tirx.PrimFunc
     return function("tile_out", emit)
 
 
+def features_in(batch: int, features: int, vec: Vec) -> tirx.PrimFunc:
+    """[N, C] -> [1, C * vectors, L], example n in vector n // L, lane n % L; past the batch zero. Arguments: X, Y."""
+    vectors = -(-batch // vec.lanes)
+
+    def emit() -> None:
+        x = T.arg("X", T.buffer((batch, features), vec.dtype))
+        y = T.arg("Y", T.buffer((1, features * vectors, vec.lanes), vec.dtype))
+        with T.parallel(features) as c, T.grid(vectors, vec.lanes) as (t, lane):
+            with T.If(t * vec.lanes + lane < batch):
+                with T.Then():
+                    T.buffer_store(y, x[t * vec.lanes + lane, c], [0, c * vectors + t, lane])
+                with T.Else():
+                    T.buffer_store(y, tirx.const(0, vec.dtype), [0, c * vectors + t, lane])
+
+    return function("features_in", emit)
+
+
+def features_out(batch: int, features: int, vec: Vec) -> tirx.PrimFunc:
+    """[1, C * vectors, L] -> [N, C], the inverse of `features_in`. Arguments: X, Y."""
+    vectors = -(-batch // vec.lanes)
+
+    def emit() -> None:
+        x = T.arg("X", T.buffer((1, features * vectors, vec.lanes), vec.dtype))
+        y = T.arg("Y", T.buffer((batch, features), vec.dtype))
+        with T.parallel(batch) as n, T.serial(features) as c:
+            place = c * vectors + T.truncdiv(n, vec.lanes)
+            T.buffer_store(y, x[0, place, T.truncmod(n, vec.lanes)], [n, c])
+
+    return function("features_out", emit)
+
+
 def elementwise(
     name: str,
     tiles: int,

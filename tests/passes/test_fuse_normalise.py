@@ -70,6 +70,40 @@ def test_norm_and_relu() -> None:
     assert (predicted["relu"], predicted["residual"]) == (1, 0)
 
 
+def bounds(mod) -> list[float]:
+    """Upper bound of every normalise of the step."""
+    return [a["upper"] for a in calls_of(mod, "mest.normalise")]
+
+
+def test_norm_and_clipped_relu() -> None:
+    before, after = fused(lambda x, c, n: F.hardtanh(n[1](c[0](F.relu6(n[0](x))) + x), 0, 0.5), 1, 2)
+    assert operators(before)["mest.clip"] == operators(before)["mest.clip_backward"] == 2
+    check_nothing_is_apart(after)
+    assert kinds(after) == [(1, 0), (1, 0)] and bounds(after) == [6, 0.5]
+    assert [a["upper"] for a in calls_of(after, "mest.normalise_backward")] == [0.5, 6]
+    assert operators(after)["mest.clip"] == operators(after)["mest.clip_backward"] == 0
+    assert operators(after, "predict")["mest.clip"] == 0
+
+
+def test_norm_residual_and_clipped_relu() -> None:
+    _, after = fused(lambda x, c, n: F.relu6(n[0](c[0](x)) + x), 1, 1)
+    check_nothing_is_apart(after)
+    assert kinds(after) == [(1, 1)] and bounds(after) == [6] and gradients(after) == [(1, 1, 1)]
+
+
+def test_a_clip_that_is_no_relu_stays_apart() -> None:
+    _, after = fused(lambda x, c, n: F.hardtanh(n[0](x), -1, 1), 0, 1)
+    check_nothing_is_apart(after)
+    assert kinds(after) == [(0, 0)] and bounds(after) == [float("inf")]
+    assert operators(after)["mest.clip"] == operators(after)["mest.clip_backward"] == 1
+
+
+def test_a_clamp_reads_its_input_and_stays_apart() -> None:
+    # Its gradient on the bounds is 1, which the output does not tell.
+    _, after = fused(lambda x, c, n: torch.clamp(n[0](x), 0, 6), 0, 1)
+    assert kinds(after) == [(0, 0)] and operators(after)["mest.clamp_backward"] == 1
+
+
 def test_norm_alone() -> None:
     _, after = fused(lambda x, c, n: c[0](n[0](x)), 1, 1)
     check_nothing_is_apart(after)

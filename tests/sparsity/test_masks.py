@@ -1,12 +1,14 @@
 """Masks: drawn alike everywhere, kept in files, read off zeros."""
 
 import hashlib
+import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from mest_compiler.errors import MaskError
+from mest_compiler.errors import MaskError, ProfileError
 from mest_compiler.sparsity.masks import load_masks, masks_from_zeros, random_masks, save_masks
 from mest_compiler.sparsity.profile import LayerPlan
 
@@ -29,6 +31,22 @@ def test_random_masks_are_the_same_on_every_machine():
     assert digest(random_masks(PLAN, SHAPES, seed=7)) == "34a67fd847475d28"
 
 
+def test_random_masks_of_the_other_schemes_are_the_same_on_every_machine():
+    shapes = dict.fromkeys(("pattern", "channel", "filter", "block:2x3", "block:8x1"), (16, 12, 3, 3))
+    plan = {name: LayerPlan(name, 0.75) for name in shapes}
+    assert digest(random_masks(plan, shapes, seed=7)) == "38e364fa601bac76"
+
+
+def test_masks_of_a_vgg19_are_drawn_in_about_a_second():
+    widths = (64, 64, 128, 128, *[256] * 4, *[512] * 8)
+    shapes = {f"{i}": (f, c, 3, 3) for i, (c, f) in enumerate(pairwise((3, *widths)))}
+    for scheme in ("unstructured", "pattern"):
+        start = time.perf_counter()
+        random_masks(dict.fromkeys(shapes, LayerPlan(scheme, 0.9)), shapes, 0)
+        # Some times the aim: this guards against a Python loop, not against a busy machine.
+        assert time.perf_counter() - start < 5
+
+
 def test_random_masks_depend_on_seed_and_name_not_on_order():
     masks = random_masks(PLAN, SHAPES, 1)
     alone = random_masks({"b.weight": PLAN["b.weight"]}, SHAPES, 1)
@@ -43,6 +61,10 @@ def test_random_masks_refuse_bad_seeds_and_plans():
         random_masks(PLAN, SHAPES, -1)
     with pytest.raises(MaskError, match=r"Layer 'a.weight' of the plan is no convolution of the model"):
         random_masks(PLAN, {}, 0)
+    with pytest.raises(ProfileError, match=r"Layer 'b.weight' has 1x1 kernels, but scheme 'pattern'"):
+        random_masks({"b.weight": LayerPlan("pattern", 0.9)}, SHAPES, 0)
+    with pytest.raises(ProfileError, match=r"sparsity of layer 'a.weight' is 0.1, below"):
+        random_masks({"a.weight": LayerPlan("pattern", 0.1)}, SHAPES, 0)
 
 
 def test_save_and_load(tmp_path):
@@ -102,6 +124,13 @@ def test_load_refuses_masks_that_do_not_fit(tmp_path, case):
         load_masks(path, PLAN, SHAPES)
 
 
+def test_load_names_the_layer_that_a_scheme_does_not_fit(tmp_path):
+    path = write(tmp_path / "m", random_masks(PLAN, SHAPES, 0))
+    plan = {**PLAN, "b.weight": LayerPlan("pattern", 0.9)}
+    with pytest.raises(MaskError, match=r"m, 'b.weight': Layer 'b.weight' has 1x1 kernels, but scheme 'pattern'"):
+        load_masks(path, plan, SHAPES)
+
+
 def test_load_refuses_what_is_no_mask_file(tmp_path):
     with pytest.raises(MaskError, match="none cannot be read"):
         load_masks(tmp_path / "none", PLAN, SHAPES)
@@ -130,11 +159,26 @@ def test_masks_from_zeros():
     assert digest(masks_from_zeros(state, PLAN, SHAPES)) == digest(masks)
 
 
+def test_masks_from_the_zeros_of_a_linear_layer():
+    weight = np.zeros((8, 6), np.float32)
+    weight[5, 2] = 1
+    masks = masks_from_zeros({"fc": weight}, {"fc": LayerPlan("block", 0.9)}, {"fc": (8, 6, 1, 1)})
+    np.testing.assert_array_equal(np.argwhere(masks["fc"])[:, :2], [[4, 2], [5, 2], [6, 2], [7, 2]])
+
+
 def test_masks_from_zeros_refuses_weights_that_do_not_fit():
     state = {name: np.ones(SHAPES[name], np.float32) for name in PLAN}
     with pytest.raises(MaskError, match=r"All weights of 'b.weight' are zero"):
         masks_from_zeros({**state, "b.weight": np.zeros(SHAPES["b.weight"])}, PLAN, SHAPES)
     with pytest.raises(MaskError, match=r"The weights lack 'a.weight'"):
         masks_from_zeros({}, PLAN, SHAPES)
+    two = np.zeros(SHAPES["a.weight"], np.float32)
+    two[2, 3, 0, 0] = two[2, 3, 2, 2] = 1
+    with pytest.raises(
+        MaskError, match=r"zeros of 'a.weight' are no mask: No pattern covers the kernel of filter 2 and"
+    ):
+        masks_from_zeros({**state, "a.weight": two}, {"a.weight": LayerPlan("pattern", 0.9)}, SHAPES)
+    with pytest.raises(ProfileError, match="Layer 'first' has 3 input channels"):
+        masks_from_zeros({"first": np.ones((8, 3, 3, 3))}, {"first": LayerPlan("block:1x2", 0.9)}, SHAPES)
     with pytest.raises(MaskError, match=r"'a.weight' has shape \(4,\) where the model has \(8, 6, 3, 3\)"):
         masks_from_zeros({**state, "a.weight": np.ones(4)}, PLAN, SHAPES)

@@ -150,6 +150,8 @@ def test_a_default_pattern_leaves_other_kernels_dense():
     assert "layer3.0.shortcut.0.weight" not in plan and len(plan) == 3
     wildcard = Profile(LayerPlan("pattern", 0.9), layers={"layer3.*": Rule(sparsity=0.8)})
     assert "layer3.0.shortcut.0.weight" not in wildcard.assign(LAYERS)
+    dense_kind = Profile(LayerPlan("pattern", 0.9), layers={"*": Rule(sparsity=0.8)}, kinds={"1x1": None})
+    assert "layer3.0.shortcut.0.weight" not in dense_kind.assign(LAYERS)
 
 
 @pytest.mark.parametrize(

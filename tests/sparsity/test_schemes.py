@@ -167,6 +167,17 @@ def test_random_masks_are_balanced(layer, sparsity, seed):
     assert off <= (slack / 2 + 1e-6) * scheme.unit_size(shape)
 
 
+@given(layers(), st.data())
+def test_masks_of_given_row_lengths(layer, data):
+    scheme, shape = layer
+    rows, _ = scheme.grid(shape)
+    sites = scheme.most_kept(shape) // rows
+    quotas = np.array(data.draw(st.lists(st.integers(0, sites + 2), min_size=rows, max_size=rows)))
+    mask = scheme.mask_of_rows(shape, quotas, np.random.default_rng(data.draw(st.integers(0, 2**32))))
+    of_rows = scheme.mask_to_units(mask).reshape(scheme.grid(shape)).sum(1)
+    np.testing.assert_array_equal(of_rows, np.minimum(quotas, sites))
+
+
 @given(layers(12), RATIOS)
 def test_kept_units_are_in_range_and_fall_with_the_sparsity(layer, sparsity):
     scheme, shape = layer

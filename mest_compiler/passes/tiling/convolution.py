@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from math import prod
 
 from tvm import relax
 
-from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
-from mest_compiler.kernels.indices import SparseConv
-from mest_compiler.schedules.cpu import choose, zeros
-from mest_compiler.schedules.cpu.choose import Choice
+from mest_compiler.schedules.cpu import zeros
 
-from ..program import dtype_of, op_name, shape_of
-from .state import LayerKernels, Tiling
+from ..program import dtype_of, shape_of
+from .state import Tiling
 
-Pick = Callable[[str, SparseConv, Sequence[Choice]], Choice]
-"""Decides between the kernels that can compute a direction of a sparse layer."""
-
-
-def plan_layers(tiling: Tiling, pick: Pick) -> None:
-    """Chooses the kernels of every layer of the training step, before their index arrays become parameters."""
-    for _, expr in tiling.program.bindings:
-        name = op_name(expr)
-        if not name.replace("sparse_", "").startswith("mest.conv2d"):
-            continue
-        a = attributes(expr)
-        direction = "forward" if name.endswith("conv2d") else "backward_" + name.rsplit("_", 1)[1]
-        layer = tiling.layers.get(a["param"])
-        if layer is None:
-            geometry = tiling.geometry(expr, *_borders_of_layer(tiling, a["param"]))
-            # The forward convolution comes first; its second argument is the weight, or its values.
-            values = shape_of(expr.args[1])
-            sparse = SparseConv(geometry, a["scheme"], values[0]) if "scheme" in a else None
-            layer = tiling.layers[a["param"]] = LayerKernels(geometry, sparse)
-        elif direction in layer.choices:
-            raise ModelError(
-                f"The weight {a['param']!r} is used by two convolutions; shared weights are not supported."
-            )
-        if layer.sparse is None:
-            layer.choices[direction] = choose.dense(direction, tiling.device, layer.geometry)
-        else:
-            found = choose.candidates(direction, tiling.device, layer.sparse)
-            layer.choices[direction] = pick(direction, layer.sparse, found)
-
-
-def _borders_of_layer(tiling: Tiling, param: str) -> tuple[int, int]:
-    """(border of x, border of dy) of a layer, as its neighbours will write them."""
-    x = dy = 0
-    for _, expr in tiling.program.bindings:
-        name = op_name(expr).replace("sparse_", "")
-        if name.startswith("mest.conv2d") and attributes(expr)["param"] == param:
-            if name == "mest.conv2d":
-                x = tiling.border_of(expr.args[0])
-            else:
-                dy = tiling.border_of(expr.args[0])
-    return x, dy
-
-
-def _run(
+def run_layer(
     tiling: Tiling, param: str, direction: str, args: list[relax.Expr], out: list[relax.TensorType]
 ) -> list[relax.Expr]:
     """Calls a layer's kernel of a direction, with its index arrays behind `args` where it is sparse."""
@@ -92,7 +45,7 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     x, _ = tiling.tiled(expr.args[0], layer.geometry.x.border)
     args = [x, tiling.plain(expr.args[1])]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var))]
-    tiling.bind(var, _run(tiling, param, "forward", args, out)[0], 0)
+    tiling.bind(var, run_layer(tiling, param, "forward", args, out)[0], 0)
 
 
 def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
@@ -102,7 +55,7 @@ def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
     args = [dy, tiling.plain(expr.args[1])]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var))]
-    tiling.bind(var, _run(tiling, param, "backward_data", args, out)[0], 0)
+    tiling.bind(var, run_layer(tiling, param, "backward_data", args, out)[0], 0)
 
 
 def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
@@ -113,7 +66,7 @@ def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     x, _ = tiling.tiled(expr.args[1], layer.geometry.x.border)
     shape, dtype = shape_of(var), dtype_of(var)
     out = [relax.TensorType(shape, dtype), relax.TensorType([prod(shape), layer.geometry.lanes], dtype)]
-    tiling.values[var].plain = _run(tiling, param, "backward_weight", [x, dy], out)[0]
+    tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [x, dy], out)[0]
 
 
 HANDLERS = {
