@@ -21,10 +21,12 @@ from .passes.sparsify_convolutions import SparseLayer
 from .runtime.artifact import SCHEMA, Artifact
 from .schedules.cpu.sgd import Sgd
 from .sparsity import structure
+from .sparsity.automatic import Automatic
 from .sparsity.masks import masks_from_zeros, random_masks
 from .sparsity.profile import LayerPlan, Profile
 from .sparsity.structure import Structure
 from .tuning.fastest import Fastest
+from .tuning.schemes import fastest_schemes
 
 PHASES = ("trace", "masks", "lower", "build", "pack")
 Progress = Callable[[str], None]
@@ -35,7 +37,7 @@ def compile_step(
     *,
     input_shape: tuple[int, int, int],
     batch: int,
-    profile: Profile | None = None,
+    profile: Profile | Automatic | None = None,
     masks: Mapping[str, np.ndarray] | None = None,
     masks_from_weights: bool = False,
     seed: int = 0,
@@ -53,7 +55,8 @@ def compile_step(
         model: maps [N, *input_shape] to logits [N, classes]; left as it is.
         input_shape: channels, height, width of one example.
         batch: examples of a step, fixed in the artifact.
-        profile: which layers are sparse, under which scheme, at which ratio; None: none.
+        profile: which layers are sparse, under which scheme, at which ratio; None: none; `Automatic`: the scheme that
+            is the fastest in each layer, measured.
         masks: bool [F, C, kh, kw] by parameter name for all layers of the profile; None: random balanced ones
             from `seed`.
         masks_from_weights: take the masks from the zeros of the model's weights instead.
@@ -76,10 +79,18 @@ def compile_step(
     say("trace")
     graph = _trace(model, input_shape, batch, dtype)
     say("masks")
+    fastest = Fastest(cpu)
+    if isinstance(profile, Automatic):
+        if masks_from_weights:
+            weights = {p: graph.state[p] != 0 for p, c in graph.convolutions.items() if c.groups == 1}
+            masks, masks_from_weights = {p: mask for p, mask in weights.items() if not mask.all()}, False
+        dense = lower(graph, {}, rule, cpu).tiles.layers
+        found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
+        profile = fastest_schemes(profile, found, fastest, masks)
     plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, cpu)
     layers = {p: SparseLayer(s.scheme, s.capacity, s.unit_size) for p, s in structures.items()}
     say("lower")
-    lowered = lower(graph, layers, rule, cpu, Fastest(cpu) if measure else probable)
+    lowered = lower(graph, layers, rule, cpu, fastest if measure else probable)
     say("build")
     executable = build(lowered.module, cpu)
     say("pack")

@@ -1,4 +1,4 @@
-"""ResNet-18, -34 and -50: the networks of the ImageNet experiments, with a stem for large images and one for small ones.
+"""ResNet-18, -34 and -50, the networks of the ImageNet experiments, with a stem for large images and one for small.
 
 Four stages of basic or bottleneck blocks (He et al., 2016, table 1), 1x1 projection shortcuts where channels or
 resolution change, the stride of a bottleneck in its 3x3 convolution. Parameters have the names that torchvision

@@ -124,7 +124,9 @@ def _meet(
             return Comparison(timings, {})
         reference = _arrays(timings[fastest(timings, TORCH)], tensors, kept)
         errors = {
-            name: _errors(_arrays(timings[name], tensors, kept), reference) for name in COMPILED if name in timings
+            name: relative_errors(_arrays(timings[name], tensors, kept), reference)
+            for name in COMPILED
+            if name in timings
         }
     return Comparison(timings, errors)
 
@@ -136,7 +138,8 @@ def _arrays(
         return {name: kept(name, file[name]) for name in tensors}
 
 
-def _errors(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, float]:
+def relative_errors(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """By tensor of the reference: the largest absolute difference over the reference's largest absolute value."""
     return {
         name: float(np.abs(found[name] - right).max() / max(np.abs(right).max(), np.finfo(np.float32).tiny))
         for name, right in reference.items()

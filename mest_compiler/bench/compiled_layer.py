@@ -24,9 +24,11 @@ from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.schedules.cpu import choose
 from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.sparsity import structure as structures
+from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.structure import Structure
 from mest_compiler.tuning.fastest import Fastest
 from mest_compiler.tuning.layer_run import Operands, interleaved_ms, kernel_call
+from mest_compiler.tuning.schemes import fastest_schemes
 
 PROFILED = 5
 """Repeats behind each kernel's own time."""
@@ -77,6 +79,14 @@ def geometry_of(layer: LayerSpec, batch: int, device: CpuProfile) -> ConvGeometr
     return replace(
         bare, x=replace(inside, border=bare.needed_x_border), dy=replace(outside, border=bare.needed_dy_border)
     )
+
+
+def fastest_scheme(layer: LayerSpec, *, batch: int, sparsity: float, threads: int) -> str:
+    """Name of the fine-grained scheme that is the fastest on this layer at a ratio, measured."""
+    device = local_cpu(threads)
+    g = geometry_of(layer, batch, device)
+    (plan,) = fastest_schemes(Automatic(sparsity), {"": g}, Fastest(device), first_dense=False).layers.values()
+    return plan.scheme
 
 
 class CompiledLayer:

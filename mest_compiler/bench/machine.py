@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,11 @@ def describe() -> dict[str, Any]:
         **{name: version(package) for name, package in PACKAGES.items()},
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def in_words(machine: Mapping[str, Any]) -> str:
+    """The machine of `describe` in a few words: CPU, cores and vector unit."""
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction_set']}"
 
 
 def _cpu_info() -> dict[str, str]:

@@ -11,7 +11,7 @@ import typer
 
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.measuring import measured
-from mest_compiler.cli.model_options import Channels, Classes, Plane, Width, plane_of, profile_of
+from mest_compiler.cli.model_options import AUTO, Channels, Classes, Plane, Width, plane_of, profile_of
 from mest_compiler.cli.options import Batch, Device, Json, Profile, Scheme, Seed, Sparsity, Threads
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.tables import MIB, show_comparison, show_kernels
@@ -139,6 +139,11 @@ def _layer(
     from mest_compiler.sparsity.schemes import get_scheme
 
     spec, sparse = LayerSpec.parse(what), profile_of(scheme, sparsity, None) is not None
+    if sparse and scheme == AUTO:
+        from mest_compiler.bench.compiled_layer import fastest_scheme
+
+        scheme = fastest_scheme(spec, batch=batch, sparsity=sparsity, threads=threads)
+        say(f"fastest scheme here: {scheme}")
     if sparse:
         get_scheme(scheme).check_shape(what, spec.weight_shape)
     case = LayerCase(spec, batch, seed, scheme if sparse else None, sparsity or 0.0, uneven)

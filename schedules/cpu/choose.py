@@ -6,8 +6,8 @@ the rules below take to be the fastest; measuring (see `tuning`) may say otherwi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 from tvm import tirx
 
@@ -40,7 +40,8 @@ class Choice:
     """A kernel and its knobs.
 
     ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
-    between an expansion of the values and their compaction. ``source``: "default", "measured" or "tuned".
+    between an expansion of the values and their compaction. ``source``: "default", "measured" or "tuned". ``times``:
+    what was measured, ms of each kernel that was in the running.
     """
 
     kernel: str
@@ -48,6 +49,7 @@ class Choice:
     make: Callable[[], tirx.PrimFunc]
     indexing: str = ""
     source: str = "default"
+    times: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def used(self) -> tuple[str, int]:
@@ -55,8 +57,9 @@ class Choice:
         return self.indexing, self.knobs.groups
 
     def describe(self) -> dict[str, object]:
-        """For reports and manifests: {"kernel", "knobs", "indexing", "source"}."""
-        return {"kernel": self.kernel, "knobs": asdict(self.knobs), "indexing": self.indexing, "source": self.source}
+        """For reports and manifests: {"kernel", "knobs", "indexing", "source", "times"}."""
+        said = {"kernel": self.kernel, "knobs": asdict(self.knobs), "indexing": self.indexing, "source": self.source}
+        return {**said, "times": dict(self.times)}
 
 
 def dtypes_of(indexing: str, direction: str, layer: SparseConv, groups: int) -> dict[str, str]:

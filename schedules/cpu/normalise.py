@@ -1,4 +1,4 @@
-"""Batch norm with residual add and ReLU (with an upper bound: ReLU6), forward and backward, a channel at a time on any CPU.
+"""Batch norm with residual add and ReLU (or ReLU6), forward and backward, a channel at a time on any CPU.
 
 A channel of the whole batch stays in a core's cache between its passes, so memory is read once and written once: the
 statistics, the normalisation, the add and the ReLU are one pass over memory, and so is their backward.

@@ -141,9 +141,7 @@ def _share(p: Pool, divisor: int, r: Expr, q: Expr) -> Expr:
     if divisor:
         return p.vec.const(1 / divisor)
     counts = []
-    for at, window, step, pad, size in zip(
-        (r, q), p.kernel, p.stride, p.padding, (p.x.height, p.x.width), strict=True
-    ):
+    for at, window, step, pad, size in zip((r, q), p.kernel, p.stride, p.padding, (p.x.height, p.x.width), strict=True):
         start = at * step - pad
         counts.append(T.min(start + window, size) - T.max(start, 0))
     return p.vec.splat(T.Bind(one / tirx.Cast(p.vec.dtype, counts[0] * counts[1])))

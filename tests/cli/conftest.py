@@ -35,6 +35,12 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.fixture(name="run")
+def _run() -> Callable[..., Result]:
+    """Run a command, however it ends."""
+    return run
+
+
 @pytest.fixture
 def mest() -> Callable[..., Result]:
     """Run a command that must succeed."""

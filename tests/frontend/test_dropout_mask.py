@@ -53,4 +53,3 @@ def test_the_bits_stay_what_they_are() -> None:
     keys = dropout_keys(np.array([12345], np.uint32), 3, ARRAYS)
     found = dropout_bits(np.arange(4, dtype=np.uint32), keys, ARRAYS)
     assert [int(bits) for bits in found] == GOLDEN
-

@@ -8,7 +8,6 @@ from mest_compiler.errors import ModelError
 from mest_compiler.models import available, build
 from mest_compiler.models.widths import widened_to_multiple
 
-
 NAMES = (
     "resnet20", "resnet32", "resnet110", "vgg19_bn", "resnet18", "resnet34", "resnet50", "mobilenet_v2",
     "resnet18_cifar", "resnet34_cifar", "resnet50_cifar", "mobilenet_v2_cifar",

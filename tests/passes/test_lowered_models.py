@@ -15,7 +15,7 @@ from mest_compiler.schedules.cpu.sgd import Sgd
 
 from .programs import kernel_calls
 
-PLANES = {"mobilenet_v2_cifar": 8, "resnet18": 33, "resnet50_cifar": 8}
+PLANES = {"mobilenet_v2_cifar": 16, "resnet18": 33, "resnet50_cifar": 16}
 NORMS = {"mobilenet_v2_cifar": 52, "resnet18": 20, "resnet50_cifar": 53}
 
 

@@ -1,24 +1,33 @@
-"""What the tests of the convolution kernels share: layers as cases, hostile masks, tiled data with poisoned outputs,
-and the dense float64 reference."""
+"""What the tests of the convolution kernels share: layers as cases, tiled data with poisoned outputs, and the dense
+float64 reference."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import tvm
 
-from mest_compiler.kernels.arguments import Groups, index_arrays
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.schedules.cpu.emit import Vec
-from mest_compiler.sparsity.schemes import SCHEMES
-from mest_compiler.sparsity.structure import Structure, build
 
 from .tiles import TOLERANCE, poisoned, tile, untile
 
-SCHEME_OF_BLOCK = {scheme.block: scheme.name for scheme in SCHEMES}
 BATCH_PADDING = 1e3  # what lanes past the batch may hold in an input: any finite number
+Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+"""Draws an array of a shape."""
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal numbers."""
+    return rng.standard_normal(shape)
+
+
+def whole(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Small whole numbers, whose sums of products are the same in any order."""
+    return rng.integers(-9, 10, shape)
 
 
 @dataclass(frozen=True)
@@ -65,28 +74,6 @@ class Conv:
         )
 
 
-def hostile_masks(shape: tuple[int, int, int, int], block: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """bool masks [F, C, kh, kw] of a scheme: random ones, and what breaks kernels that count on the usual."""
-    rng = np.random.default_rng(seed)
-    rows, columns = shape[0] // block, shape[1] * shape[2] * shape[3]
-    sparse = rng.random((rows, columns)) < 0.3
-    uneven = rng.random((rows, columns)) < np.linspace(0, 1, rows)[:, None]
-    gaps = sparse.copy()
-    gaps[::2] = False
-    full_rows = sparse.copy()
-    full_rows[-1] = True
-    one_entry = np.zeros((rows, columns), bool)
-    one_entry[rows - 1, columns - 1] = True
-    dead_channels = sparse.reshape(rows, shape[1], -1).copy()
-    dead_channels[:, ::2] = False
-    units = {
-        "random": sparse, "uneven rows": uneven, "empty rows": gaps, "a full row": full_rows, "one entry": one_entry,
-        "empty channels": dead_channels.reshape(rows, columns), "all": np.ones((rows, columns), bool),
-        "none": np.zeros((rows, columns), bool),
-    }  # fmt: skip
-    return {name: np.repeat(kept, block, axis=0).reshape(shape) for name, kept in units.items()}
-
-
 @dataclass
 class Data:
     """One layer's numbers: NCHW inputs, what PyTorch makes of them in float64, and the tiled inputs of the kernels."""
@@ -101,14 +88,14 @@ class Data:
     dw_ref: np.ndarray
 
     @classmethod
-    def make(cls, conv: Conv, vec: Vec, mask: np.ndarray | None = None, seed: int = 0) -> Data:
+    def make(cls, conv: Conv, vec: Vec, mask: np.ndarray | None = None, draw: Draw = normal) -> Data:
         """Random inputs and their reference; `mask` is applied to the weight."""
-        rng, g = np.random.default_rng(seed), conv.geometry(vec)
-        weight = rng.standard_normal(conv.weight_shape).astype(vec.dtype)
+        rng, g = np.random.default_rng(0), conv.geometry(vec)
+        weight = draw(rng, conv.weight_shape).astype(vec.dtype)
         if mask is not None:
             weight = weight * mask
-        x = rng.standard_normal((conv.batch, conv.channels, *conv.plane)).astype(vec.dtype)
-        dy = rng.standard_normal((conv.batch, conv.filters, *conv.out_plane())).astype(vec.dtype)
+        x = draw(rng, (conv.batch, conv.channels, *conv.plane)).astype(vec.dtype)
+        dy = draw(rng, (conv.batch, conv.filters, *conv.out_plane())).astype(vec.dtype)
         tx, tw, tdy = (torch.from_numpy(a.astype(np.float64)) for a in (x, weight, dy))
         y = torch.conv2d(tx, tw, None, conv.stride, conv.padding, conv.dilation, conv.groups)
         dx, dw, _ = torch.ops.aten.convolution_backward(
@@ -145,49 +132,3 @@ def y_buffer(g: ConvGeometry) -> tvm.runtime.Tensor:
 def dx_buffer(g: ConvGeometry) -> tvm.runtime.Tensor:
     """A poisoned gradient of the input [tiles, C * pixels, L]."""
     return poisoned((g.tiles, g.channels * g.dx.size, g.lanes), g.dtype)
-
-
-@dataclass
-class SparseLayer:
-    """A layer with a mask: its structure, its compact values (poisoned past the filled part) and its index arrays."""
-
-    data: Data
-    structure: Structure
-
-    @classmethod
-    def make(cls, conv: Conv, vec: Vec, block: int, mask: np.ndarray, parts: int = 1, spare: int = 3) -> SparseLayer:
-        """`spare` entries of capacity stay unfilled; `parts` as in `structure.build`."""
-        units = int(mask.sum()) // block
-        return cls(Data.make(conv, vec, mask), build(mask, SCHEME_OF_BLOCK[block], units + spare, parts))
-
-    def values(self) -> tvm.runtime.Tensor:
-        """The weight as [capacity, block]; whoever reads the unfilled tail gets NaN."""
-        values = self.structure.compact(self.data.weight)
-        values[self.structure.entries :] = np.nan
-        return tvm.runtime.tensor(values)
-
-    def index(self, groups: int) -> dict[str, tvm.runtime.Tensor]:
-        """The index arrays for kernels of so many groups of input planes."""
-        arrays = index_arrays(self.structure, self.data.g, Groups(groups, groups, groups))
-        return {name: tvm.runtime.tensor(np.asarray(a, order="C")) for name, a in arrays.items()}
-
-    def run_forward(self, what: str, kernel, groups: int) -> None:
-        """Calls and checks a forward kernel."""
-        i, y = self.index(groups), y_buffer(self.data.g)
-        kernel(self.data.x, self.values(), i["offset"], i["forward_ptr"], i["row"], y)
-        self.data.check_y(what, y)
-
-    def run_backward_data(self, what: str, kernel, groups: int) -> None:
-        """Calls and checks a backward-data kernel."""
-        i, dx = self.index(groups), dx_buffer(self.data.g)
-        kernel(self.data.dy, self.values(), i["back_offset"], i["back_ptr"], i["back_row"], i["back_perm"], dx)
-        self.data.check_dx(what, dx)
-
-    def run_backward_weight(self, what: str, kernel, groups: int) -> None:
-        """Calls and checks a backward-weight kernel; the tail past the entries is nobody's business."""
-        i, s = self.index(groups), self.structure
-        dv = poisoned((s.capacity, s.block), self.data.g.dtype)
-        work = poisoned((s.capacity * s.block, self.data.g.lanes), self.data.g.dtype)
-        kernel(self.data.x, self.data.dy, i["offset"], i["weight_ptr"], i["row"], dv, work)
-        wanted = s.compact(self.data.dw_ref)[: s.entries]
-        self.data.check(what, dv.numpy()[: s.entries], wanted)

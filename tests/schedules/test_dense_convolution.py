@@ -2,7 +2,7 @@
 
 import pytest
 
-from mest_compiler.schedules.cpu import gather, weight_gradient
+from mest_compiler.schedules.cpu import dense_gather, dense_gradient
 from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 
@@ -37,10 +37,10 @@ def check(conv: Conv, bits: int, dtype: str, blocks: tuple, gathers: tuple, oute
     made = {}
     for block in blocks:
         for k in gathers:
-            made["forward", block, k] = gather.dense_forward(g, block, k)
-            made["backward_data", block, k] = gather.dense_backward_data(g, block, k)
+            made["forward", block, k] = dense_gather.forward(g, block, k)
+            made["backward_data", block, k] = dense_gather.backward_data(g, block, k)
         for k in outers:
-            made["backward_weight", block, k] = weight_gradient.dense(g, block, k)
+            made["backward_weight", block, k] = dense_gradient.dense(g, block, k)
     weight = data.weight_tensor()
     for what, kernel in compile_kernels(made, opt_level).items():
         if what[0] == "forward":

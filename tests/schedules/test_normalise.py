@@ -20,7 +20,7 @@ CHANNELS, MOMENTUM, EPS = 3, 0.1, 1e-5
 
 @dataclass(frozen=True)
 class Case:
-    """A chain batch norm [+ residual] [+ ReLU, up to `upper`]; borders of x, z, the residual, dx and each incoming gradient."""
+    """A chain batch norm [+ residual] [+ ReLU up to `upper`]; borders of x, z, the residual, dx and each gradient."""
 
     batch: int
     plane: tuple[int, int]

@@ -49,20 +49,20 @@ def test_dense(rule: Sgd, dtype: str) -> None:
             np.testing.assert_allclose(v.numpy(), momentum, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
-@pytest.mark.parametrize("block", [1, 4])
+@pytest.mark.parametrize(("unit_size", "dtype"), [(1, "int32"), (4, "uint16"), (27, "int32")])
 @pytest.mark.parametrize("capacity", [1, 13, PARALLEL_FROM])
-def test_compact_updates_what_is_filled_and_nothing_else(capacity: int, block: int) -> None:
-    vec, rule, dtype = vector(NARROW, "float32"), RULES[1], "float32"
-    kernel = compile_kernels({"sgd": sgd.compact(rule, capacity, block, 4, vec, 3)})["sgd"]
+def test_compact_updates_what_is_filled_and_nothing_else(capacity: int, unit_size: int, dtype: str) -> None:
+    vec, rule = vector(NARROW, "float32"), RULES[1]
+    kernel = compile_kernels({"sgd": sgd.compact(rule, capacity, unit_size, dtype, vec, 3)})["sgd"]
     for entries in sorted({0, 1, capacity // 2, capacity - 1, capacity}):
-        weight, gradients = data((capacity, block), dtype)
+        weight, gradients = data((capacity, unit_size), "float32")
         new, momentum = reference(rule, weight[:entries], [g[:entries] for g in gradients])
         weight[entries:] = np.nan
         w, v = tvm.runtime.tensor(weight), tvm.runtime.tensor(np.where(np.isnan(weight), weight, 0))
-        pointers = tvm.runtime.tensor(np.array([0, entries // 3, entries, entries], np.int32))
+        filled = tvm.runtime.tensor(np.array([entries], dtype))
         for g in gradients:
             g[entries:] = 7
-            kernel(w, v, tvm.runtime.tensor(g), tvm.runtime.tensor(np.asarray(LR, dtype)), pointers)
+            kernel(w, v, tvm.runtime.tensor(g), tvm.runtime.tensor(np.asarray(LR, "float32")), filled)
         np.testing.assert_allclose(w.numpy()[:entries], new, rtol=1e-5, atol=1e-5)
         if entries:
             np.testing.assert_allclose(v.numpy()[:entries], momentum, rtol=1e-5, atol=1e-5)

@@ -13,9 +13,7 @@ from ..program import dtype_of, shape_of
 from .state import Tiling, Value
 
 
-def _shape(
-    tiling: Tiling, expr: relax.Call, x: Plane, z_border: int, residual: Plane | None
-) -> Normalisation:
+def _shape(tiling: Tiling, expr: relax.Call, x: Plane, z_border: int, residual: Plane | None) -> Normalisation:
     a, (n, c, h, w) = attributes(expr), shape_of(expr.args[0])
     vec, z = tiling.vec(dtype_of(expr.args[0])), Plane(h, w, z_border)
     return Normalisation(n, c, vec, x, z, bool(a["relu"]), residual, float(a["upper"]))

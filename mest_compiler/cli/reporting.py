@@ -1,0 +1,57 @@
+"""What the reports share: their options, where they write, and what was typed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mest_compiler.cli.places import check_writable
+from mest_compiler.errors import BenchError
+
+Output = Annotated[
+    Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the picture and the CSV file.")
+]
+NOT_TYPED = frozenset({"resume", "json"})
+"""Options that say nothing about what is measured: the same results may have been got without them."""
+
+
+def typed(context: typer.Context) -> str:
+    """The command as it was typed, its options with their long names and in the order of --help."""
+    words = [context.command_path]
+    for option in context.command.params:
+        name = option.name
+        if name not in NOT_TYPED and context.get_parameter_source(name).name == "COMMANDLINE":
+            words += [option.opts[0], shlex.quote(str(context.params[name]))]
+    return " ".join(words)
+
+
+def names_of(text: str | None, everything: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a list such as "block,pattern", each once; everything where none is given."""
+    if text is None:
+        return everything
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise BenchError(f"{text!r} names nothing: write names with commas between them, such as {everything[0]}.")
+    return names
+
+
+def fractions_of(text: str | None, everything: tuple[float, ...]) -> tuple[float, ...]:
+    """The numbers of a list such as "0.5,0.9"; everything where none is given."""
+    if text is None:
+        return everything
+    try:
+        numbers = tuple(float(number) for number in text.split(",") if number.strip())
+    except ValueError:
+        numbers = ()
+    if not numbers:
+        raise BenchError(f"{text!r} is no list of sparsities: write fractions of zeros, such as 0.5,0.9.")
+    return numbers
+
+
+def prepare(output: Path, file: str) -> Path:
+    """The path of a file in the output folder, tried; the folder itself is made when there is something to write."""
+    check_writable(output / file)
+    return output / file

@@ -1,0 +1,70 @@
+"""`auto`: each layer's scheme is decided by measuring, among those that can have its mask or its ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mest_compiler.errors import MaskError, ProfileError
+
+from .layer_rules import LayerPlan
+from .scheme import Scheme, Shape, check_sparsity
+from .schemes import SCHEMES
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """A profile that leaves the schemes open: every convolution but the first, at one ratio or with given masks.
+
+    Attributes:
+        sparsity: of weights, in (0, 1); None where masks are given.
+    """
+
+    sparsity: float | None
+
+    def __post_init__(self) -> None:
+        """Raise ProfileError for a ratio outside (0, 1)."""
+        if self.sparsity is not None:
+            check_sparsity("a layer", self.sparsity)
+            if self.sparsity == 0:
+                raise ProfileError("Scheme 'auto' needs a sparsity above 0: without one the model is dense.")
+
+    def plans(self, name: str, shape: Shape, mask: np.ndarray | None = None) -> dict[LayerPlan, int]:
+        """What a layer may get, and the units that each plan keeps.
+
+        With a mask: every scheme that the mask is one of, since they compute the same. Without: every fine-grained
+        scheme that can have the ratio (channels and filters would win, and cost the network its accuracy).
+
+        Raises:
+            MaskError: the mask keeps nothing. ProfileError: no scheme fits.
+        """
+        if mask is not None:
+            if not mask.any():
+                raise MaskError(f"The mask of {name!r} keeps nothing: keep at least one weight.")
+            ratio = 1 - float(mask.mean())
+            return {LayerPlan(kind.name, ratio): kept for kind in SCHEMES if (kept := _kept(kind, mask))}
+        found = {}
+        for kind in SCHEMES:
+            if not kind.fine or self.sparsity < kind.lowest:
+                continue
+            try:
+                kind.check_shape(name, shape)
+                kept = kind.kept_units(shape, self.sparsity)
+            except ProfileError:
+                continue  # another scheme may fit
+            if kept:
+                found[LayerPlan(kind.name, self.sparsity)] = kept
+        if not found:
+            raise ProfileError(f"A sparsity of {self.sparsity} leaves nothing of layer {name!r}: lower it.")
+        return found
+
+
+def _kept(kind: Scheme, mask: np.ndarray) -> int:
+    """Units of a mask under a scheme, 0 where it is no mask of it."""
+    try:
+        return int(np.count_nonzero(kind.mask_to_units(mask)))
+    except (MaskError, ProfileError):
+        return 0
+
+
