@@ -64,8 +64,8 @@ def compile_step(
         device: "cpu". threads: how many its kernels are made for; None: all cores.
         dtype: "float32", or "float64" for comparisons.
         name: the model's name for the manifest. progress: called with each of `PHASES` as it begins.
-        measure: time the kernels that can compute a sparse layer, its dense one with zeros kept among them, and take the
-            fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one.
+        measure: time the kernels that can compute a sparse layer, its dense one with zeros kept among them, and take
+            the fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one.
 
     Raises:
         ModelError, ProfileError, MaskError, DeviceError: one sentence each.
@@ -102,6 +102,28 @@ def compile_step(
     manifest = _manifest(graph, lowered, plan, structures, rule, cpu, device, name)
     manifest["compile_seconds"] = round(time.perf_counter() - begin, 3)
     return Artifact(manifest, library, tensors, structures)
+
+
+def planned_bytes(
+    model: nn.Module,
+    *,
+    input_shape: tuple[int, int, int],
+    batch: int,
+    profile: Profile | None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> dict[str, dict[str, int]]:
+    """Bytes that a compiled step allocates for each convolution and sparse linear layer, without compiling it.
+
+    Arguments and errors as `compile_step`; the kernels are the probable ones. Returns {parameter name: {"weights",
+    "gradients", "momentum", "indices"}}.
+    """
+    cpu = get_device(device, threads)
+    graph = _trace(model, input_shape, batch, "float32")
+    _, structures = _structures(graph, profile, None, False, 0, cpu)
+    layers = {p: SparseLayer(s.scheme, s.capacity, s.unit_size) for p, s in structures.items()}
+    rule = Sgd(momentum=0.9, weight_decay=0, nesterov=False)
+    return {p: layer.state_bytes() for p, layer in lower(graph, layers, rule, cpu).tiles.layers.items()}
 
 
 def _trace(model: nn.Module, input_shape: tuple[int, int, int], batch: int, dtype: str) -> TrainingGraph:
@@ -174,6 +196,7 @@ def _manifest(
             "scheme": plan[param].scheme if param in plan else "dense",
             "sparsity": 1 - structures[param].to_mask().mean() if param in structures else 0.0,
             "shape": list(graph.convolutions[param].shape if param in graph.convolutions else structures[param].shape),
+            "bytes": layer.state_bytes(),
             "kernels": {
                 direction: {**choice.describe(), "function": layer.functions[direction]}
                 for direction, choice in layer.choices.items()

@@ -92,9 +92,7 @@ def fastest_scheme(layer: LayerSpec, *, batch: int, sparsity: float, threads: in
 class CompiledLayer:
     """Three kernels and their arguments; the weights are a structure's values, or dense where there is none."""
 
-    def __init__(
-        self, threads: int, layer: str, batch: int, inputs: LayerInputs, structure: Structure | None
-    ) -> None:
+    def __init__(self, threads: int, layer: str, batch: int, inputs: LayerInputs, structure: Structure | None) -> None:
         self.spec, self.batch, self.structure = LayerSpec.parse(layer), batch, structure
         tvm.get_global_func("runtime.config_threadpool")(ONE_THREAD_A_CORE, threads)
         device = local_cpu(threads)

@@ -13,6 +13,7 @@ from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LEARNING_RATE, network_inputs
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.sparsity.footprint import Footprint, dense_footprint, kept_footprint
 
 PROFILED = 5
 """Iterations behind the times by kernel."""
@@ -64,10 +65,11 @@ class CompiledStep:
         np.savez(path, loss=np.float32(self.loss), logits=self.logits)
 
     def result(self) -> dict[str, Any]:
-        """Bytes of the training state by kind, and the kernels by layer."""
+        """Bytes of the training state by kind, what the paper's formula says of it, and the kernels by layer."""
         layers = self.trainer.manifest["layers"]
         return {
             "state_bytes": self.trainer.state_bytes(),
+            "table_a1_bytes": table_a1_bytes(self.trainer),
             "kernels": {name: layer["kernels"] for name, layer in layers.items()},
         }
 
@@ -78,6 +80,18 @@ class ProfiledStep(CompiledStep):
     def result(self) -> dict[str, Any]:
         """See the base class; `kernel_ms`: {kernel: {"ms", "calls"}} an iteration, slowest first."""
         return {**super().result(), "kernel_ms": kernel_times(self.trainer)}
+
+
+def table_a1_bytes(trainer: Trainer) -> float:
+    """Weights, gradients and indices of the convolutions and sparse linear layers as Table A.1 counts them."""
+    footprint = Footprint()
+    for name, layer in trainer.manifest["layers"].items():
+        structure = trainer.structures.get(name)
+        shape = tuple(layer["shape"])
+        footprint += (
+            dense_footprint(shape) if structure is None else kept_footprint(shape, layer["scheme"], structure.entries)
+        )
+    return footprint.bytes()
 
 
 def kernel_times(trainer: Trainer) -> KernelTimes:

@@ -54,10 +54,16 @@ def report(comparison: Comparison, *, device: str, threads: int) -> dict[str, An
 
 def state_bytes(comparison: Comparison) -> dict[str, Any]:
     """`state_bytes` (weights + gradients + momentum, and what says where the weights are, by contestant) and
-    `state_bytes_details` of a network's comparison."""
+    `state_bytes_details` of a network's comparison, and `table_a1_bytes`: the paper's formula for convolutions and
+    sparse linear layers, without momentum."""
     details = {name: timing.extra["result"]["state_bytes"] for name, timing in _named(comparison.timings).items()}
     totals = {name: sum(d.values()) if isinstance(d, Mapping) else d for name, d in details.items()}
-    return {"state_bytes": totals, "state_bytes_details": details}
+    formula = {
+        name: timing.extra["result"]["table_a1_bytes"]
+        for name, timing in _named(comparison.timings).items()
+        if "table_a1_bytes" in timing.extra["result"]
+    }
+    return {"state_bytes": totals, "state_bytes_details": details, "table_a1_bytes": formula}
 
 
 def _named(timings: Mapping[str, Timing]) -> dict[str, Timing]:

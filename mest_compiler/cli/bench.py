@@ -221,6 +221,10 @@ def _show(what: str, result: dict[str, Any], profile_kernels: bool) -> None:
     if result["max_rel_error"] is not None:
         say(f"largest relative error against PyTorch: {result['max_rel_error']:.2e}")
     for name, size in result.get("state_bytes", {}).items():
-        say(f"weights, gradients and momentum of {name}: {size / MIB:.2f} MiB")
+        details, formula = result["state_bytes_details"][name], result["table_a1_bytes"].get(name)
+        parts = ", ".join(f"{k} {v / MIB:.2f}" for k, v in details.items()) if isinstance(details, dict) else ""
+        say(f"weights, gradients and momentum of {name}: {size / MIB:.2f} MiB" + (f" ({parts})" if parts else ""))
+        if formula is not None:
+            say(f"    of it, as Table A.1 counts (weights, gradients and 16-bit indices): {formula / MIB:.2f} MiB")
     if profile_kernels:
         show_kernels(result["kernel_ms"])

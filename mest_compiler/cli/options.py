@@ -38,8 +38,8 @@ Scheme = Annotated[
     str | None,
     typer.Option(
         help="Sparsity scheme, with --sparsity: unstructured (single weights), block (4 filters x 1 input channel; "
-        "block:MxN for other sizes), pattern (3x3 kernels of four weights), channel, filter; or auto: in each layer the "
-        "one that is measured to be the fastest.",
+        "block:MxN for other sizes), pattern (3x3 kernels of four weights), channel, filter; or auto: in each layer "
+        "the one that is measured to be the fastest.",
     ),
 ]
 Sparsity = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mest_compiler.cli.model_options import AUTO, Channels, Classes, Plane, Width, plane_of, profile_of
-from mest_compiler.cli.options import Json, Model, Profile, Scheme, Sparsity, writable
+from mest_compiler.cli.options import Batch, Device, Json, Model, Profile, Scheme, Sparsity, Threads, writable
 from mest_compiler.cli.output import STANDARD_OUTPUT, say, write_json
 from mest_compiler.cli.tables import MIB, show
 from mest_compiler.errors import ProfileError
@@ -24,6 +24,14 @@ WeightBits = Annotated[int, typer.Option(min=1, max=64, help="Bits of a weight a
 IndexBits = Annotated[
     int,
     typer.Option(min=1, max=64, help="Bits of an index, counted as the paper does: whether or not it could hold all."),
+]
+Program = Annotated[
+    bool,
+    typer.Option(
+        "--program",
+        help="Also plan the compiled step and show the bytes that it really allocates for each layer: weights, "
+        "gradients, momentum and all index arrays. Takes some seconds.",
+    ),
 ]
 Dump = Annotated[
     str | None,
@@ -46,6 +54,10 @@ def command(
     classes: Classes = 10,
     weight_bits: WeightBits = 32,
     index_bits: IndexBits = 16,
+    program: Program = False,
+    batch: Batch = 64,
+    device: Device = "cpu",
+    threads: Threads = None,
     dump: Dump = None,
     json: Json = None,
 ) -> None:
@@ -77,6 +89,8 @@ def command(
 
     mest profile resnet32 --profile authors.yaml --scheme pattern
 
+    mest profile resnet50_cifar --scheme block --sparsity 0.9 --program
+
     mest profile vgg19_bn --scheme unstructured --sparsity 0.95 --index-bits 8 --json -
     """
     if dump == json == STANDARD_OUTPUT:
@@ -94,6 +108,16 @@ def command(
     layers = network_layers(network, input_shape)
     plan = rules.assign(layers.convolutions, layers.linears)
     rows = described(layers, plan, weight_bits, index_bits)
+    if program:
+        from mest_compiler.compile import planned_bytes
+
+        planned = planned_bytes(
+            network, input_shape=input_shape, batch=batch, profile=rules, device=device, threads=threads
+        )
+        # A dense linear layer has no kernels of ours: its weight, gradient and momentum are whole.
+        for row in rows:
+            whole = dict.fromkeys(("weights", "gradients", "momentum"), 4 * row["weights"]) | {"indices": 0}
+            row["program_bytes"] = planned.get(row["name"], whole)
     totals = summed(rows)
     if dump is not None:
         _write(dump, rules.resolved(layers.convolutions, layers.linears).dump())
@@ -148,6 +172,9 @@ def summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
     totals: dict[str, Any] = {
         key: sum(row[key] for row in rows) for key in ("weights", "kept_weights", "bytes", "dense_bytes")
     }
+    if rows and "program_bytes" in rows[0]:
+        kinds = rows[0]["program_bytes"]
+        totals["program_bytes"] = {kind: sum(row["program_bytes"][kind] for row in rows) for kind in kinds}
     sparse = [row for row in rows if row["units"] is not None]
     return {
         **totals,
@@ -163,6 +190,7 @@ def _zeros(rows: list[dict[str, Any]]) -> float:
 
 
 def _show(model: str, rows: list[dict[str, Any]], totals: dict[str, Any]) -> None:
+    with_program = "program_bytes" in totals
     lines = [
         (
             row["name"].removesuffix(_WEIGHT),
@@ -171,12 +199,13 @@ def _show(model: str, rows: list[dict[str, Any]], totals: dict[str, Any]) -> Non
             f"{row['sparsity']:.1%}" if row["units"] else "",
             f"{row['kept_units']} / {row['units']}" if row["units"] else "",
             f"{row['bytes'] / KIB:.1f}",
+            *([f"{sum(row['program_bytes'].values()) / KIB:.1f}"] if with_program else []),
         )
         for row in rows
     ]
     show(
         f"{model}, layers by the names of their weights without {_WEIGHT}",
-        ("layer", "shape", "scheme", "zeros", "units kept / all", "KiB"),
+        ("layer", "shape", "scheme", "zeros", "units kept / all", "KiB", *(["program's KiB"] if with_program else [])),
         lines,
     )
     say(
@@ -184,6 +213,9 @@ def _show(model: str, rows: list[dict[str, Any]], totals: dict[str, Any]) -> Non
         f"zeros; with the dense ones it is {totals['sparsity']:.2%}: {totals['kept_weights']:,} of "
         f"{totals['weights']:,} weights are kept."
     )
+    if with_program:
+        parts = ", ".join(f"{kind} {size / MIB:.2f}" for kind, size in totals["program_bytes"].items())
+        say(f"The compiled step allocates {sum(totals['program_bytes'].values()) / MIB:.2f} MiB for them: {parts} MiB.")
     smaller = totals["dense_bytes"] / totals["bytes"] if totals["bytes"] else 1.0
     say(
         f"Weights, gradients and indices (Table A.1): {totals['bytes'] / MIB:.2f} MiB, dense "

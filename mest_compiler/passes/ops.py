@@ -21,7 +21,7 @@ def _vector(call: relax.Call) -> relax.TensorType:
 
 
 OPS = {
-    # (x, values [capacity, unit_size]), (gy, values), (gy, x): attributes of mest.conv2d, `weight` (its shape), `scheme`
+    # (x, values [capacity, unit_size]), (gy, values), (gy, x): attributes of mest.conv2d, `weight` (shape), `scheme`
     "mest.sparse_conv2d": _of_shape,
     "mest.sparse_conv2d_backward_data": _of_shape,
     "mest.sparse_conv2d_backward_weight": _of_shape,

@@ -48,7 +48,7 @@ class SparsifyConvolutions:
         self.names, self.layers = names, layers
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with weights [F, C, kh, kw] of sparse layers as values [capacity, unit_size], gradients likewise."""
+        """The module with weights of sparse layers as values [capacity, unit_size], their gradients likewise."""
         builder = relax.BlockBuilder()
         kernels = carry_kernels(builder, mod)
         for name, function in relax_functions(mod):

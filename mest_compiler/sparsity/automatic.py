@@ -66,5 +66,3 @@ def _kept(kind: Scheme, mask: np.ndarray) -> int:
         return int(np.count_nonzero(kind.mask_to_units(mask)))
     except (MaskError, ProfileError):
         return 0
-
-

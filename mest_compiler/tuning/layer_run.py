@@ -1,4 +1,4 @@
-"""The kernels of one sparse (or dense) convolution with their arguments on this machine, ready to be called and timed."""
+"""The kernels of one sparse (or dense) convolution with their arguments on this machine, ready to be timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each layer's scheme by measuring: the one whose forward, backward-data and backward-weight take the least together."""
+"""Each layer's scheme by measuring: the one whose forward and both gradients take the least together."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def _gather(
     name: str, shape: Shape, grids: list[Subgrid], layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
     back: bool,
 ) -> tirx.PrimFunc:  # fmt: skip
-    """A row makes `out` planes of `into` source planes an entry; a value of them stands at out*by_out + into*by_into."""
+    """A row makes `out` planes of `into` source planes an entry; its values stand at out*by_out + into*by_into."""
     g, vec, kind = shape.geometry, shape.vec, layer.kind
     out, into = (kind.channels, kind.filters) if back else (kind.filters, kind.channels)
     by_out, by_into = (kind.filters, 1) if back else (1, kind.filters)
@@ -86,5 +86,3 @@ def backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str])
     g = layer.geometry
     grids = [grid for grid, _ in g.backward_grids]
     return _gather("block_backward_data", Shape.backward(g), grids, layer, knobs, dtypes, True)
-
-

@@ -80,7 +80,10 @@ def _gather(
 
 
 def forward(layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
-    """Y[f] = sum over entries and their places V * X. Arguments: X, V, offset, pointers [F*groups*bodies+1], first, row, Y."""
+    """Y[f] = sum over entries and their places V * X.
+
+    Arguments: X, V, offset, pointers [F*groups*bodies+1], first, row, Y.
+    """
     g = layer.geometry
     return _gather("body_forward", Shape.forward(g), [(g.forward_grid, bodies.forward)], layer, knobs, dtypes)
 

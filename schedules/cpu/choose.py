@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 from tvm import tirx
 
 from mest_compiler.devices.cpu import CpuProfile
-from mest_compiler.kernels.bodies import pattern_bodies, row_bodies
+from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import INDEXINGS, SparseConv
 
-from . import block_gather, block_gradient, body_gather, body_gradient, dense_gather, dense_gradient
-from . import planes_gather, planes_gradient
+from . import (
+    block_gather,
+    block_gradient,
+    body_gather,
+    body_gradient,
+    dense_gather,
+    dense_gradient,
+    planes_gather,
+    planes_gradient,
+)
 from .gather import GatherKnobs
 from .weight_gradient import WeightGradientKnobs
 
@@ -107,33 +116,36 @@ def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
 
 
 # ---- sparse: one function a family of schemes
+def _choice(kernel: str, direction: str, indexing: str, layer: SparseConv, knobs: Knobs, make: Callable) -> Choice:
+    """`make(knobs, types of the index arrays)` gives the kernel."""
+    dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
+    return Choice(f"{kernel}_{direction}", knobs, lambda: make(knobs, dtypes), indexing)
+
+
 def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
-    g, kind = layer.geometry, layer.kind
-    dtypes = lambda groups: dtypes_of("block", direction, layer, groups)  # noqa: E731
+    g, kind, wide = layer.geometry, layer.kind, device.registers > 16
+    kept = layer.capacity * layer.unit_size
     if direction == "backward_weight":
         per_row = layer.capacity / layer.rows
         if kind.filters == 1:
             groups = max(1, min(4, int(per_row * kind.channels / ENTRIES_PER_GROUP)))
-            knobs = WeightGradientKnobs(
-                pixels=16 if device.registers > 16 else 12, groups=groups, chunks=device.threads
-            )
-            make = block_gradient.dots
+            knobs = WeightGradientKnobs(pixels=16 if wide else 12, groups=groups, chunks=device.threads)
+            make = partial(block_gradient.dots, layer)
         else:
-            entries = (16 if device.registers > 16 else 8) // min(kind.filters, block_gradient.MOST_FILTERS)
+            entries = (16 if wide else 8) // min(kind.filters, block_gradient.MOST_FILTERS)
             groups = 2 if per_row >= 128 else 1
             knobs = WeightGradientKnobs(entries=entries, rows=_band(g), groups=groups, chunks=device.threads)
-            make = block_gradient.outer
-        return [Choice("block_backward_weight", knobs, lambda: make(layer, knobs, dtypes(knobs.groups)), "block")]
-    if direction == "forward":
-        per_row = layer.capacity * kind.channels / layer.rows
-        groups = _groups(g.channels, g.x, g, SLAB_BYTES, per_row)
-        knobs = GatherKnobs(_pixels(device, kind.filters), min(groups, g.channels // kind.channels), True)
-        return [Choice("block_forward", knobs, lambda: block_gather.forward(layer, knobs, dtypes(knobs.groups)), "block")]
-    per_row = layer.capacity * kind.filters * kind.channels / (g.channels * len(g.backward_grids))
-    groups = min(_groups(g.filters, g.dy, g, SLAB_BYTES, per_row), g.filters // kind.filters)
-    knobs = GatherKnobs(_pixels(device, kind.channels), groups, True)
-    make = block_gather.backward_data
-    return [Choice("block_backward_data", knobs, lambda: make(layer, knobs, dtypes(groups)), "block")]
+            make = partial(block_gradient.outer, layer)
+    elif direction == "forward":
+        groups = min(_groups(g.channels, g.x, g, SLAB_BYTES, kept / g.filters), g.channels // kind.channels)
+        knobs = GatherKnobs(_pixels(device, kind.filters), groups, True)
+        make = partial(block_gather.forward, layer)
+    else:
+        per_row = kept / (g.channels * len(g.backward_grids))
+        groups = min(_groups(g.filters, g.dy, g, SLAB_BYTES, per_row), g.filters // kind.filters)
+        knobs = GatherKnobs(_pixels(device, kind.channels), groups, True)
+        make = partial(block_gather.backward_data, layer)
+    return [_choice("block", direction, "block", layer, knobs, make)]
 
 
 def _weights(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
@@ -141,17 +153,14 @@ def _weights(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choi
     return [*_block(direction, device, layer), *_taps(direction, device, layer)]
 
 
-def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv, bodies) -> Choice:
-    g = layer.geometry
+def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv, bodies: Bodies) -> Choice:
     wide = device.registers > 16
     if direction == "backward_weight":
-        knobs = WeightGradientKnobs(pixels=16 if wide else 8, groups=1, chunks=device.threads, chains=1)
-        make = lambda: body_gradient.dots(layer, bodies, knobs, dtypes_of(indexing, direction, layer, 1))  # noqa: E731
-        return Choice("body_backward_weight", knobs, make, indexing)
-    knobs = GatherKnobs(16 if wide else 10, 1, True)
+        knobs = WeightGradientKnobs(pixels=16 if wide else 8, groups=4, chunks=device.threads, chains=1)
+        return _choice("body", direction, indexing, layer, knobs, partial(body_gradient.dots, layer, bodies))
     gather = body_gather.forward if direction == "forward" else body_gather.backward_data
-    make = lambda: gather(layer, bodies, knobs, dtypes_of(indexing, direction, layer, 1))  # noqa: E731
-    return Choice(f"body_{direction}", knobs, make, indexing)
+    knobs = GatherKnobs(16 if wide else 10, 1, True)
+    return _choice("body", direction, indexing, layer, knobs, partial(gather, layer, bodies))
 
 
 def _pattern(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
@@ -159,19 +168,13 @@ def _pattern(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choi
 
 
 def _planes(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
-    g = layer.geometry
-    dtypes = dtypes_of("planes", direction, layer, 1)
-    base = dense(direction, device, g)
     if direction == "backward_weight":
-        filters = 4 if device.registers > 16 else 3
-        return [Choice("planes_backward_weight", base.knobs,
-                       lambda: planes_gradient.kept(layer, filters, base.knobs, dtypes), "planes")]
-    knobs = GatherKnobs(_pixels(device, DENSE_ROWS), 1, True)
-    make = planes_gather.forward if direction == "forward" else planes_gather.backward_data
-    return [Choice(f"planes_{direction}", knobs, lambda: make(layer, DENSE_ROWS, knobs, dtypes), "planes")]
-
-
-FAMILIES = {"block": _weights, "pattern": _pattern, "planes": _planes}
+        block = 4 if device.registers > 16 else 3
+        knobs, make = dense(direction, device, layer.geometry).knobs, planes_gradient.kept
+    else:
+        block, knobs = DENSE_ROWS, GatherKnobs(_pixels(device, DENSE_ROWS), 1, True)
+        make = planes_gather.forward if direction == "forward" else planes_gather.backward_data
+    return [_choice("planes", direction, "planes", layer, knobs, partial(make, layer, block))]
 
 
 def _taps(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
@@ -190,6 +193,9 @@ def _zeros(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice
     if layer.capacity * layer.unit_size < SPARSEST_DENSE * g.filters * g.columns:
         return []
     return [replace(dense(direction, device, g), indexing="zeros")]
+
+
+FAMILIES = {"block": _weights, "pattern": _pattern, "planes": _planes}
 
 
 def candidates(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:

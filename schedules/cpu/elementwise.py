@@ -79,12 +79,11 @@ def features_in(batch: int, features: int, vec: Vec) -> tirx.PrimFunc:
     def emit() -> None:
         x = T.arg("X", T.buffer((batch, features), vec.dtype))
         y = T.arg("Y", T.buffer((1, features * vectors, vec.lanes), vec.dtype))
-        with T.parallel(features) as c, T.grid(vectors, vec.lanes) as (t, lane):
-            with T.If(t * vec.lanes + lane < batch):
-                with T.Then():
-                    T.buffer_store(y, x[t * vec.lanes + lane, c], [0, c * vectors + t, lane])
-                with T.Else():
-                    T.buffer_store(y, tirx.const(0, vec.dtype), [0, c * vectors + t, lane])
+        with T.parallel(features) as c, T.grid(vectors, vec.lanes) as (t, lane), T.If(t * vec.lanes + lane < batch):
+            with T.Then():
+                T.buffer_store(y, x[t * vec.lanes + lane, c], [0, c * vectors + t, lane])
+            with T.Else():
+                T.buffer_store(y, tirx.const(0, vec.dtype), [0, c * vectors + t, lane])
 
     return function("features_in", emit)
 

@@ -33,8 +33,9 @@ def _arguments(layer: SparseConv, shape: Shape, dtypes: dict[str, str]) -> tuple
 
 
 def _taps(
-    vec: Vec, acc: list[Buffer], at: Buffer, pixels: list[int], taps: dict[int, int], weight: Buffer, stride: int, n: int
-) -> None:
+    vec: Vec, acc: list[Buffer], at: Buffer, pixels: list[int], taps: dict[int, int], weight: Buffer, stride: int,
+    n: int,
+) -> None:  # fmt: skip
     for tap, offset in taps.items():
         update(vec, acc, at, [p + offset for p in pixels], [weight[b * stride + tap] for b in range(n)])
 

@@ -12,8 +12,8 @@ from .weight_gradient import Operands, WeightGradientKnobs, band_steps, outer_pr
 
 
 def kept(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
-    """dV of kept channels [kept, F, kh, kw] or kept filters [kept, C, kh, kw]: `entries` places x `block` filters of sums
-    in registers.
+    """dV of kept channels [kept, F, kh, kw] or kept filters [kept, C, kh, kw]: `entries` places x `block` filters of
+    sums in registers.
 
     Arguments: X, dY, planes, entries, dV [capacity, unit_size], DL [capacity * unit_size, L].
     """

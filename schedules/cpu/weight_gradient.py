@@ -104,8 +104,8 @@ def sparse(
     layer: SparseConv, chunks: int, dtypes: dict[str, str], name: str, rows: Callable[[Operands], Expr],
     body: Callable[[Operands, Expr, Expr, Expr], None],
 ) -> tirx.PrimFunc:  # fmt: skip
-    """The frame of every sparse weight gradient: `body` is called with (operands, tile, first, count) for a share of the
-    `rows(operands)` rows of the structure. The last index array is `entries`.
+    """The frame of every sparse weight gradient: `body` is called with (operands, tile, first, count) for a share of
+    the `rows(operands)` rows of the structure. The last index array is `entries`.
 
     Arguments: X, dY, index arrays, dV [capacity, unit_size], DL [capacity * unit_size, L].
     """

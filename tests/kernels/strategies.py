@@ -9,16 +9,23 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.sparsity.schemes import SCHEMES
+from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.sparsity.structure import Structure, build
 
+from ..sparsity.strategies import legal_units
+from ..sparsity.strategies import layers as weights
+
 pairs = st.tuples
+Pair = tuple[int, int]
 
 
 @st.composite
-def geometries(draw: st.DrawFn, channels: int = 3, filters: int = 4) -> ConvGeometry:
+def geometries(
+    draw: st.DrawFn, channels: int = 3, filters: int = 4, kernel: Pair | None = None, stride: Pair | None = None
+) -> ConvGeometry:
     """A convolution whose output has at least one pixel; borders as large as needed or larger."""
-    kernel, stride = draw(pairs(*[st.integers(1, 4)] * 2)), draw(pairs(*[st.integers(1, 3)] * 2))
+    kernel = kernel or draw(pairs(*[st.integers(1, 4)] * 2))
+    stride = stride or draw(pairs(*[st.integers(1, 3)] * 2))
     padding, dilation = draw(pairs(*[st.integers(0, 3)] * 2)), draw(pairs(*[st.integers(1, 3)] * 2))
     plane = draw(pairs(*[st.integers(1, 8)] * 2))
     out = [
@@ -36,14 +43,16 @@ def geometries(draw: st.DrawFn, channels: int = 3, filters: int = 4) -> ConvGeom
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> tuple[ConvGeometry, Structure]:
-    """A convolution and a structure for it, with rows from empty to full and capacity to spare."""
-    scheme = draw(st.sampled_from(SCHEMES))
-    g = draw(geometries(draw(st.integers(1, 5)), scheme.block * draw(st.integers(1, 3))))
-    shape = (g.filters, g.channels, *g.kernel)
+def layers(draw: st.DrawFn) -> tuple[SparseConv, list[Structure]]:
+    """A layer of any scheme and two structures for it, with rows from empty to full and capacity to spare."""
+    scheme, shape = draw(weights(most=4))
+    g = draw(geometries(shape[1], shape[0], shape[2:], draw(st.sampled_from([(1, 1), None]))))
     rows, columns = scheme.grid(shape)
-    ratio = np.array(draw(st.lists(st.sampled_from([0, 0.2, 0.6, 1]), min_size=rows, max_size=rows)))
-    kept = np.random.default_rng(draw(st.integers(0, 2**32))).random((rows, columns)) < ratio[:, None]
-    mask = scheme.units_to_mask(kept.reshape(-1), shape)
-    capacity = max(int(kept.sum()) + draw(st.integers(0, 3)), 1)
-    return g, build(mask, scheme.name, capacity, draw(st.integers(1, 3)))
+    rng, masks = np.random.default_rng(draw(st.integers(0, 2**32))), []
+    for _ in range(2):
+        ratio = np.array(draw(st.lists(st.sampled_from([0, 0.2, 0.6, 1]), min_size=rows, max_size=rows)))
+        kept = legal_units(scheme, rng.random((rows, columns)) < ratio[:, None], rng)
+        masks.append(scheme.units_to_mask(kept.reshape(-1), shape))
+    capacity = max(*(int(mask.sum()) // scheme.unit_size(shape) for mask in masks), 1) + draw(st.integers(0, 3))
+    parts = draw(st.sampled_from([1, 2, 3, None]))
+    return SparseConv(g, scheme.name, capacity), [build(mask, scheme.name, capacity, parts) for mask in masks]

@@ -20,11 +20,17 @@ LAYERS = {
     "small": Conv(3, 4, (2, 1), stride=(2, 2)),
 }
 GATHER, GRADIENT = GatherKnobs(5, 2, True), WeightGradientKnobs(entries=2, pixels=4, rows=2, groups=3, chains=2)
-MASKS = ("random", "a full row", "dead channels", "none")
+MASKS = ("random", "a full row", "none")
+# Every scheme meets the first layer and one of the others.
+CASES = [
+    (name, scheme)
+    for i, name in enumerate(LAYERS)
+    for j, scheme in enumerate(SCHEMES)
+    if not i or (i + j) % 2 or name == "strided" and scheme == "block:3x2"
+]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("name", "scheme"), CASES)
 def test_definition_and_generator(name: str, scheme: str) -> None:
     conv, vec = fitted(LAYERS[name], scheme), vector(NARROW, "float64")
     layer = sparse_conv(conv, vec, scheme)

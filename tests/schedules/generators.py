@@ -83,7 +83,7 @@ def gradients(layer: SparseConv, indexing: str, knobs: Sequence[WeightGradientKn
             makes = [("kept", lambda k=k, d=dtypes: planes_gradient.kept(layer, block, k, d))]
         else:
             bodies = bodies_of(layer, indexing)
-            makes = [("dots", lambda k=k, d=dtypes: body_gradient.dots(layer, bodies, k, d))]
+            makes = [("dots", lambda b=bodies, k=k, d=dtypes: body_gradient.dots(layer, b, k, d))]
         found += [Kernel(direction, indexing, groups, f"{name} {k}", make) for name, make in makes]
     return found
 

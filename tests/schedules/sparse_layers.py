@@ -1,4 +1,4 @@
-"""Sparse layers as test cases: convolutions that a scheme fits, hostile masks, and kernels called on poisoned memory."""
+"""Sparse layers as test cases: convolutions that fit a scheme, hostile masks, and kernels called on poisoned memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Arguments = Sequence[tvm.runtime.Tensor]
 
 
 def fitted(conv: Conv, scheme: str) -> Conv:
-    """The convolution with as many more filters and channels as it takes to cut it into at least two blocks each way."""
+    """The convolution with as many more filters and channels as it takes to cut it into blocks."""
     kind = get_scheme(scheme)
     m, n = getattr(kind, "filters", 1), getattr(kind, "channels", 1)
     return replace(conv, filters=max(-(-conv.filters // m), 2) * m, channels=-(-conv.channels // n) * n)

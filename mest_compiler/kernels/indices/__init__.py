@@ -14,7 +14,6 @@ from mest_compiler.errors import StructureError
 from mest_compiler.sparsity.structure import Structure
 from mest_compiler.sparsity.structure_checks import INT32_MAX
 
-from ..geometry import ConvGeometry
 from .block import RowsOfChannels, RowsOfFilters
 from .bodies import PatternEntries, RowEntries
 from .layer import DIRECTIONS, Form, Indexing, SparseConv, filled
@@ -54,8 +53,8 @@ def index_arrays(structure: Structure, layer: SparseConv, used: Used) -> dict[st
     g = layer.geometry
     if (structure.scheme, structure.shape, structure.capacity) != (layer.scheme, layer.shape, layer.capacity):
         raise StructureError(
-            f"A {structure.scheme} structure of shape {structure.shape} with room for {structure.capacity} entries cannot "
-            f"serve a {layer.scheme} convolution of shape {layer.shape} with room for {layer.capacity}."
+            f"A {structure.scheme} structure of shape {structure.shape} with room for {structure.capacity} entries "
+            f"cannot serve a {layer.scheme} convolution of shape {layer.shape} with room for {layer.capacity}."
         )
     structure.validate()
     largest = g.tiles * max(g.channels * g.x.size, g.filters * g.dy.size)

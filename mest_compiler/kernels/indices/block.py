@@ -29,7 +29,7 @@ def _channel_and_tap(structure: Structure, g: ConvGeometry) -> tuple[np.ndarray,
 
 
 class RowsOfFilters(Indexing):
-    """`offset` [capacity] in x, row pointers [rows*groups+1], `row` [rows]: forward; with `entries`: backward-weight."""
+    """`offset` [capacity] in x, row pointers [rows*groups+1], `row` [rows]: forward; and `entries`: backward-weight."""
 
     def __init__(self, direction: str) -> None:
         self.pointer = {"forward": "forward_ptr", "backward_weight": "weight_ptr"}[direction]

@@ -12,6 +12,7 @@ from mest_compiler.schedules.cpu import zeros
 from ..program import dtype_of, shape_of
 from .state import Tiling
 
+
 def run_layer(
     tiling: Tiling, param: str, direction: str, args: list[relax.Expr], out: list[relax.TensorType]
 ) -> list[relax.Expr]:

@@ -36,9 +36,7 @@ def plan_layers(tiling: Tiling, pick: Pick) -> None:
             sparse = SparseConv(geometry, a["scheme"], values[0]) if "scheme" in a else None
             layer = tiling.layers[a["param"]] = LayerKernels(geometry, sparse)
         elif direction in layer.choices:
-            raise ModelError(
-                f"The weight {a['param']!r} is used by two layers; shared weights are not supported."
-            )
+            raise ModelError(f"The weight {a['param']!r} is used by two layers; shared weights are not supported.")
         if layer.sparse is None:
             layer.choices[direction] = choose.dense(direction, tiling.device, layer.geometry)
         else:

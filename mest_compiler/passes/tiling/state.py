@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
+import numpy as np
 from tvm import relax, tirx
 
 from mest_compiler.devices.cpu import CpuProfile
@@ -49,6 +50,14 @@ class LayerKernels:
     def forms(self) -> dict[str, Form]:
         """The index arrays that the kernels of a sparse layer take at run time."""
         return index_forms(self.sparse, self.used) if self.sparse is not None else {}
+
+    def state_bytes(self) -> dict[str, int]:
+        """What a training state holds of the layer: {"weights", "gradients", "momentum", "indices"}."""
+        g = self.geometry
+        count = g.filters * g.columns if self.sparse is None else self.sparse.capacity * self.sparse.unit_size
+        values = count * np.dtype(g.dtype).itemsize
+        indices = sum(form.length * np.dtype(form.dtype).itemsize for form in self.forms().values())
+        return {"weights": values, "gradients": values, "momentum": values, "indices": indices}
 
     def forms_of(self, direction: str) -> dict[str, Form]:
         """Those of them that one direction's kernel takes, in argument order."""
