@@ -103,8 +103,9 @@ def _band(g: ConvGeometry) -> int:
 def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
     """The dense kernel of a direction."""
     if direction == "backward_weight":
-        knobs = WeightGradientKnobs(entries=3, rows=_band(g), chunks=device.threads)
-        filters = 4 if device.registers > 16 else 3
+        filters = min(4 if device.registers > 16 else 3, g.filters // g.groups)
+        # With few filters (a depthwise convolution has one) more places make up the sums in registers.
+        knobs = WeightGradientKnobs(entries=9 // filters if filters < 3 else 3, rows=_band(g), chunks=device.threads)
         return Choice("dense_backward_weight", knobs, lambda: dense_gradient.dense(g, filters, knobs))
     forward = direction == "forward"
     planes, plane, out = (g.channels, g.x, g.filters) if forward else (g.filters, g.dy, g.channels)
@@ -167,12 +168,20 @@ def _pattern(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choi
     return [_bodies("pattern", direction, device, layer, pattern_bodies(layer.geometry))]
 
 
+def _even_block(planes: int) -> int:
+    """Output planes a register tile that leave the fewest alone; of equals the most."""
+    return min(range(DENSE_ROWS, 1, -1), key=lambda block: (planes % block, -block))
+
+
 def _planes(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
     if direction == "backward_weight":
         block = 4 if device.registers > 16 else 3
         knobs, make = dense(direction, device, layer.geometry).knobs, planes_gradient.kept
     else:
-        block, knobs = DENSE_ROWS, GatherKnobs(_pixels(device, DENSE_ROWS), 1, True)
+        # Where the kept planes are the output's, they make up whole register tiles if that can be.
+        outputs = (layer.kind.axis == 1) == (direction == "backward_data")
+        block = _even_block(layer.capacity) if outputs else DENSE_ROWS
+        knobs = GatherKnobs(_pixels(device, block), 1, True)
         make = planes_gather.forward if direction == "forward" else planes_gather.backward_data
     return [_choice("planes", direction, "planes", layer, knobs, partial(make, layer, block))]
 

@@ -26,7 +26,7 @@ class Term(NamedTuple):
 
 
 def _pixel(address: int, plane: Plane, planes: int, grid: Subgrid) -> tuple[int, int, int]:
-    """(plane, row, column) of the first pixel that a term reads; fails unless all that it reads is inside the buffer."""
+    """(plane, row, column) of the first pixel that a term reads; fails unless all it reads is inside that plane."""
     last = address + (grid.rows - 1) * grid.in_row + (grid.cols - 1) * grid.in_col
     assert 0 <= address <= last < planes * plane.size
     number, pixel = divmod(address, plane.size)

@@ -12,8 +12,8 @@ from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.sparsity.structure import Structure, build
 
-from ..sparsity.strategies import legal_units
 from ..sparsity.strategies import layers as weights
+from ..sparsity.strategies import legal_units
 
 pairs = st.tuples
 Pair = tuple[int, int]

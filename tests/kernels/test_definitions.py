@@ -26,7 +26,7 @@ CASES = [
     (name, scheme)
     for i, name in enumerate(LAYERS)
     for j, scheme in enumerate(SCHEMES)
-    if not i or (i + j) % 2 or name == "strided" and scheme == "block:3x2"
+    if not i or (i + j) % 2 or (name == "strided" and scheme == "block:3x2")
 ]
 
 

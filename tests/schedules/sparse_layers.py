@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 import tvm
@@ -107,18 +106,3 @@ class SparseCase:
         found = dv.numpy()[: s.entries]
         self.data.check(what, found, s.compact(self.data.dw_ref)[: s.entries])
         return found
-
-    def run_expand(self, kernel: Callable[..., None]) -> None:
-        """Checks that the values are put back into a poisoned dense weight."""
-        weight = poisoned(self.layer.shape, self.layer.geometry.dtype)
-        kernel(self.values(), *self.index("forward", "zeros", 1), weight)
-        np.testing.assert_array_equal(weight.numpy(), self.data.weight)
-
-    def run_compact(self, kernel: Callable[..., None]) -> None:
-        """Checks that the values of a dense gradient are taken out, and nothing else is written."""
-        s, dtype = self.structure, self.layer.geometry.dtype
-        dense = np.arange(1, prod(s.shape) + 1, dtype=dtype).reshape(s.shape)
-        dv = poisoned((s.capacity, s.unit_size), dtype)
-        kernel(tvm.runtime.tensor(dense), *self.index("backward_weight", "zeros", 1), dv)
-        np.testing.assert_array_equal(dv.numpy()[: s.entries], s.compact(dense)[: s.entries])
-        assert np.isnan(dv.numpy()[s.entries :]).all()

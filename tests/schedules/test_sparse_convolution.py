@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from mest_compiler.schedules.cpu import block_gradient, zeros
-from mest_compiler.schedules.cpu.choose import dtypes_of
+from mest_compiler.schedules.cpu import block_gradient
 from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 
@@ -82,17 +81,12 @@ def check(
     for indexing in indexings_of(scheme, conv.stride):
         kernels += gathers(layer, indexing, turn(GATHERS, number, gather_count), block)
         kernels += gradients(layer, indexing, turn(OUTERS, number, gradient_count), block)
-    made = {i: kernel.make() for i, kernel in enumerate(kernels)}
-    dtypes = dtypes_of("zeros", "forward", layer, 1)
-    made |= {"expand": zeros.expand(layer, dtypes), "compact": zeros.compact(layer, dtypes)}
-    machine = compile_kernels(made, opt_level)
+    machine = compile_kernels({i: kernel.make() for i, kernel in enumerate(kernels)}, opt_level)
     for turn_, (mask_name, mask) in enumerate(hostile_masks(scheme, conv.weight_shape, number).items()):
         case = SparseCase.make(conv, layer, mask, parts=(1, 2, 3, None)[turn_ % 4])
         for i, kernel in enumerate(kernels):
             what = f"{kernel} on mask {mask_name!r}"
             case.run(what, machine[i], kernel.direction, kernel.indexing, kernel.groups)
-        case.run_expand(machine["expand"])
-        case.run_compact(machine["compact"])
 
 
 ALL = [(name, scheme) for name in CASES for scheme in SCHEMES if fits(name, scheme)]
