@@ -120,7 +120,7 @@ def begin_run(
         threads=threads,
         name=recipe.model,
     )
-    trainer = Trainer(artifact, threads)
+    trainer = Trainer(artifact, threads, recipe.seed)
     with _unless_begun(run_dir):
         artifact.save(run_dir / ARTIFACT)
         return _train(recipe, run_dir, data, artifact, trainer, False, checkpoint_steps)
@@ -141,7 +141,7 @@ def resume_run(
     _one_pool_of_threads()
     artifact = Artifact.load(run_dir / ARTIFACT)
     data = load_data(recipe.data, recipe.data_root)
-    trainer = Trainer(artifact, threads)
+    trainer = Trainer(artifact, threads, recipe.seed)
     return _train(recipe, run_dir, data, artifact, trainer, True, checkpoint_steps)
 
 

@@ -34,6 +34,7 @@ SLAB_BYTES = 32 * 1024  # input that the rows of a group share: about a first-le
 DENSE_SLAB_BYTES = 64 * 1024  # every load feeds several filters and all is read in order: less depends on the cache
 BAND_PIXELS = 64  # pixels of dY that a weight gradient keeps close
 DENSE_ROWS = 4  # output planes a register tile of a dense kernel
+ENTRIES_PER_BODY_GROUP = 7  # the same for entries that hold several weights each
 ENTRIES_PER_GROUP = 12  # fewer entries of a row in a group, and moving its sums costs more than the cache saves
 
 TAPS_WIDTH = 3  # a kernel row of 3 places has 7 sets; wider ones would need too many bodies
@@ -155,12 +156,18 @@ def _weights(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choi
 
 
 def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv, bodies: Bodies) -> Choice:
-    wide = device.registers > 16
+    g, wide = layer.geometry, device.registers > 16
+    most = INDEXINGS[indexing, direction].forms(layer, 1)
+    entries = next(iter(most.values())).length  # at most, of the whole layer
     if direction == "backward_weight":
-        knobs = WeightGradientKnobs(pixels=16 if wide else 8, groups=4, chunks=device.threads, chains=1)
+        groups = max(1, min(4, int(entries / g.filters / ENTRIES_PER_BODY_GROUP)))
+        knobs = WeightGradientKnobs(pixels=16 if wide else 10, groups=groups, chunks=device.threads, chains=1)
         return _choice("body", direction, indexing, layer, knobs, partial(body_gradient.dots, layer, bodies))
     gather = body_gather.forward if direction == "forward" else body_gather.backward_data
-    knobs = GatherKnobs(16 if wide else 10, 1, True)
+    planes, plane, rows = (g.channels, g.x, g.filters) if direction == "forward" else (g.filters, g.dy, g.channels)
+    # An entry is several weights.
+    groups = _groups(planes, plane, g, SLAB_BYTES, entries / rows * ENTRIES_PER_GROUP / ENTRIES_PER_BODY_GROUP)
+    knobs = GatherKnobs(16 if wide else 10, groups)
     return _choice("body", direction, indexing, layer, knobs, partial(gather, layer, bodies))
 
 
@@ -191,6 +198,8 @@ def _taps(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]
     g = layer.geometry
     if layer.unit_size > 1 or g.stride != (1, 1) or g.kernel[1] != TAPS_WIDTH:
         return []
+    if direction == "backward_weight" and device.registers == 16:
+        return []  # dY and the sums of three places do not fit the registers: slower at every ratio
     if layer.capacity < DENSEST_ALONE * g.filters * g.columns:
         return []
     return [_bodies("taps", direction, device, layer, row_bodies(g))]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,9 +14,11 @@ from mest_compiler import models
 from mest_compiler.devices import local_cpu
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend import TrainingGraph, ops, trace
+from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.passes.pipeline import Lowered, lower
 from mest_compiler.passes.program import op_name
 from mest_compiler.passes.sparsify_convolutions import SparseLayer, SparsifyConvolutions
+from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.profile import Profile
 from mest_compiler.sparsity.schemes import get_scheme
@@ -31,7 +33,7 @@ def plan(graph: TrainingGraph, scheme: str, sparsity: float = 0.7) -> dict[str, 
     shapes = {name: c.shape for name, c in graph.convolutions.items() if c.groups == 1}
     kind = get_scheme(scheme)
     return {
-        name: SparseLayer(kind.kept_units(shapes[name], sparsity), kind.block)
+        name: SparseLayer(scheme, kind.kept_units(shapes[name], sparsity), kind.unit_size(shapes[name]))
         for name in Profile.uniform(scheme, sparsity).assign(shapes)
     }
 
@@ -46,7 +48,8 @@ def lowered(
 
 # Widths and planes for which no activation has as many numbers as a weight.
 NETWORKS = {"resnet20": (1.25, (3, 8, 8)), "vgg19_bn": (0.3125, (3, 32, 32))}
-SCHEMES = ("unstructured", "block")
+SCHEMES = ("unstructured", "block:4x4", "pattern", "channel")
+KERNELS = {"unstructured": "block", "block:4x4": "block", "pattern": "body", "channel": "planes"}
 
 
 @cache
@@ -63,16 +66,19 @@ def resnet(request: pytest.FixtureRequest) -> tuple[TrainingGraph, Lowered]:
     return built("resnet20", request.param)
 
 
-@pytest.fixture(params=[(name, scheme) for name in NETWORKS for scheme in SCHEMES], ids="-".join)
+@pytest.fixture(
+    params=[*(("resnet20", scheme) for scheme in SCHEMES), ("vgg19_bn", "block")],
+    ids="-".join,
+)
 def network(request: pytest.FixtureRequest) -> tuple[TrainingGraph, Lowered]:
-    """Both networks under each scheme."""
+    """Both networks under several schemes."""
     return built(*request.param)
 
 
 def test_nothing_dense_of_a_sparse_layer_is_left(network) -> None:
     graph, result = network
-    sparse = {p: layer for p, layer in result.tiles.layers.items() if layer.block is not None}
-    assert len(sparse) == len(graph.convolutions) - 1
+    sparse = {p for p, layer in result.tiles.layers.items() if layer.sparse is not None}
+    assert sparse and sparse == set(plan(graph, next(result.tiles.layers[p].sparse.scheme for p in sparse)))
     sizes = {size_of(graph.convolutions[p].shape): p for p in sparse}
     shapes = {tuple(graph.convolutions[p].shape): p for p in sparse}
     floats = [t for t in tensors(result.module) if t[2].startswith("float")]
@@ -101,29 +107,57 @@ def test_layout_changes_once_where_the_image_enters(network) -> None:
         assert calls["add_border"] == 0  # whoever writes an activation writes the border its readers want
 
 
+def sparse_layers(result: Lowered) -> dict[str, SparseConv]:
+    """Those by parameter name."""
+    return {p: layer.sparse for p, layer in result.tiles.layers.items() if layer.sparse is not None}
+
+
 def test_kernels_of_a_step(resnet) -> None:
     graph, result = resnet
-    calls, layers = kernel_calls(result.module, "step"), len(graph.convolutions)
-    assert calls["forward"] == calls["backward_weight"] == layers - 1
-    assert calls["dense_forward"] == calls["dense_backward_weight"] == 1
-    assert calls["backward_data"] == layers - 1 and calls["dense_backward_data"] == 0  # the image gets no gradient
+    calls, layers, sparse = kernel_calls(result.module, "step"), len(graph.convolutions), sparse_layers(result)
+    kind, dense = KERNELS[next(iter(sparse.values())).scheme], layers - len(sparse)
+    assert dense == (3 if kind == "body" else 1)  # the first; patterns leave the two 1x1 projections too
+    assert calls[f"{kind}_forward"] == calls[f"{kind}_backward_weight"] == len(sparse)
+    assert calls["dense_forward"] == calls["dense_backward_weight"] == dense
+    assert calls[f"{kind}_backward_data"] == len(sparse)
+    assert calls["dense_backward_data"] == dense - 1  # the image gets no gradient
     assert calls["normalise"] == calls["normalise_backward"] == layers
-    assert calls["sgd_compact"] == layers - 1 and calls["sgd"] == len(graph.parameters) - (layers - 1)
+    assert calls["sgd_compact"] == len(sparse) and calls["sgd"] == len(graph.parameters) - len(sparse)
     assert calls["assign"] == layers  # the batch counters; running statistics are updated where they are
     assert calls["add"] == layers  # of the batch counters
-    assert not {name for name in calls if name.startswith(("relu", "batch_norm", "conv2d"))}
+    assert not {name for name in calls if name.startswith(("relu", "batch_norm", "conv2d", "expand", "compact"))}
     predicted = kernel_calls(result.module, "predict")
-    assert predicted["normalise_inference"] == layers and predicted["forward"] == layers - 1
+    assert predicted["normalise_inference"] == layers and predicted[f"{kind}_forward"] == len(sparse)
 
 
 def test_equal_layers_share_their_kernels(resnet) -> None:
     _, result = resnet
+    sparse = sparse_layers(result)
+    kind = KERNELS[next(iter(sparse.values())).scheme]
     names = [gvar.name_hint for gvar in result.module.functions]
     kinds = [name.rstrip("_0123456789") for name in names]
-    calls = kernel_calls(result.module, "step")
     # 3 shapes of 3x3 layers, 2 of stride 2, 2 projections
-    assert kinds.count("forward") == kinds.count("backward_data") == kinds.count("backward_weight") == 7
-    assert calls["forward"] == 20
+    wanted = 5 if kind == "body" else 7
+    assert len(sparse) > wanted
+    for direction in DIRECTIONS:
+        assert kinds.count(f"{kind}_{direction}") == wanted
+
+
+def test_a_dense_kernel_between_expansion_and_compaction() -> None:
+    torch.manual_seed(0)
+    model = models.build("resnet20", classes=7, in_channels=3, width=0.5)
+    graph = trace(model, torch.zeros(6, 3, 8, 8), torch.zeros(6, dtype=torch.int64))
+    layers = plan(graph, "unstructured", 0.6)
+
+    def zeros(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
+        return next(choice for choice in found if choice.indexing == "zeros")
+
+    result = lower(graph, layers, RULE, local_cpu(1), zeros)
+    calls = kernel_calls(result.module, "step")
+    assert calls["expand"] == 2 * len(layers) and calls["compact"] == len(layers)
+    assert calls["dense_forward"] == calls["dense_backward_weight"] == len(graph.convolutions)
+    assert kernel_calls(result.module, "predict")["expand"] == len(layers)
+    assert {array for _, array in result.tiles.index_names["step"]} == {"entries", "place"}
 
 
 def test_every_update_is_in_place(network) -> None:
@@ -175,7 +209,7 @@ def test_a_sparse_weight_that_others_read_is_refused() -> None:
             y = builder.emit(ops.conv2d(x, w, oshape=(2, 4, 4, 4), **attrs))
             result = builder.emit_output(relax.Tuple([y, builder.emit(relax.op.sum(w))]))
         builder.emit_func_output(result)
-    module, layers = builder.finalize(), {"body.conv.weight": SparseLayer(3, 1)}
+    module, layers = builder.finalize(), {"body.conv.weight": SparseLayer("unstructured", 3, 1)}
     with pytest.raises(ModelError, match=r"'body\.conv\.weight' is read by relax\.sum, .*keep that layer dense"):
         SparsifyConvolutions(("body.conv.weight",), layers)(module)
 
@@ -187,5 +221,9 @@ def test_geometry_and_index_arrays_are_those_of_the_arguments(resnet) -> None:
         names = result.tiles.index_names[function]
         params = result.module[function].params[start : start + len(names)]
         for (param, array), var in zip(names, params, strict=True):
-            assert [int(n) for n in var.ty.shape] == [result.tiles.layers[param].index_shapes()[array]]
-            assert np.dtype(str(var.ty.dtype)) == np.int32
+            form = result.tiles.layers[param].forms()[array]
+            assert [int(n) for n in var.ty.shape] == [form.length]
+            assert str(var.ty.dtype) == form.dtype
+    assert {array for _, array in result.tiles.index_names["step"]} >= {"entries"}
+    dtypes = {str(var.ty.dtype) for var in result.module["step"].params[first : first + len(result.tiles.layers)]}
+    assert "uint16" in dtypes

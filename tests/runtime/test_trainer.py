@@ -20,9 +20,15 @@ from ..whole_step.cases import Case, compiled
 from ..whole_step.training import MaskedTraining, batch, check_equal, check_steps
 from .states import all_state, check_same_bits
 
-SCHEMES = ("unstructured", "block")
+SCHEMES = ("unstructured", "block", "block:4x4", "pattern", "channel", "filter")
 # A prime batch, two threads and every kernel that shares out work among them.
 CASES = {scheme: Case("pre-activation", scheme, batch=5) for scheme in SCHEMES}
+
+
+@pytest.fixture(params=["unstructured", "block"])
+def some_case(request: pytest.FixtureRequest) -> Case:
+    """A small step under two of the schemes."""
+    return CASES[request.param]
 
 
 @pytest.fixture(params=SCHEMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,8 +14,11 @@ from torch import nn
 from mest_compiler import compile as compiler
 from mest_compiler import models
 from mest_compiler.devices import CpuProfile
+from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.passes.pipeline import Lowered
+from mest_compiler.passes.tiling.plan import Pick
 from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 
@@ -45,7 +49,8 @@ class Case:
     """One compiled step; `scheme` None: dense.
 
     `optimised`: as users compile it; without LLVM's optimiser, which is none of this project's, that takes a third of
-    the time.
+    the time. `indexing`: kernels that find their weights that way are taken where a layer can have them, elsewhere the
+    probable ones.
     """
 
     network: str
@@ -57,6 +62,7 @@ class Case:
     threads: int | None = None
     optimised: bool = False
     dtype: str = "float64"
+    indexing: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,6 +72,13 @@ class Case:
     def profile(self) -> Profile | None:
         """70 % of every convolution but the first (or of that too)."""
         return Profile(LayerPlan(self.scheme, 0.7), self.first) if self.scheme else None
+
+
+def _prefer(indexing: str) -> Pick:
+    def pick(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
+        return next((choice for choice in found if choice.indexing == indexing), found[0])
+
+    return pick
 
 
 def _unoptimised(profile: CpuProfile) -> tvm.target.Target:
@@ -100,10 +113,11 @@ def compiled(case: Case) -> Compiled:
     lower = compiler.lower
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiler, "lower", keep)  # the artifact does not hold the module
+        patch.setattr(compiler, "probable", _prefer(case.indexing))
         if not case.optimised:
             patch.setattr(CpuProfile, "target", property(_unoptimised))
         artifact = compiler.compile_step(
             model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
-            seed=case.seed, threads=case.threads, dtype=case.dtype,
+            seed=case.seed, threads=case.threads, dtype=case.dtype, measure=False,
         )  # fmt: skip
     return Compiled(case, model, artifact, lowered[0])

@@ -1,0 +1,46 @@
+"""Steps of every sparsity scheme, and of every way to find a layer's weights, agree with PyTorch's masked training."""
+
+from __future__ import annotations
+
+import pytest
+
+from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.schedules.cpu.sgd import Sgd
+
+from .cases import Case, compiled
+from .training import MaskedTraining, check_steps
+
+NESTEROV = Sgd(0.9, 5e-4, True)
+CASES = [
+    Case("pre-activation", "block:8x1", batch=5),
+    Case("pre-activation", "block:1x4", batch=5, rule=NESTEROV),
+    Case("pre-activation", "channel", batch=5),
+    Case("pre-activation", "filter", batch=5, first="sparse"),
+    Case("resnet20", "pattern"),  # stride 2 among them; the 1x1 projections stay dense
+    Case("odd convolutions", "block:1x4", batch=5),
+    Case("odd convolutions", "block:4x4", rule=NESTEROV),
+    Case("odd convolutions", "channel", batch=5),
+    Case("odd convolutions", "filter", batch=3),
+    Case("odd normalisations", "pattern", batch=5),
+]
+PREFERRED = [
+    Case("odd normalisations", "unstructured", indexing="taps"),
+    Case("odd convolutions", "unstructured", indexing="zeros"),
+    Case("pre-activation", "pattern", indexing="zeros"),
+    Case("pre-activation", "channel", indexing="zeros"),
+    Case("pre-activation", "block:4x4", indexing="zeros"),
+]
+
+
+@pytest.mark.parametrize("case", [*CASES, *PREFERRED], ids=str)
+def test_three_steps(case: Case) -> None:
+    built = compiled(case)
+    trainer = Trainer(built.artifact)
+    check_steps(trainer, MaskedTraining(built.model, trainer.masks(), case.rule), case.rule, case.shape)
+
+
+@pytest.mark.parametrize("case", PREFERRED, ids=str)
+def test_the_kernels_are_those_that_were_asked_for(case: Case) -> None:
+    layers = compiled(case).artifact.manifest["layers"].values()
+    kernels = [kernel for layer in layers if "capacity" in layer for kernel in layer["kernels"].values()]
+    assert case.indexing in {kernel["indexing"] for kernel in kernels}
