@@ -26,14 +26,12 @@ from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.sparsity import structure as structures
 from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.structure import Structure
-from mest_compiler.tuning.fastest import Fastest
+from mest_compiler.tuning.fastest import ONE_THREAD_A_CORE, Fastest
 from mest_compiler.tuning.layer_run import Operands, interleaved_ms, kernel_call
 from mest_compiler.tuning.schemes import fastest_schemes
 
 PROFILED = 5
 """Repeats behind each kernel's own time."""
-ONE_THREAD_A_CORE = 1
-"""TVM's affinity mode "big": workers stay on the fastest cores."""
 
 
 def contestants(

@@ -183,7 +183,8 @@ def _even_block(planes: int) -> int:
 def _planes(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
     if direction == "backward_weight":
         block = 4 if device.registers > 16 else 3
-        knobs, make = dense(direction, device, layer.geometry).knobs, planes_gradient.kept
+        knobs = WeightGradientKnobs(entries=3, rows=_band(layer.geometry), chunks=device.threads)
+        make = planes_gradient.kept
     else:
         # Where the kept planes are the output's, they make up whole register tiles if that can be.
         outputs = (layer.kind.axis == 1) == (direction == "backward_data")

@@ -7,6 +7,8 @@ import pytest
 
 from mest_compiler.bench import compiled_layer, torch_layer
 from mest_compiler.bench.batch_tiles import from_tiles, to_tiles
+from mest_compiler.bench.inputs import layer_inputs
+from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.kernels.geometry import Plane
 
 
@@ -17,22 +19,34 @@ def _outputs(runner, path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-@pytest.mark.parametrize("scheme", ["block", "unstructured"])
-@pytest.mark.parametrize("text", ["layer:8,12,3,6x5", "layer:8,12,3,6x5,s2", "layer:8,12,1,6x6,s2"])
-def test_agrees_with_pytorch(text: str, scheme: str, tmp_path: Path) -> None:
-    case = {"layer": text, "batch": 3, "seed": 1, "scheme": scheme, "sparsity": 0.5}
+@pytest.mark.parametrize(
+    ("text", "scheme", "sparsity"),
+    [
+        ("layer:8,12,3,6x5", "block", 0.5),
+        ("layer:8,12,3,6x5", "unstructured", 0.5),
+        ("layer:8,12,3,6x5,s2", "pattern", 0.8),
+        ("layer:8,12,3,6x5,s2", "channel", 0.9),
+        ("layer:8,12,1,6x6,s2", "filter", 0.5),
+        ("layer:8,12,1,6x6,s2", "block:4x4", 0.5),
+    ],
+)
+def test_agrees_with_pytorch(text: str, scheme: str, sparsity: float, tmp_path: Path) -> None:
+    case = {"layer": text, "batch": 3, "seed": 1, "scheme": scheme, "sparsity": sparsity}
+    inputs = layer_inputs(LayerSpec.parse(text), **{k: v for k, v in case.items() if k != "layer"})
     expected = _outputs(torch_layer.nchw_direct(**case), tmp_path / "torch.npz")
-    sparse, dense = compiled_layer.sparse(**case, threads=1), compiled_layer.dense(**case, threads=1)
-    for layer in (sparse, dense):
+    masks = {"sparse": inputs.mask}
+    if scheme == "unstructured":
+        masks |= {"unordered": inputs.mask, "dense": np.ones_like(inputs.mask)}
+    for name, mask in masks.items():
+        layer = getattr(compiled_layer, name)(**case, threads=1)
         found = _outputs(layer, tmp_path / "ours.npz")
-        for name in ("y", "dx"):
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5)
-        mask = layer.inputs.mask if layer is sparse else np.ones_like(layer.inputs.mask)
-        np.testing.assert_allclose(found["dw"], np.where(mask, expected["dw"], 0), rtol=1e-4, atol=1e-4)
-    said = sparse.result()
-    assert set(said["kernels"][text]) == {"forward", "backward_data", "backward_weight"}
-    assert all(kernel["source"] for kernel in said["kernels"][text].values())
-    assert len(said["kernel_ms"]) == 3
+        for array in ("y", "dx"):
+            np.testing.assert_allclose(found[array], expected[array], rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found["dw"], np.where(mask, expected["dw"], 0), rtol=1e-4, atol=1e-4, err_msg=name)
+        said = layer.result()
+        assert set(said["kernels"][text]) == {"forward", "backward_data", "backward_weight"}
+        assert all(kernel["source"] for kernel in said["kernels"][text].values())
+        assert len(said["kernel_ms"]) == 3
 
 
 def test_tiles_and_back() -> None:

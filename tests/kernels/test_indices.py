@@ -44,7 +44,7 @@ def wanted(layer: SparseConv, structure: Structure, direction: str, indexing: st
 
 
 @given(layers(), groups)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_arrays_give_the_mask_in_every_direction(drawn: tuple[SparseConv, list[Structure]], count: int) -> None:
     layer, structures = drawn
     for structure in structures:  # the second one as after a swap
@@ -56,7 +56,7 @@ def test_arrays_give_the_mask_in_every_direction(drawn: tuple[SparseConv, list[S
 
 
 @given(layers(), groups, groups)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_arrays_have_the_forms_that_were_compiled(
     drawn: tuple[SparseConv, list[Structure]], first: int, second: int
 ) -> None:

@@ -16,7 +16,7 @@ from mest_compiler.sparsity.structure import Structure, build
 from .convolutions import Conv, Data, Draw, dx_buffer, normal, y_buffer
 from .tiles import poisoned
 
-SCHEMES = ("unstructured", "block", "block:1x4", "block:8x1", "block:4x4", "block:3x2", "pattern", "channel", "filter")
+SCHEMES = ("unstructured", "block", "block:1x4", "block:8x1", "block:4x4", "block:3x2", "channel", "pattern", "filter")
 Arguments = Sequence[tvm.runtime.Tensor]
 
 
@@ -40,8 +40,9 @@ def hostile_masks(scheme: str, shape: Shape, seed: int = 0) -> dict[str, np.ndar
     """bool masks [F, C, kh, kw] of a scheme: random ones, and what breaks kernels that count on the usual."""
     rng, kind = np.random.default_rng(seed), get_scheme(scheme)
     rows, columns = kind.grid(shape)
-    sparse = rng.random((rows, columns)) < 0.3
-    uneven = rng.random((rows, columns)) < np.linspace(0, 1, rows)[:, None]
+    # Kept channels and filters are one row of few units: something shall be kept, and something not.
+    sparse = rng.random((rows, columns)) < (0.3 if rows > 1 else 0.6)
+    uneven = rng.random((rows, columns)) < (np.linspace(0, 1, rows)[:, None] if rows > 1 else 0.8)
     gaps, full_row, one_entry = sparse.copy(), sparse.copy(), np.zeros((rows, columns), bool)
     gaps[::2], full_row[-1], one_entry[rows - 1, columns - 1] = False, True, True
     # Every second block of channels is not read at all.

@@ -1,22 +1,21 @@
-"""Dense kernels with zeros kept: values put back into a dense weight and taken out of its gradient, in every scheme."""
+"""Dense kernels with zeros kept: values put back into a dense weight and taken out of its gradient, in every scheme.
+
+The whole way through a dense kernel is tested with the other kernels of a layer, in tests/tuning.
+"""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import tvm
 
-from mest_compiler.kernels.indices import DIRECTIONS
-from mest_compiler.schedules.cpu import choose, zeros
+from mest_compiler.schedules.cpu import zeros
 from mest_compiler.schedules.cpu.choose import dtypes_of
-from mest_compiler.tuning.layer_run import Operands, kernel_call
 
 from .convolutions import Conv
 from .sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
 from .test_sparse_convolution import VECTORS
-from .tiles import compile_kernels, poisoned, profile, vector
+from .tiles import compile_kernels, poisoned, vector
 
 # Weights of any number of elements, a multiple of a vector's or not.
 LAYERS = {"odd": Conv(3, 5, (4, 5), batch=3), "even": Conv(8, 8, (5, 4), stride=(2, 1), batch=9)}
@@ -45,22 +44,3 @@ def test_values_are_put_back_and_taken_out(name: str, scheme: str) -> None:
 def conv_size(conv: Conv) -> int:
     """Weights of a layer."""
     return int(np.prod(conv.weight_shape))
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_whole_way_through_a_dense_kernel(scheme: str) -> None:
-    bits, dtype = VECTORS[SCHEMES.index(scheme) % len(VECTORS)]
-    conv, device = fitted(LAYERS["even"], scheme), profile(bits)
-    layer = sparse_conv(conv, vector(bits, dtype), scheme)
-    g = layer.geometry
-    case = SparseCase.make(conv, layer, hostile_masks(scheme, conv.weight_shape)["random"])
-    o = Operands.of(g, case.data.x.numpy(), case.data.dy.numpy(), case.values().numpy())
-    for tensor in (o.y, o.dx, o.dw):
-        tensor.copyfrom(np.full(tensor.shape, np.nan, dtype))
-    for direction in DIRECTIONS:
-        choice = replace(choose.dense(direction, device, g), indexing="zeros")
-        kernel_call(direction, choice, device, g, o, layer, case.structure)()
-    case.data.check_y("forward", o.y)
-    case.data.check_dx("backward_data", o.dx)
-    entries = case.structure.entries
-    case.data.check("dw", o.dw.numpy()[:entries], case.structure.compact(case.data.dw_ref)[:entries])

@@ -1,0 +1,202 @@
+"""The measured choice: it takes the fastest, remembers what it measured, and never trusts a damaged cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.schedules.cpu import choose
+from mest_compiler.schedules.cpu.choose import Choice
+from mest_compiler.tuning import fastest
+from mest_compiler.tuning.fastest import FOLDER, Fastest, label, random_structure
+from mest_compiler.tuning.layer_run import Operands, kernel_call
+
+from ..schedules.convolutions import Conv
+from ..schedules.sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
+from ..schedules.tiles import NARROW, WIDE, profile, vector
+
+DEVICE = profile(NARROW)
+LAYER = sparse_conv(Conv(4, 6, (5, 4)), vector(NARROW, "float32"), "unstructured", spare=0)
+FOUND = choose.candidates("forward", DEVICE, LAYER)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that does not exist yet."""
+    monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many kernels each measurement ran; the first of them takes 5 ms, the next 4 and so on."""
+    found: list[int] = []
+
+    def times(calls: list[Callable[[], None]], rounds: int) -> list[list[float]]:
+        found.append(len(calls))
+        return [[5.0 - i] * rounds for i in range(len(calls))]
+
+    monkeypatch.setattr(fastest, "kernel_call", lambda *args: None)
+    monkeypatch.setattr(fastest, "interleaved_ms", times)
+    return found
+
+
+def test_several_kernels_can_compute_the_layer_of_these_tests() -> None:
+    assert len(FOUND) == len({label(choice) for choice in FOUND}) > 1
+
+
+def test_the_fastest_is_taken_and_remembered(cache: Path, measured: list[int]) -> None:
+    pick, said = Fastest(DEVICE), []
+    choice = pick("forward", LAYER, FOUND)
+    assert choice == replace(FOUND[-1], source="measured") and measured == [len(FOUND)]
+    assert dict(choice.times) == {label(one): 5.0 - i for i, one in enumerate(FOUND)}
+    assert choice.describe()["times"] == dict(choice.times)
+    assert pick("forward", LAYER, FOUND) == choice and Fastest(DEVICE, said.append)("forward", LAYER, FOUND) == choice
+    assert measured == [len(FOUND)] and said == []  # the second from the file
+    assert [path.suffix for path in cache.iterdir()] == [".json"]
+
+
+def test_only_one_is_not_measured(cache: Path, measured: list[int]) -> None:
+    assert Fastest(DEVICE)("forward", LAYER, FOUND[:1]) is FOUND[0]
+    assert measured == [] and not cache.exists()
+
+
+def _others() -> dict[str, tuple[object, str, SparseConv, list[Choice]]]:
+    g = LAYER.geometry
+    slower = [replace(choice, knobs=replace(choice.knobs, pixels=1)) for choice in FOUND]
+    return {
+        "device": (replace(DEVICE, threads=DEVICE.threads + 1), "forward", LAYER, FOUND),
+        "direction": (DEVICE, "backward_data", LAYER, FOUND),
+        "capacity": (DEVICE, "forward", replace(LAYER, capacity=LAYER.capacity - 1), FOUND),
+        "batch": (DEVICE, "forward", replace(LAYER, geometry=replace(g, tiles=g.tiles + 1)), FOUND),
+        "knobs": (DEVICE, "forward", LAYER, slower),
+    }
+
+
+@pytest.mark.parametrize("what", _others())
+def test_what_differs_is_measured_again(what: str, cache: Path, measured: list[int]) -> None:
+    device, direction, layer, found = _others()[what]
+    Fastest(DEVICE)("forward", LAYER, FOUND)
+    Fastest(device)(direction, layer, found)
+    assert len(measured) == len(list(cache.iterdir())) == 2
+
+
+def test_other_generators_are_measured_again(
+    cache: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "schedules").mkdir()
+    (tmp_path / "schedules" / "gather.py").write_text("faster = True")
+    Fastest(DEVICE)("forward", LAYER, FOUND)
+    monkeypatch.setattr(fastest.schedules, "__path__", [str(tmp_path / "schedules")])
+    Fastest(DEVICE)("forward", LAYER, FOUND)
+    assert len(measured) == 2
+
+
+GOOD = {label(choice): 1.0 for choice in FOUND}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"\xff\xfe", b"[]", b"[1, 2]", b"null", b"7", b"{}", b'{"another": 1.0}',
+        repr(GOOD).replace("'", '"').replace("1.0", '"fast"').encode(),
+        repr(GOOD).replace("'", '"').replace("1.0", "null").encode(),
+        repr(GOOD).replace("'", '"').replace("1.0", "NaN").encode(),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_measured_anew(content: bytes, cache: Path, measured: list[int]) -> None:
+    choice = Fastest(DEVICE)("forward", LAYER, FOUND)
+    (path,) = cache.iterdir()
+    good = path.read_bytes()
+    path.write_bytes(content)
+    assert Fastest(DEVICE)("forward", LAYER, FOUND) == choice
+    assert len(measured) == 2 and path.read_bytes() == good
+
+
+def test_a_folder_that_cannot_be_written(cache: Path, measured: list[int]) -> None:
+    cache.write_text("in the way")
+    assert Fastest(DEVICE)("forward", LAYER, FOUND).source == "measured"
+    assert cache.read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({FOLDER: ""}, None),
+        ({"XDG_CACHE_HOME": "{}/xdg"}, "xdg/mest_compiler/fastest"),
+        ({"XDG_CACHE_HOME": ""}, "home/.cache/mest_compiler/fastest"),
+    ],
+)
+def test_where_the_cache_is(
+    variables: dict[str, str], folder: str | None, measured: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FOLDER)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    Fastest(DEVICE)("forward", LAYER, FOUND)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.parent for path in files] == ([tmp_path / folder] if folder else [])
+
+
+def test_the_tests_leave_the_users_cache_alone(measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fastest._folder() is None
+
+
+def test_a_real_measurement(cache: Path) -> None:
+    found = choose.candidates("backward_weight", DEVICE, LAYER)
+    choice = Fastest(DEVICE)("backward_weight", LAYER, found)
+    assert set(choice.times) == {label(one) for one in found} and min(choice.times.values()) > 0
+    assert choice.times[label(choice)] == min(choice.times.values())
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_random_structure_fills_the_capacity(scheme: str) -> None:
+    full = sparse_conv(fitted(Conv(7, 6, (5, 4)), scheme), vector(NARROW, "float32"), scheme, spare=0)
+    for capacity in sorted({1, full.rows, full.rows + 1, full.capacity // 2, full.capacity - 1, full.capacity}):
+        layer = replace(full, capacity=capacity)
+        structure = random_structure(layer)
+        structure.validate()
+        assert (structure.entries, structure.capacity) == (capacity, capacity)
+        assert np.ptp(structure.lengths) <= 1
+        np.testing.assert_array_equal(structure.col, random_structure(layer).col)
+
+
+VECTORS = ((NARROW, "float64"), (WIDE, "float32"))
+
+
+# One kind of vectors a scheme; the other one is slow.
+@pytest.mark.parametrize(
+    ("scheme", "bits", "dtype"),
+    [
+        pytest.param(scheme, *vectors, marks=() if (i + j) % 2 else pytest.mark.slow)
+        for i, scheme in enumerate(SCHEMES)
+        for j, vectors in enumerate(VECTORS[::-1])
+    ],
+)
+def test_all_candidates_of_a_layer_agree(scheme: str, bits: int, dtype: str) -> None:
+    conv, device = fitted(Conv(5, 6, (5, 6), stride=(1, 1) if dtype == "float64" else (2, 1)), scheme), profile(bits)
+    layer = sparse_conv(conv, vector(bits, dtype), scheme, spare=1)
+    g, case = layer.geometry, SparseCase.make(conv, layer, hostile_masks(scheme, conv.weight_shape)["uneven rows"])
+    s, indexings = case.structure, set()
+    assert 0 < s.entries < s.capacity
+    for direction in DIRECTIONS:
+        for choice in choose.candidates(direction, device, layer):
+            indexings.add(choice.indexing)
+            o = Operands.of(g, case.data.x.numpy(), case.data.dy.numpy(), case.values().numpy())
+            for tensor in (o.y, o.dx, o.dw):
+                tensor.copyfrom(np.full(tensor.shape, np.nan, dtype))
+            kernel_call(direction, choice, device, g, o, layer, s)()
+            if direction == "backward_weight":
+                wanted = s.compact(case.data.dw_ref)[: s.entries]
+                case.data.check(label(choice), o.dw.numpy()[: s.entries], wanted)
+            else:
+                (case.data.check_y if direction == "forward" else case.data.check_dx)(
+                    label(choice), o.y if direction == "forward" else o.dx
+                )
+    assert "zeros" in indexings and len(indexings) >= 2
