@@ -148,8 +148,8 @@ class Trainer:
     def swap_structures(self, masks: Mapping[str, np.ndarray]) -> None:
         """Other weights are kept from now on, without compiling.
 
-        A unit that stays keeps value and momentum, one that is new starts at zero with zero momentum (a kernel with another
-        pattern is another unit). Layers that are not named stay as they are.
+        A unit that stays keeps value and momentum, one that is new starts at zero with zero momentum (a kernel with
+        another pattern is another unit). Layers that are not named stay as they are.
 
         Raises:
             MaskError: an unknown layer, or a mask of another shape or scheme.
