@@ -75,6 +75,10 @@ def compare_layer(
     case: LayerCase, opponents: Sequence[str], *, threads: int, rounds: int, progress: Progress | None = None
 ) -> Comparison:
     """Forward and both gradients of a layer: sparse (or dense, without a scheme) against its opponents."""
+    if UNORDERED in opponents and case.scheme is None:
+        raise BenchError(
+            f"A dense layer has no rows to reorder: leave out {UNORDERED!r}, or give a scheme and a ratio."
+        )
     arguments = case.arguments()
     ours = {c.name: c for c in compiled_layer.contestants(case.layer, threads=threads, **arguments)}
     wanted = [SPARSE] if case.scheme else [DENSE]

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
 OF_NETWORKS = ("profile", "width", "channels", "plane", "classes")
-OF_MODELS = (*OF_NETWORKS, "scheme", "sparsity", "compare")
-"""Options that say nothing about a layer, and those that say nothing about an artifact."""
+OF_LAYERS = ("uneven",)
+OF_MODELS = (*OF_NETWORKS, *OF_LAYERS, "scheme", "sparsity", "compare")
+"""Options that say nothing about a layer, about a network, and about an artifact."""
 
 What = Annotated[
     str,
@@ -96,7 +97,7 @@ def command(
 
     mest bench runs/step --threads 2
     """
-    from mest_compiler.bench.compare import read_opponents
+    from mest_compiler.bench.compare import UNORDERED, read_opponents
     from mest_compiler.bench.layer_spec import PREFIX
     from mest_compiler.devices import get_device
     from mest_compiler.models import available
@@ -113,6 +114,9 @@ def command(
     else:
         from mest_compiler.bench.torch_network import NetworkCase
 
+        _refuse(context, OF_LAYERS, "a network")
+        if UNORDERED in opponents:
+            raise BenchError(f"--compare {UNORDERED} is about a single layer: leave it out.")
         case = NetworkCase(what, classes, (channels, *plane_of(plane)), batch, seed, width)
         rules = profile_of(scheme, sparsity, profile)
         result = _network(case, rules, device, opponents, threads, rounds or NETWORK_ROUNDS, profile_kernels)

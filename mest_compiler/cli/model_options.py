@@ -132,8 +132,9 @@ def sparse_model(
         from mest_compiler.sparsity.automatic import Automatic
 
         given = None if masks is None else _masks_of_file(model, masks)
+        # A full mask is a dense layer's.
         sparse = given and {name: mask for name, mask in given.items() if not mask.all()}
-        return SparseModel(model, Automatic(None), sparse, masks is None)
+        return SparseModel(model, Automatic(sparsity), sparse, masks is None)
     if profile is not None or sparsity is not None:
         rules = profile_of(scheme, sparsity, profile)
         return SparseModel(model, rules, masks and _masks_of_file(model, masks), masks_from is not None)

@@ -37,8 +37,13 @@ class Automatic:
         scheme that can have the ratio (channels and filters would win, and cost the network its accuracy).
 
         Raises:
-            MaskError: the mask keeps nothing. ProfileError: no scheme fits.
+            MaskError: the mask keeps nothing. ProfileError: no scheme fits, or there are both a ratio and a mask, or
+            neither.
         """
+        if (self.sparsity is None) == (mask is None):
+            raise ProfileError(
+                "Scheme 'auto' takes either a sparsity or masks, which say their own: give one of the two."
+            )
         if mask is not None:
             if not mask.any():
                 raise MaskError(f"The mask of {name!r} keeps nothing: keep at least one weight.")

@@ -6,6 +6,7 @@ import pytest
 from mest_compiler.bench.compare import LayerCase, compare_layer
 from mest_compiler.bench.inputs import layer_inputs, uneven_mask
 from mest_compiler.bench.layer_spec import LayerSpec
+from mest_compiler.errors import BenchError
 from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.sparsity.structure import build
 
@@ -45,3 +46,9 @@ def test_unordered_rows_compute_the_same() -> None:
         assert max(comparison.errors[name].values()) < 1e-5
     mask = layer_inputs(layer, **case.arguments()).mask
     assert mask[-4:].sum() > mask[:4].sum()
+
+
+def test_a_dense_layer_has_no_order_of_rows() -> None:
+    case = LayerCase(LayerSpec.parse("layer:8,16,3,6x6"), 5, 0, None, 0.0)
+    with pytest.raises(BenchError, match="no rows to reorder"):
+        compare_layer(case, ("unordered",), threads=1, rounds=1)

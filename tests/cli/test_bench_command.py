@@ -57,6 +57,9 @@ def test_a_network_of_ones_own(mest, folder: Path) -> None:
     ("arguments", "sentence"),
     [
         (["resnet99"], "There is no model 'resnet99'"),
+        (["resnet20", "--uneven"], "--uneven says nothing about a network: leave it out."),
+        (["resnet20", *BLOCK, "--compare", "unordered"], "--compare unordered is about a single layer: leave it out."),
+        ([LAYER, "--compare", "unordered"], "A dense layer has no rows to reorder"),
         ([LAYER, "--compare", "tensorflow"], "There is nothing called 'tensorflow' to compare with"),
         ([LAYER, "--width", "2"], "--width says nothing about a single layer"),
         ([LAYER, *BLOCK, "--threads", "1000"], "1000 threads were asked for"),

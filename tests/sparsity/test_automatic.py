@@ -53,5 +53,9 @@ def test_refusals() -> None:
         Automatic(1.0)
     with pytest.raises(ProfileError, match="leaves nothing of layer 'tiny'"):
         Automatic(0.99).plans("tiny", (4, 1, 1, 1))
+    with pytest.raises(ProfileError, match="either a sparsity or masks"):
+        Automatic(0.5).plans("conv", SHAPE, np.ones(SHAPE, bool))
+    with pytest.raises(ProfileError, match="either a sparsity or masks"):
+        Automatic(None).plans("conv", SHAPE)
     with pytest.raises(MaskError, match="keeps nothing"):
         Automatic(None).plans("conv", SHAPE, np.zeros(SHAPE, bool))
