@@ -63,7 +63,8 @@ def compile_step(
         optimizer: momentum, weight decay, Nesterov; the learning rate is a run-time input. Default: 0.9, 5e-4, no.
         device: "cpu". threads: how many its kernels are made for; None: all cores.
         dtype: "float32", or "float64" for comparisons.
-        name: the model's name for the manifest. progress: called with each of `PHASES` as it begins.
+        name: the model's name for the manifest. progress: called with each of `PHASES` as it begins, and
+            with "lower: ..." for every layer that is measured.
         measure: time the kernels that can compute a sparse layer, its dense one with zeros kept among them, and take
             the fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one.
 
@@ -79,7 +80,7 @@ def compile_step(
     say("trace")
     graph = _trace(model, input_shape, batch, dtype)
     say("masks")
-    fastest = Fastest(cpu)
+    fastest = Fastest(cpu, lambda what: say(f"lower: measuring {what}"))
     if isinstance(profile, Automatic):
         if masks_from_weights:
             weights = {p: graph.state[p] != 0 for p, c in graph.convolutions.items() if c.groups == 1}
@@ -88,9 +89,8 @@ def compile_step(
         found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
         profile = fastest_schemes(profile, found, fastest, masks)
     plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, cpu)
-    layers = {p: SparseLayer(s.scheme, s.capacity, s.unit_size) for p, s in structures.items()}
     say("lower")
-    lowered = lower(graph, layers, rule, cpu, fastest if measure else probable)
+    lowered = lower(graph, _sparse_layers(structures), rule, cpu, fastest if measure else probable)
     say("build")
     executable = build(lowered.module, cpu)
     say("pack")
@@ -121,9 +121,9 @@ def planned_bytes(
     cpu = get_device(device, threads)
     graph = _trace(model, input_shape, batch, "float32")
     _, structures = _structures(graph, profile, None, False, 0, cpu)
-    layers = {p: SparseLayer(s.scheme, s.capacity, s.unit_size) for p, s in structures.items()}
     rule = Sgd(momentum=0.9, weight_decay=0, nesterov=False)
-    return {p: layer.state_bytes() for p, layer in lower(graph, layers, rule, cpu).tiles.layers.items()}
+    lowered = lower(graph, _sparse_layers(structures), rule, cpu)
+    return {p: layer.state_bytes() for p, layer in lowered.tiles.layers.items()}
 
 
 def _trace(model: nn.Module, input_shape: tuple[int, int, int], batch: int, dtype: str) -> TrainingGraph:
@@ -164,6 +164,11 @@ def _structures(
         raise ModelError(f"The masks do not fit the profile: the set {what}.")
     built = {p: structure.build(masks[p], plan[p].scheme, parts=device.threads) for p in plan}
     return plan, built
+
+
+def _sparse_layers(structures: Mapping[str, Structure]) -> dict[str, SparseLayer]:
+    """What the passes have to know of the structures."""
+    return {p: SparseLayer(s.scheme, s.capacity, s.unit_size) for p, s in structures.items()}
 
 
 def _library(executable: tvm.relax.VMExecutable) -> bytes:

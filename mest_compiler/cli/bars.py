@@ -12,12 +12,13 @@ from mest_compiler.cli.output import console
 
 @contextmanager
 def phase_bar(title: str, phases: Sequence[str]) -> Iterator[Callable[[str], None]]:
-    """A bar over named phases; what is yielded is called with the name of each one as it begins."""
+    """A bar over named phases; what is yielded is called with the name of each one as it begins, and with
+    "name: detail" for what happens within it."""
     with _bar(auto_refresh=True) as bar:
         task = bar.add_task(title, total=len(phases))
 
         def begin(phase: str) -> None:
-            bar.update(task, description=f"{title}: {phase}", completed=phases.index(phase))
+            bar.update(task, description=f"{title}: {phase}", completed=phases.index(phase.partition(":")[0]))
 
         yield begin
         bar.update(task, description=title, completed=len(phases))
