@@ -12,7 +12,7 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.kernels.geometry import Plane
 
 from .elementwise import zero_border
-from .emit import Expr, Vec, activation, function
+from .emit import Buffer, Expr, Vec, activation, function
 
 NOWHERE = -1  # place in the window before any pixel of the image was met
 
@@ -56,6 +56,10 @@ class Pool:
                 checks.append(at * step + offset < size)
         return checks
 
+    def pixel(self, r: Expr, q: Expr, i: int, j: int) -> Expr:
+        """Offset in a plane of x of a tap of the window of an output pixel."""
+        return (r * self.stride[0] + i) * self.x.cols + q * self.stride[1] + j + self.x.at(0, 0)
+
 
 def _when(checks: list[Expr], body) -> None:
     """body() if all of the conditions hold."""
@@ -64,6 +68,18 @@ def _when(checks: list[Expr], body) -> None:
         return
     with T.If(checks[0] if len(checks) == 1 else tirx.all(*checks)), T.Then():
         body()
+
+
+def _zero_plane(p: Pool, target: Buffer) -> None:
+    """Zeros into a plane of x, border included, before windows add to it."""
+    with T.serial(p.x.size) as k:
+        p.vec.store(target, p.vec.const(0), k)
+
+
+def _add(p: Pool, target: Buffer, r: Expr, q: Expr, i: int, j: int, value: Expr) -> None:
+    """Add to the pixel of x under a tap; overlapping windows add up."""
+    pixel = p.pixel(r, q, i, j)
+    p.vec.store(target, p.vec.load(target, pixel) + value, pixel)
 
 
 def forward(p: Pool) -> tirx.PrimFunc:
@@ -86,9 +102,7 @@ def forward(p: Pool) -> tirx.PrimFunc:
                 for k, i, j in p.taps():
 
                     def take(k: int = k, i: int = i, j: int = j) -> None:
-                        row, col = r * p.stride[0] + i, q * p.stride[1] + j
-                        pixel = c * p.x.size + row * p.x.cols + col + p.x.at(0, 0)
-                        value = T.Bind(x[n, pixel, vec.ramp()])
+                        value = T.Bind(x[n, c * p.x.size + p.pixel(r, q, i, j), vec.ramp()])
                         # The first pixel of the image, then any larger one, and a NaN in any case, as PyTorch does.
                         for found in (
                             lambda: places.get(where) == places.const(NOWHERE),
@@ -118,17 +132,14 @@ def backward(p: Pool) -> tirx.PrimFunc:
         with T.parallel(p.tiles * p.channels) as nc:
             n, c = T.Bind(T.truncdiv(nc, p.channels)), T.Bind(T.truncmod(nc, p.channels))
             target = vec.pointer(dx, n, c * p.x.size, 0)
-            with T.serial(p.x.size) as k:
-                vec.store(target, vec.const(0), k)
+            _zero_plane(p, target)
             with T.grid(p.y.height, p.y.width) as (r, q):
                 g = T.Bind(dy[n, c * p.y.size + r * p.y.cols + q + p.y.at(0, 0), vec.ramp()])
                 where = T.Bind(index[n, c * bare.size + r * bare.cols + q, places.ramp()])
                 for k, i, j in p.taps():
 
                     def add(k: int = k, i: int = i, j: int = j) -> None:
-                        pixel = (r * p.stride[0] + i) * p.x.cols + q * p.stride[1] + j + p.x.at(0, 0)
-                        hit = tirx.Select(where == places.const(k), g, vec.const(0))
-                        vec.store(target, vec.load(target, pixel) + hit, pixel)
+                        _add(p, target, r, q, i, j, tirx.Select(where == places.const(k), g, vec.const(0)))
 
                     _when(p.inside(r, q, i, j), add)
 
@@ -165,8 +176,7 @@ def average(p: Pool, divisor: int) -> tirx.PrimFunc:
                 for _, i, j in p.taps():
 
                     def add(i: int = i, j: int = j) -> None:
-                        pixel = (r * p.stride[0] + i) * p.x.cols + q * p.stride[1] + j + p.x.at(0, 0)
-                        vec.set(total, vec.get(total) + vec.load(source, pixel))
+                        vec.set(total, vec.get(total) + vec.load(source, p.pixel(r, q, i, j)))
 
                     _when(p.inside(r, q, i, j), add)
                 vec.store(target, vec.get(total) * _share(p, divisor, r, q), r * p.y.cols + q + p.y.at(0, 0))
@@ -185,15 +195,13 @@ def average_backward(p: Pool, divisor: int) -> tirx.PrimFunc:
             n, c = T.Bind(T.truncdiv(nc, p.channels)), T.Bind(T.truncmod(nc, p.channels))
             source = vec.pointer(dy, n, c * p.y.size + p.y.at(0, 0), 0)
             target = vec.pointer(dx, n, c * p.x.size, 0)
-            with T.serial(p.x.size) as k:
-                vec.store(target, vec.const(0), k)
+            _zero_plane(p, target)
             with T.grid(p.y.height, p.y.width) as (r, q):
                 g = T.Bind(vec.load(source, r * p.y.cols + q) * _share(p, divisor, r, q))
                 for _, i, j in p.taps():
 
                     def add(i: int = i, j: int = j) -> None:
-                        pixel = (r * p.stride[0] + i) * p.x.cols + q * p.stride[1] + j + p.x.at(0, 0)
-                        vec.store(target, vec.load(target, pixel) + g, pixel)
+                        _add(p, target, r, q, i, j, g)
 
                     _when(p.inside(r, q, i, j), add)
 
