@@ -12,7 +12,7 @@ import tvm
 
 from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import INDEXINGS, SparseConv, index_arrays
+from mest_compiler.kernels.indices import SparseConv, index_arrays, kernel_forms
 from mest_compiler.schedules.cpu import zeros
 from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.sparsity.structure import Structure
@@ -58,7 +58,7 @@ def kernel_call(
     indices: list[Tensor] = []
     dtypes: Mapping[str, str] = {}
     if layer is not None:
-        forms = INDEXINGS[choice.indexing, direction].forms(layer, choice.knobs.groups)
+        forms = kernel_forms(layer, direction, choice.used)
         arrays = index_arrays(structure, layer, {direction: choice.used})
         indices = [tvm.runtime.tensor(arrays[name]) for name in forms]
         dtypes = {name: form.dtype for name, form in forms.items()}

@@ -15,7 +15,7 @@ from tvm import tirx
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import INDEXINGS, SparseConv
+from mest_compiler.kernels.indices import SparseConv, kernel_forms
 
 from . import (
     block_gather,
@@ -34,8 +34,8 @@ SLAB_BYTES = 32 * 1024  # input that the rows of a group share: about a first-le
 DENSE_SLAB_BYTES = 64 * 1024  # every load feeds several filters and all is read in order: less depends on the cache
 BAND_PIXELS = 64  # pixels of dY that a weight gradient keeps close
 DENSE_ROWS = 4  # output planes a register tile of a dense kernel
-ENTRIES_PER_BODY_GROUP = 7  # the same for entries that hold several weights each
 ENTRIES_PER_GROUP = 12  # fewer entries of a row in a group, and moving its sums costs more than the cache saves
+ENTRIES_PER_BODY_GROUP = 7  # the same for entries that hold several weights each
 
 TAPS_WIDTH = 3  # a kernel row of 3 places has 7 sets; wider ones would need too many bodies
 DENSEST_ALONE = 0.25  # kept share up to which entries are alone in their kernel's row mostly
@@ -74,18 +74,20 @@ class Choice:
 
 def dtypes_of(indexing: str, direction: str, layer: SparseConv, groups: int) -> dict[str, str]:
     """Element type of each index array that a kernel reads, in argument order."""
-    return {name: form.dtype for name, form in INDEXINGS[indexing, direction].forms(layer, groups).items()}
+    return {name: form.dtype for name, form in kernel_forms(layer, direction, (indexing, groups)).items()}
 
 
 def _bytes(g: ConvGeometry) -> int:
     return {"float32": 4, "float64": 8}[g.dtype]
 
 
-def _groups(planes: int, plane: Plane, g: ConvGeometry, slab_bytes: int, entries: float) -> int:
+def _groups(
+    planes: int, plane: Plane, g: ConvGeometry, slab_bytes: int, entries: float, least: int = ENTRIES_PER_GROUP
+) -> int:
     """Groups so that a slab (planes x kernel rows x columns) stays below `slab_bytes`, with at least 8 planes and about
-    ENTRIES_PER_GROUP of the `entries` of a row in each."""
+    `least` of the `entries` of a row in each."""
     slab = planes * g.kernel[0] * plane.cols * g.lanes * _bytes(g)
-    return max(1, min(-(-slab // slab_bytes), planes // 8, int(entries / ENTRIES_PER_GROUP)))
+    return max(1, min(-(-slab // slab_bytes), planes // 8, int(entries / least)))
 
 
 def _pixels(device: CpuProfile, planes: int) -> int:
@@ -93,7 +95,7 @@ def _pixels(device: CpuProfile, planes: int) -> int:
     wide = device.registers > 16
     if planes == 1:
         return 16 if wide else 14
-    return (28 if wide else 12) // min(planes, DENSE_ROWS) if planes > 2 else (12 if wide else 6)
+    return (16 if wide else 12) // min(planes, DENSE_ROWS)
 
 
 def _band(g: ConvGeometry) -> int:
@@ -157,16 +159,15 @@ def _weights(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choi
 
 def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv, bodies: Bodies) -> Choice:
     g, wide = layer.geometry, device.registers > 16
-    most = INDEXINGS[indexing, direction].forms(layer, 1)
-    entries = next(iter(most.values())).length  # at most, of the whole layer
+    offsets, *_ = kernel_forms(layer, direction, (indexing, 1)).values()
+    entries = offsets.length  # at most, of the whole layer
     if direction == "backward_weight":
         groups = max(1, min(4, int(entries / g.filters / ENTRIES_PER_BODY_GROUP)))
         knobs = WeightGradientKnobs(pixels=16 if wide else 10, groups=groups, chunks=device.threads, chains=1)
         return _choice("body", direction, indexing, layer, knobs, partial(body_gradient.dots, layer, bodies))
     gather = body_gather.forward if direction == "forward" else body_gather.backward_data
     planes, plane, rows = (g.channels, g.x, g.filters) if direction == "forward" else (g.filters, g.dy, g.channels)
-    # An entry is several weights.
-    groups = _groups(planes, plane, g, SLAB_BYTES, entries / rows * ENTRIES_PER_GROUP / ENTRIES_PER_BODY_GROUP)
+    groups = _groups(planes, plane, g, SLAB_BYTES, entries / rows, ENTRIES_PER_BODY_GROUP)
     knobs = GatherKnobs(16 if wide else 10, groups)
     return _choice("body", direction, indexing, layer, knobs, partial(gather, layer, bodies))
 
@@ -200,7 +201,7 @@ def _taps(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]
     if layer.unit_size > 1 or g.stride != (1, 1) or g.kernel[1] != TAPS_WIDTH:
         return []
     if direction == "backward_weight" and device.registers == 16:
-        return []  # dY and the sums of three places do not fit the registers: slower at every ratio
+        return []  # dY and the sums of three places do not fit the registers
     if layer.capacity < DENSEST_ALONE * g.filters * g.columns:
         return []
     return [_bodies("taps", direction, device, layer, row_bodies(g))]

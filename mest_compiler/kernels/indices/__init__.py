@@ -19,7 +19,7 @@ from .bodies import PatternEntries, RowEntries
 from .layer import DIRECTIONS, Form, Indexing, SparseConv, filled
 from .planes import KeptPlanes, Places
 
-__all__ = ["DIRECTIONS", "INDEXINGS", "Form", "SparseConv", "index_arrays", "index_forms"]
+__all__ = ["DIRECTIONS", "INDEXINGS", "Form", "SparseConv", "index_arrays", "index_forms", "kernel_forms"]
 
 INDEXINGS: dict[tuple[str, str], Indexing] = {
     ("block", "forward"): RowsOfFilters("forward"),
@@ -36,11 +36,17 @@ Used = Mapping[str, tuple[str, int]]
 """Direction -> (key of INDEXINGS, groups of planes) of the kernel that computes it."""
 
 
+def kernel_forms(layer: SparseConv, direction: str, used: tuple[str, int]) -> dict[str, Form]:
+    """Form of every index array that one kernel takes, in argument order."""
+    indexing, groups = used
+    return INDEXINGS[indexing, direction].forms(layer, groups)
+
+
 def index_forms(layer: SparseConv, used: Used) -> dict[str, Form]:
     """Form of every index array of a layer's kernels, and of `entries` [1], which every layer has."""
     forms = dict(filled(layer))
-    for direction, (indexing, groups) in used.items():
-        forms |= INDEXINGS[indexing, direction].forms(layer, groups)
+    for direction, kernel in used.items():
+        forms |= kernel_forms(layer, direction, kernel)
     return forms
 
 

@@ -13,7 +13,7 @@ from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import INDEXINGS, Form, SparseConv, index_forms
+from mest_compiler.kernels.indices import Form, SparseConv, index_forms, kernel_forms
 from mest_compiler.schedules.cpu import elementwise
 from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.emit import Vec
@@ -61,10 +61,7 @@ class LayerKernels:
 
     def forms_of(self, direction: str) -> dict[str, Form]:
         """Those of them that one direction's kernel takes, in argument order."""
-        if self.sparse is None:
-            return {}
-        indexing, groups = self.choices[direction].used
-        return INDEXINGS[indexing, direction].forms(self.sparse, groups)
+        return {} if self.sparse is None else kernel_forms(self.sparse, direction, self.choices[direction].used)
 
 
 class Tiling:
