@@ -50,8 +50,8 @@ def command(
     """Table K.1: seconds a training iteration of ResNet-50 (32x32 images, 100 classes), by scheme and ratio rule.
 
     Every row's step is compiled; then all of them and PyTorch's dense variants take turns in alternating rounds. Each
-    has a process of its own, all alive at the same time: some 2 GiB a row at full width and a batch of 64. The folder
-    gets table-k1.csv and table-k1.png and replaces an earlier run's.
+    has a process of its own, all alive at the same time: 2.4 to 2.7 GiB a contestant at full width and a batch of 64
+    (docs/table_k1/table-k1.csv). The folder gets table-k1.csv and table-k1.png and replaces an earlier run's.
 
     Examples:
 
