@@ -23,7 +23,9 @@ from .schedules.cpu.sgd import Sgd
 from .sparsity import structure
 from .sparsity.automatic import Automatic
 from .sparsity.masks import masks_from_zeros, random_masks
+from .sparsity.mutation_schedule import units_at
 from .sparsity.profile import LayerPlan, Profile
+from .sparsity.schemes import get_scheme
 from .sparsity.structure import Structure
 from .tuning.fastest import Fastest
 from .tuning.schemes import fastest_schemes
@@ -41,6 +43,8 @@ def compile_step(
     masks: Mapping[str, np.ndarray] | None = None,
     masks_from_weights: bool = False,
     seed: int = 0,
+    headroom: float = 0.0,
+    label_smoothing: float = 0.0,
     optimizer: Sgd | None = None,
     device: str = "cpu",
     threads: int | None = None,
@@ -60,6 +64,10 @@ def compile_step(
         masks: bool [F, C, kh, kw] by parameter name for all layers of the profile; None: random balanced ones
             from `seed`.
         masks_from_weights: take the masks from the zeros of the model's weights instead.
+        headroom: by how much the sparsity of a layer may fall below that of its masks without compiling again: p of
+            the soft-bounded mutation EM&S, whose memory is that of s - p. 0: the masks' units are all there is room
+            for.
+        label_smoothing: as in cross_entropy.
         optimizer: momentum, weight decay, Nesterov; the learning rate is a run-time input. Default: 0.9, 5e-4, no.
         device: "cpu". threads: how many its kernels are made for; None: all cores.
         dtype: "float32", or "float64" for comparisons.
@@ -78,7 +86,7 @@ def compile_step(
     cpu = get_device(device, threads)
     cpu.lanes(dtype)
     say("trace")
-    graph = _trace(model, input_shape, batch, dtype)
+    graph = _trace(model, input_shape, batch, dtype, label_smoothing)
     say("masks")
     fastest = Fastest(cpu, lambda what: say(f"lower: measuring {what}"))
     if isinstance(profile, Automatic):
@@ -88,7 +96,7 @@ def compile_step(
         dense = lower(graph, {}, rule, cpu).tiles.layers
         found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
         profile = fastest_schemes(profile, found, fastest, masks)
-    plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, cpu)
+    plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, cpu, headroom)
     say("lower")
     lowered = lower(graph, _sparse_layers(structures), rule, cpu, fastest if measure else probable)
     say("build")
@@ -110,6 +118,7 @@ def planned_bytes(
     input_shape: tuple[int, int, int],
     batch: int,
     profile: Profile | None,
+    headroom: float = 0.0,
     device: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, dict[str, int]]:
@@ -119,21 +128,23 @@ def planned_bytes(
     "gradients", "momentum", "indices"}}.
     """
     cpu = get_device(device, threads)
-    graph = _trace(model, input_shape, batch, "float32")
-    _, structures = _structures(graph, profile, None, False, 0, cpu)
+    graph = _trace(model, input_shape, batch, "float32", 0.0)
+    _, structures = _structures(graph, profile, None, False, 0, cpu, headroom)
     rule = Sgd(momentum=0.9, weight_decay=0, nesterov=False)
     lowered = lower(graph, _sparse_layers(structures), rule, cpu)
     return {p: layer.state_bytes() for p, layer in lowered.tiles.layers.items()}
 
 
-def _trace(model: nn.Module, input_shape: tuple[int, int, int], batch: int, dtype: str) -> TrainingGraph:
+def _trace(
+    model: nn.Module, input_shape: tuple[int, int, int], batch: int, dtype: str, label_smoothing: float
+) -> TrainingGraph:
     kind = {"float32": torch.float32, "float64": torch.float64}[dtype]
     if any(p.dtype != kind for p in model.parameters()):
         raise ModelError(
             f"The model's parameters are not {dtype}: convert it first, for example with model.to(torch.{dtype})."
         )
     x, y = torch.zeros(batch, *input_shape, dtype=kind), torch.zeros(batch, dtype=torch.int64)
-    return trace(model, x, y)
+    return trace(model, x, y, label_smoothing)
 
 
 def _structures(
@@ -143,6 +154,7 @@ def _structures(
     from_weights: bool,
     seed: int,
     device: CpuProfile,
+    headroom: float,
 ) -> tuple[dict[str, LayerPlan], dict[str, Structure]]:
     """What each sparse layer gets, and its index arrays."""
     if masks is not None and from_weights:
@@ -162,8 +174,20 @@ def _structures(
     if missing or surplus:
         what = f"has none for {missing[0]!r}" if missing else f"has one for {surplus[0]!r}, which is no sparse layer"
         raise ModelError(f"The masks do not fit the profile: the set {what}.")
-    built = {p: structure.build(masks[p], plan[p].scheme, parts=device.threads) for p in plan}
+    built = {}
+    for name, layer in plan.items():
+        capacity = _capacity(name, layer.scheme, masks[name], headroom)
+        built[name] = structure.build(masks[name], layer.scheme, capacity, device.threads)
     return plan, built
+
+
+def _capacity(name: str, scheme: str, mask: np.ndarray, headroom: float) -> int | None:
+    """Units that a layer needs room for; None: those of its mask."""
+    if not headroom:
+        return None
+    kind, shape = get_scheme(scheme), tuple(mask.shape)
+    base = int(np.count_nonzero(kind.mask_to_units(mask)))
+    return max(base, units_at(name, kind, shape, base, -headroom))
 
 
 def _sparse_layers(structures: Mapping[str, Structure]) -> dict[str, SparseLayer]:

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from mest_compiler.training.memory import peak_rss_mb
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WARM_UP_S = 0.02
 
@@ -82,20 +84,6 @@ def result(runner: Any) -> dict[str, Any]:
 
 
 REQUESTS: dict[str, Callable[..., dict[str, Any]]] = {"turn": turn, "outputs": outputs, "result": result}
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process, MiB."""
-    # not ru_maxrss where it can be helped: Linux hands a parent's peak down to its children
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except FileNotFoundError:
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
 
 
 def _take_standard_output() -> TextIO:

@@ -68,9 +68,9 @@ def command(
     check_artifact_place(output)
     if momentum >= 1 or (nesterov and momentum == 0):
         raise MestError(f"A momentum of {momentum:g} cannot be used: it is below 1, and with --nesterov above 0.")
-    from mest_compiler.bench.worker import peak_rss_mb
     from mest_compiler.cli.compiling import compile_with_bar, seeded_model
     from mest_compiler.schedules.cpu.sgd import Sgd
+    from mest_compiler.training.memory import peak_rss_mb
 
     network = seeded_model(model, seed=seed, classes=classes, in_channels=channels, width=width)
     sparse = sparse_model(

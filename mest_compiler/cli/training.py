@@ -41,7 +41,7 @@ class Run:
         from dataclasses import asdict
 
         from mest_compiler.bench.machine import describe
-        from mest_compiler.bench.worker import peak_rss_mb
+        from mest_compiler.training.memory import peak_rss_mb
 
         summary, details = self.summary, self.trainer.state_bytes()
         machine = describe()

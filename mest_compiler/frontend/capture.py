@@ -58,7 +58,7 @@ class CapturedGraph:
     results: tuple[torch.fx.Node, ...]
 
 
-def capture_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> CapturedGraph:
+def capture_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, label_smoothing: float = 0.0) -> CapturedGraph:
     """Capture forward, mean cross-entropy and backward of `model` in train mode; the model itself is not
     changed.
 
@@ -67,6 +67,7 @@ def capture_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Captured
     model : maps a batch of shape x.shape to logits [N, classes].
     x : an example batch [N, ...] of the parameters' dtype; only its shape and dtype matter.
     y : labels int64 [N].
+    label_smoothing : of the loss, as in cross_entropy.
 
     Raises
     ------
@@ -80,7 +81,7 @@ def capture_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Captured
             f"labels must be int64 of shape [{x.shape[0]}], but are {dtype_name(y)} {list(y.shape)}; "
             "pass one class index an example"
         )
-    net = WithLoss(copy.deepcopy(model)).train()
+    net = WithLoss(copy.deepcopy(model), label_smoothing).train()
     graph = _export(net, net.model, (x.detach(), y))
     placeholders, outputs = _described(graph)
     parameters, buffers = _state_nodes(placeholders)
@@ -207,9 +208,18 @@ class OneInput(nn.Module):
 class WithLoss(OneInput):
     """The user's model followed by the mean cross-entropy; only the loss is differentiated."""
 
+    def __init__(self, model: nn.Module, label_smoothing: float) -> None:
+        super().__init__(model)
+        self.label_smoothing = label_smoothing
+
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = super().forward(x)
-        return F.cross_entropy(logits, y), logits.detach()
+        loss = F.cross_entropy(logits, y)
+        if self.label_smoothing:
+            # cross_entropy's own smoothing, in operators that need no mask for ignored labels
+            even = -F.log_softmax(logits, dim=1).mean(dim=(0, 1))
+            loss = (1 - self.label_smoothing) * loss + self.label_smoothing * even
+        return loss, logits.detach()
 
 
 class ModuleNames:

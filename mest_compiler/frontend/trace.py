@@ -12,7 +12,7 @@ from .training_graph import TrainingGraph
 from .translate import translate
 
 
-def trace(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> TrainingGraph:
+def trace(model: nn.Module, x: torch.Tensor, y: torch.Tensor, label_smoothing: float = 0.0) -> TrainingGraph:
     """Trace one training step and one prediction of `model`, which is left as it is.
 
     Parameters
@@ -20,6 +20,7 @@ def trace(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> TrainingGraph:
     model : maps x to logits [N, classes]; float32 or float64, every parameter trainable and used.
     x : an example batch [N, ...] of the model's dtype; its values do not matter.
     y : labels int64 [N]; their values do not matter.
+    label_smoothing : of the loss, as in cross_entropy.
 
     Raises
     ------
@@ -27,7 +28,7 @@ def trace(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> TrainingGraph:
         if the model cannot be traced, or uses an operator that has no converter (the error names it and its
         module).
     """
-    step, predict = capture_step(model, x, y), capture_predict(model, x)
+    step, predict = capture_step(model, x, y, label_smoothing), capture_predict(model, x)
     builder = relax.BlockBuilder()
     layers = translate(builder, "step", step)
     translate(builder, "predict", predict)

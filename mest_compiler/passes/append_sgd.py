@@ -17,9 +17,10 @@ from .program import Env, KernelTable, Program, carry_kernels, dtype_of, rebuild
 @tvm.transform.module_pass(opt_level=0, name="AppendSgd")
 class AppendSgd:
     """step(parameters, buffers, x, y[, seed], index arrays) -> (loss, logits, gradients, buffers) becomes
-    step(parameters, buffers, x, y[, seed], index arrays, momenta, lr) -> (loss, logits, updated tensors).
+    step(parameters, buffers, x, y[, seed], index arrays, momenta, lr) ->
+    (loss, logits, gradients of the sparse parameters, updated tensors).
 
-    The updated tensors alias the inputs: Relax takes in-place calls for pure and would remove those whose results
+    Mutation needs those gradients. The updated tensors alias the inputs: Relax takes in-place calls for pure and would remove those whose results
     nobody uses.
     """
 
@@ -55,7 +56,8 @@ class AppendSgd:
             outputs = [substitute(out, env) for out in program.outputs]
             if name != "step":
                 return outputs
-            return [*outputs[:2], *self._updates(builder, params, momenta, lr, outputs[2:])]
+            gradients = [g for p, g in zip(self.parameters, outputs[2:], strict=False) if p in self.entries]
+            return [*outputs[:2], *gradients, *self._updates(builder, params, momenta, lr, outputs[2:])]
 
         rebuild(builder, name, params, body, single)
 

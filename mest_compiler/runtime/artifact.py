@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.sparsity.structure import Structure
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST, LIBRARY, STATE, STRUCTURES = (
     "manifest.json",
     "library.so",

@@ -1,4 +1,14 @@
-"""Checkpoints of a compiled training run: one safetensors file with a checksum, written whole or not at all."""
+"""Checkpoints of a training run, the same for every backend: one safetensors file with a checksum, written whole or
+not at all.
+
+What is sparse is stored compactly, [units, unit_size] in ascending order of unit ids, so the file depends neither on
+how a device orders its structures nor on their capacity. Tensors are named
+
+    state/NAME      a parameter, or running statistics; of a sparse parameter its compact values
+    momentum/NAME   of a parameter, likewise
+    units/NAME      int32 [units], ascending ids of the units that a sparse parameter keeps
+    loop/NAME       arrays of the training loop
+"""
 
 from __future__ import annotations
 
@@ -7,7 +17,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,64 +25,83 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from mest_compiler.errors import CheckpointError, StructureError
-from mest_compiler.sparsity.structure import Structure
+from mest_compiler.errors import CheckpointError
 
-_TENSOR, _MOMENTUM, _STRUCTURE, _DRAWS = "tensor", "momentum", "structure", "draws"
-# What must agree between the artifact that wrote a checkpoint and the one that reads it.
-_IDENTITY = ("input_shape", "classes", "dtype", "parameters", "buffers", "optimizer", "batch")
+_STATE, _MOMENTUM, _UNITS, _LOOP = "state", "momentum", "units", "loop"
+_PARTS = (_STATE, _MOMENTUM, _UNITS, _LOOP)
+FORM = "mest-checkpoint-2"
 
 
 @dataclass(frozen=True)
 class Content:
-    """Tensors and momenta by torch name (values where sparse), structures, a caller's JSON values, and what draws the
-    masks of the dropouts: the run's seed and how many steps it has done.
+    """All of a checkpoint.
+
+    state, momentum: by torch name, compact where sparse; units: of the sparse parameters; extra: JSON values and
+    arrays: arrays, both the caller's; seed and steps: what draws the masks of the dropouts.
     """
 
-    tensors: Mapping[str, np.ndarray]
-    momenta: Mapping[str, np.ndarray]
-    structures: Mapping[str, Structure]
-    extra: dict[str, Any]
+    state: Mapping[str, np.ndarray]
+    momentum: Mapping[str, np.ndarray]
+    units: Mapping[str, np.ndarray]
+    extra: dict[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     seed: int = 0
     steps: int = 0
 
-
-def fingerprint(manifest: Mapping[str, Any]) -> str:
-    """sha256 of what makes two artifacts interchangeable for a checkpoint."""
-    sparse = {p: [layer["scheme"], layer["capacity"]] for p, layer in manifest["layers"].items() if "capacity" in layer}
-    identity = {key: manifest[key] for key in _IDENTITY} | {"sparse": sparse}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All arrays by their names in the file."""
+        parts = zip(_PARTS, (self.state, self.momentum, self.units, self.arrays), strict=True)
+        return {f"{part}/{name}": np.asarray(a, order="C") for part, some in parts for name, a in some.items()}
 
 
-def _digest(arrays: Mapping[str, np.ndarray], extra: str) -> str:
-    state = hashlib.sha256(extra.encode())
+@dataclass(frozen=True)
+class Identity:
+    """What must agree between who writes a checkpoint and who reads it.
+
+    shapes: of parameters and buffers by torch name, as torch has them; dtype: of the parameters; schemes: of the sparse
+    parameters; optimizer: momentum, weight_decay and nesterov.
+    """
+
+    shapes: Mapping[str, list[int]]
+    dtype: str
+    schemes: Mapping[str, str]
+    optimizer: Mapping[str, Any]
+
+    def digest(self) -> str:
+        """sha256 of all."""
+        said = [
+            {n: list(shape) for n, shape in self.shapes.items()}, self.dtype, dict(self.schemes), dict(self.optimizer)
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    state = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         state.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape}".encode())
         state.update(np.asarray(arrays[name], order="C").tobytes())
     return state.hexdigest()
 
 
-def write(path: Path, content: Content, identity: str) -> None:
+def write(path: str | Path, content: Content, identity: Identity) -> None:
     """Writes a checkpoint under a temporary name, then renames it.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    arrays = {f"{_TENSOR}/{n}": np.asarray(a, order="C") for n, a in content.tensors.items()}
-    arrays |= {f"{_MOMENTUM}/{n}": np.asarray(a, order="C") for n, a in content.momenta.items()}
-    for name, structure in content.structures.items():
-        arrays |= {f"{_STRUCTURE}/{name}/{k}": np.asarray(a, order="C") for k, a in structure.to_arrays().items()}
-    arrays |= {f"{_DRAWS}/{k}": np.asarray(v, np.uint64) for k, v in (("seed", content.seed), ("steps", content.steps))}
+    path, arrays = Path(path), content.tensors()
     try:
-        extra = json.dumps(content.extra)
+        text = json.dumps({"extra": content.extra, "seed": content.seed, "steps": content.steps})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"What goes with checkpoint {path} is no JSON ({error}).") from error
-    metadata = {"artifact": identity, "extra": extra, "sha256": _digest(arrays, extra)}
+    metadata = {"form": FORM, "of": identity.digest(), "text": text, "sha256": _digest(arrays, text)}
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as out:
             out.write(safetensors.numpy.save(arrays, metadata))
+            out.flush()
+            os.fsync(out.fileno())  # or a power cut could leave the new name with nothing behind it
         os.chmod(temporary, 0o644)  # mkstemp's own mode shuts everybody else out
         os.replace(temporary, path)
     except OSError as error:
@@ -82,12 +111,13 @@ def write(path: Path, content: Content, identity: str) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
-def read(path: Path, manifest: Mapping[str, Any]) -> Content:
-    """Reads and verifies a checkpoint of an artifact.
+def read(path: str | Path, identity: Identity | None) -> Content:
+    """Reads and verifies a checkpoint; with None, of whatever network.
 
     Raises:
-        CheckpointError: missing, damaged, or of another artifact.
+        CheckpointError: missing, damaged, or of another network, optimiser or sparsity scheme.
     """
+    path = Path(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -96,26 +126,20 @@ def read(path: Path, manifest: Mapping[str, Any]) -> Content:
         raise CheckpointError(f"There is no checkpoint at {path}.") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"Checkpoint {path} is damaged ({error}): use an earlier one.") from error
-    extra = metadata.get("extra", "")
-    if metadata.get("sha256") != _digest(arrays, extra):
+    if metadata.get("form") != FORM:
+        raise CheckpointError(f"{path} is no checkpoint of this version: name a file that a run of it saved.")
+    text = metadata.get("text", "")
+    if metadata.get("sha256") != _digest(arrays, text):
         raise CheckpointError(f"Checkpoint {path} is damaged (its sha256 differs): use an earlier one.")
-    if metadata.get("artifact") != fingerprint(manifest):
+    if identity is not None and metadata.get("of") != identity.digest():
         raise CheckpointError(
-            f"Checkpoint {path} is of another model, batch, optimiser or sparsity than this artifact: "
-            "resume with its own."
+            f"Checkpoint {path} is of another model, optimiser or sparsity scheme than this run: resume with its own."
         )
-    found: dict[str, dict[str, np.ndarray]] = {_TENSOR: {}, _MOMENTUM: {}, _DRAWS: {}}
-    stored: dict[str, dict[str, np.ndarray]] = {}
+    found: dict[str, dict[str, np.ndarray]] = {part: {} for part in _PARTS}
     for key, array in arrays.items():
-        kind, name = key.split("/", 1)
-        if kind == _STRUCTURE:
-            layer, part = name.rsplit("/", 1)
-            stored.setdefault(layer, {})[part] = array
-        else:
-            found[kind][name] = array
-    try:
-        structures = {name: Structure.from_arrays(parts) for name, parts in stored.items()}
-    except StructureError as error:
-        raise CheckpointError(f"Checkpoint {path} holds a damaged structure: {error}") from error
-    draws = {name: int(array) for name, array in found[_DRAWS].items()}
-    return Content(found[_TENSOR], found[_MOMENTUM], structures, json.loads(extra), **draws)
+        part, _, name = key.partition("/")
+        if part not in found:
+            raise CheckpointError(f"Checkpoint {path} has the unknown tensor {key!r}: use another one.")
+        found[part][name] = array
+    said = json.loads(text)
+    return Content(*(found[part] for part in _PARTS[:3]), said["extra"], found[_LOOP], said["seed"], said["steps"])

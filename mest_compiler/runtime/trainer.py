@@ -9,15 +9,19 @@ from typing import Any
 import numpy as np
 import tvm
 
-from mest_compiler.errors import ArtifactError, MaskError
+from mest_compiler.errors import ArtifactError, CheckpointError, MaskError, MestError, StructureError
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import SparseConv, index_arrays
+from mest_compiler.sparsity import mutation
 from mest_compiler.sparsity import structure as structures_of
+from mest_compiler.sparsity.mutation import Change
+from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
 from mest_compiler.sparsity.structure import Structure
 
 from . import checkpoint
 from .artifact import Artifact
 from .session import Session
+from .step_seed import step_seed
 
 
 def _sparse_conv(layer: Mapping[str, Any]) -> SparseConv:
@@ -28,11 +32,6 @@ def _sparse_conv(layer: Mapping[str, Any]) -> SparseConv:
     for key in ("kernel", "stride", "padding", "dilation"):
         stored[key] = tuple(stored[key])
     return SparseConv(ConvGeometry(**stored), layer["scheme"], layer["capacity"])
-
-
-def step_seed(seed: int, step: int) -> np.uint32:
-    """Seed of the dropouts of a step, counted from 0, in a run with this seed."""
-    return np.random.SeedSequence([seed, step]).generate_state(1, np.uint32)[0]
 
 
 class Trainer:
@@ -51,6 +50,9 @@ class Trainer:
         self.parameters, self.buffers = list(self.manifest["parameters"]), list(self.manifest["buffers"])
         self.layers = {p: layer for p, layer in self.manifest["layers"].items() if "capacity" in layer}
         self.structures: dict[str, Structure] = {}
+        # The step hands out the gradients of the sparse layers behind loss and logits.
+        self._gradient_names = [name for name in self.parameters if name in self.layers]
+        self._gradients: dict[str, tvm.runtime.Tensor] = {}
         self._tensors = {n: tvm.runtime.tensor(np.asarray(a, order="C")) for n, a in artifact.tensors.items()}
         self._momenta = {p: tvm.runtime.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
@@ -117,6 +119,7 @@ class Trainer:
             self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps)))
         self.steps += 1
         outputs = self.session["step"](*self._step_args)
+        self._gradients = dict(zip(self._gradient_names, list(outputs)[2 : 2 + len(self.layers)], strict=True))
         return outputs[0], outputs[1]
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -142,35 +145,79 @@ class Trainer:
         return float(np.mean(self.predict(x).argmax(1) == y))
 
     # ---- structures
+    def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
+        """Scheme and weight shape (F, C, kh, kw) of the sparse layers."""
+        return {name: (get_scheme(layer["scheme"]), tuple(layer["shape"])) for name, layer in self.layers.items()}
+
     def masks(self) -> dict[str, np.ndarray]:
         """bool masks [F, C, kh, kw] of the sparse layers."""
         return {name: structure.to_mask() for name, structure in self.structures.items()}
 
+    def kept_units(self) -> dict[str, np.ndarray]:
+        """int32, ascending: ids of the units that each sparse layer keeps (see `sparsity.scheme`)."""
+        return {name: structure.kept_units() for name, structure in self.structures.items()}
+
+    def importance(self, coefficient: float) -> dict[str, np.ndarray]:
+        """float64 [units] by layer, in the order of `kept_units`: Eq. 1 with the gradients of the last step.
+
+        Raises:
+            MestError: there was no step since the start, or since the last mutation or `load`.
+        """
+        if not self._gradients:
+            raise MestError("The importance of weights needs a gradient: train a step first.")
+        return {
+            name: mutation.importance(
+                structure.by_unit(self._tensors[name].numpy()),
+                structure.by_unit(self._gradients[name].numpy()),
+                coefficient,
+            )
+            for name, structure in self.structures.items()
+        }
+
+    def mutate(self, changes: Mapping[str, Change]) -> None:
+        """Other units are kept from now on, without compiling; see `Change`. Layers not named stay as they are.
+
+        Raises:
+            MaskError: an unknown layer. StructureError: ids that no mask of the scheme keeps, or more than the
+            capacity. Nothing is changed then.
+        """
+        new = {}
+        for name, change in changes.items():  # all are checked before the first is changed
+            layer = self._layer(name)
+            new[name] = structures_of.from_units(
+                change.kept, tuple(layer["shape"]), layer["scheme"], layer["capacity"],
+                self.manifest["device"]["threads"],
+            )  # fmt: skip
+        for name, structure in new.items():
+            for tensor in (self._tensors[name], self._momenta[name]):
+                moved = self.structures[name].remap(structure, tensor.numpy(), changes[name].survivors)
+                tensor.copyfrom(moved)
+            self._bind(name, structure)
+        self._gradients = {}
+
+    def _layer(self, name: str) -> Mapping[str, Any]:
+        if name not in self.layers:
+            raise MaskError(f"{name!r} is no sparse layer of this artifact.")
+        return self.layers[name]
+
     def swap_structures(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Other weights are kept from now on, without compiling.
+        """As `mutate`, from bool masks [F, C, kh, kw].
 
         A unit that stays keeps value and momentum, one that is new starts at zero with zero momentum (a kernel with
-        another pattern is another unit). Layers that are not named stay as they are.
+        another pattern is another unit).
 
         Raises:
             MaskError: an unknown layer, or a mask of another shape or scheme.
             StructureError: more units than the capacity.
         """
-        new = {}
-        for name, mask in masks.items():  # all are checked before the first is changed
-            layer = self.layers.get(name)
-            if layer is None:
-                raise MaskError(f"{name!r} is no sparse layer of this artifact.")
-            mask = np.asarray(mask)
+        changes = {}
+        for name, mask in masks.items():
+            layer, mask = self._layer(name), np.asarray(mask)
             if list(mask.shape) != layer["shape"]:
                 raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {layer['shape']}.")
-            new[name] = structures_of.build(
-                mask, layer["scheme"], layer["capacity"], self.manifest["device"]["threads"]
-            )
-        for name, structure in new.items():
-            for tensor in (self._tensors[name], self._momenta[name]):
-                tensor.copyfrom(self.structures[name].remap(structure, tensor.numpy()))
-            self._bind(name, structure)
+            kept = np.flatnonzero(get_scheme(layer["scheme"]).mask_to_units(mask)).astype(np.int32)
+            changes[name] = Change(np.intersect1d(kept, self.structures[name].unit_ids()), kept)
+        self.mutate(changes)
 
     # ---- state
     def _dense(self, name: str, values: np.ndarray) -> np.ndarray:
@@ -200,25 +247,53 @@ class Trainer:
         """The artifact with the weights and structures as they are now."""
         return self.artifact.with_state({n: t.numpy().copy() for n, t in self._tensors.items()}, self.structures)
 
-    def save(self, path: str | Path, extra: Mapping[str, Any]) -> None:
-        """Writes all state, and `extra` (JSON values), to one file; whole or not at all."""
-        tensors = {n: t.numpy() for n, t in self._tensors.items()}
-        momenta = {n: t.numpy() for n, t in self._momenta.items()}
-        content = checkpoint.Content(tensors, momenta, self.structures, dict(extra), self.seed, self.steps)
-        checkpoint.write(Path(path), content, checkpoint.fingerprint(self.manifest))
+    # ---- checkpoints
+    def _identity(self) -> checkpoint.Identity:
+        m = self.manifest
+        shapes = {**m["parameters"], **m["buffers"]}
+        schemes = {name: layer["scheme"] for name, layer in self.layers.items()}
+        return checkpoint.Identity(shapes, m["dtype"], schemes, m["optimizer"])
 
-    def load(self, path: str | Path) -> dict[str, Any]:
-        """Takes all state from a checkpoint, bit by bit; gives its `extra`.
+    def _compact(self, tensors: Mapping[str, tvm.runtime.Tensor]) -> dict[str, np.ndarray]:
+        """As a checkpoint has them: sparse ones in ascending order of unit ids."""
+        found = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return found | {name: s.by_unit(found[name]) for name, s in self.structures.items() if name in found}
+
+    def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        """Writes all state, `extra` (JSON values) and `arrays` to one file; whole or not at all.
+
+        Every backend reads it (see `checkpoint`); for the same artifact a run goes on from it bit by bit.
+        """
+        content = checkpoint.Content(
+            self._compact(self._tensors), self._compact(self._momenta), self.kept_units(), dict(extra), arrays or {},
+            self.seed, self.steps,
+        )  # fmt: skip
+        checkpoint.write(path, content, self._identity())
+
+    def load(self, path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Takes all state from a checkpoint of any backend; gives its `extra` and its `arrays`.
 
         Raises:
-            CheckpointError: missing, damaged, or of another artifact.
+            CheckpointError: missing, damaged, of another network, optimiser or scheme, or with more units than this
+                artifact has room for; nothing is changed then.
         """
-        content = checkpoint.read(Path(path), self.manifest)
-        for name, structure in content.structures.items():
+        content = checkpoint.read(path, self._identity())
+        new, threads = {}, self.manifest["device"]["threads"]
+        try:
+            for name, layer in self.layers.items():
+                new[name] = structures_of.from_units(
+                    content.units[name], tuple(layer["shape"]), layer["scheme"], layer["capacity"], threads
+                )
+            filled = [
+                {n: new[n].from_unit_values(a) if n in new else a for n, a in part.items()}
+                for part in (content.state, content.momentum)
+            ]
+        except (KeyError, StructureError) as error:
+            raise CheckpointError(f"Checkpoint {path} does not fit this artifact: {error}") from error
+        for name, structure in new.items():
             self._bind(name, structure)
-        for name, tensor in content.tensors.items():
-            self._tensors[name].copyfrom(tensor)
-        for name, tensor in content.momenta.items():
-            self._momenta[name].copyfrom(tensor)
-        self.seed, self.steps = content.seed, content.steps
-        return content.extra
+        for tensors, arrays in zip((self._tensors, self._momenta), filled, strict=True):
+            for name, tensor in tensors.items():
+                tensor.copyfrom(np.asarray(arrays[name], order="C"))
+        self.seed, self.steps, self._gradients = content.seed, content.steps, {}
+        return content.extra, dict(content.arrays)

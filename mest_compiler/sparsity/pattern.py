@@ -38,6 +38,7 @@ class Pattern(Scheme):
     name: str = "pattern"
     family = "pattern"
     lowest = 1 - KEPT / PLACES
+    balanced = True
 
     def fits_kernel(self, shape: Shape) -> bool:
         """See the base class: 3x3."""

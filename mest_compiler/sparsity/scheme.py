@@ -27,6 +27,7 @@ class Scheme(ABC):
         family: which kernels compute it: a key of the tables in `kernels` and `schedules`.
         fine: whether its units are small enough to keep a network's accuracy; what `--scheme auto` chooses among.
         lowest: the smallest sparsity it can have.
+        balanced: whether every row of the grid keeps equally many units.
         indexed: whether each kept unit needs an index of where it is (Table A.1), as it does unless what is left of the
             layer is just a smaller dense one.
     """
@@ -36,6 +37,7 @@ class Scheme(ABC):
     family: str
     fine: bool = True
     lowest: float = 0.0
+    balanced: bool = False
     indexed: bool = True
 
     def fits_kernel(self, shape: Shape) -> bool:

@@ -112,10 +112,40 @@ class Structure:
         weight[self.places()] = values[: self.entries]
         return weight.reshape(self.shape)
 
-    def remap(self, new: Structure, values: np.ndarray, fill: float = 0) -> np.ndarray:
+    def kept_units(self) -> np.ndarray:
+        """int32 [entries]: ascending ids of the kept units, whatever the order of the rows."""
+        return np.sort(self.unit_ids())
+
+    def by_unit(self, values: np.ndarray) -> np.ndarray:
+        """Values [entries, unit_size] in ascending order of unit ids, of values [capacity, unit_size]; dtype kept.
+
+        Raises:
+            StructureError: the values have another shape.
+        """
+        self._check_values(values)
+        ascending = np.empty((self.entries, self.unit_size), values.dtype)
+        ascending[ascending_to_entries(self.order, self.row_ptr)] = values[: self.entries]
+        return ascending
+
+    def from_unit_values(self, ascending: np.ndarray) -> np.ndarray:
+        """Values [capacity, unit_size] of values [entries, unit_size] in ascending order of unit ids; tail zero.
+
+        Raises:
+            StructureError: the values have another shape.
+        """
+        if ascending.shape != (self.entries, self.unit_size):
+            raise StructureError(
+                f"Values of shape {ascending.shape} are not those of {self.entries} units of {self.unit_size} weights."
+            )
+        values = np.zeros((self.capacity, self.unit_size), ascending.dtype)
+        values[: self.entries] = ascending[ascending_to_entries(self.order, self.row_ptr)]
+        return values
+
+    def remap(self, new: Structure, values: np.ndarray, survivors: np.ndarray | None = None) -> np.ndarray:
         """Values [new.capacity, unit_size] for the new structure; dtype kept, tail zero.
 
-        What both structures keep carries over; what only the new one keeps (grown) becomes `fill`.
+        What both structures keep carries over, or of it only the `survivors` (ascending unit ids); all else that the
+        new one keeps is zero.
 
         Raises:
             StructureError: the new structure is of another layer or scheme, or the values have another shape.
@@ -128,9 +158,13 @@ class Structure:
             )
         entry_of_unit = np.full(self.rows * self.columns, -1, np.int32)
         entry_of_unit[self.unit_ids()] = np.arange(self.entries, dtype=np.int32)
-        source = entry_of_unit[new.unit_ids()]
+        new_units = new.unit_ids()
+        source = entry_of_unit[new_units]
+        carried = source >= 0
+        if survivors is not None:
+            carried &= np.isin(new_units, survivors)
         moved = np.zeros((new.capacity, self.unit_size), values.dtype)
-        moved[: new.entries] = np.where((source >= 0)[:, None], values[source], values.dtype.type(fill))
+        moved[np.flatnonzero(carried)] = values[source[carried]]
         return moved
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -201,12 +235,25 @@ def build(mask: np.ndarray, scheme: str, capacity: int | None = None, parts: int
         ProfileError: unknown scheme, or one that cannot cut this shape into units.
         StructureError: more entries than capacity, fewer than one part, or sizes over the range of int32.
     """
-    kind = get_scheme(scheme)
-    kept = kind.mask_to_units(mask)
     shape = tuple(int(size) for size in mask.shape)
-    kept = kept.reshape(kind.grid(shape))
-    lengths = np.count_nonzero(kept, axis=1)
-    entries = int(lengths.sum())
+    return from_units(np.flatnonzero(get_scheme(scheme).mask_to_units(mask)), shape, scheme, capacity, parts)
+
+
+def from_units(
+    units: np.ndarray, shape: Shape, scheme: str, capacity: int | None = None, parts: int | None = 1
+) -> Structure:
+    """The structure of kept units, ascending ids as integers [n]; the rest as `build`, which takes a mask.
+
+    Raises:
+        StructureError: also ids that do not ascend, are out of range or exclude each other.
+    """
+    kind = get_scheme(scheme)
+    rows, columns = kind.grid(shape)
+    entries = len(units)
+    if entries and (units[0] < 0 or units[-1] >= rows * columns or np.any(units[1:] <= units[:-1])):
+        raise StructureError(
+            f"Kept units of a {kind.name} layer of shape {shape} are ascending ids below {rows * columns}."
+        )
     if capacity is None:
         capacity = max(entries, 1)
     check_sizes(kind, shape, capacity)
@@ -215,12 +262,24 @@ def build(mask: np.ndarray, scheme: str, capacity: int | None = None, parts: int
             f"A {kind.name} mask of shape {shape} keeps {entries} units, more than the capacity {capacity} "
             "it was compiled for: compile for a smaller sparsity or remove units first."
         )
-    order = np.arange(len(lengths), dtype=np.int32) if parts is None else deal_rows(lengths, parts)
+    row, column = np.divmod(units, columns)
+    lengths = np.bincount(row, minlength=rows)
+    order = np.arange(rows, dtype=np.int32) if parts is None else deal_rows(lengths, parts)
+    row_ptr = _pointers(lengths[order])
     col = np.zeros(capacity, np.int32)
-    col[:entries] = np.nonzero(kept[order])[1]
-    built = Structure(kind.name, shape, capacity, order, _pointers(lengths[order]), col)
+    col[:entries] = column[ascending_to_entries(order, row_ptr)]
+    built = Structure(kind.name, shape, capacity, order, row_ptr, col)
     built.validate()
     return built
+
+
+def ascending_to_entries(order: np.ndarray, row_ptr: np.ndarray) -> np.ndarray:
+    """int64 [entries]: for each entry, the place of its unit among all kept ones in ascending order of ids."""
+    lengths = np.diff(row_ptr).astype(np.int64)
+    of_row = np.empty_like(lengths)
+    of_row[order] = lengths
+    first = (np.cumsum(of_row) - of_row)[order]
+    return np.arange(row_ptr[-1]) + np.repeat(first - row_ptr[:-1], lengths)
 
 
 def deal_rows(lengths: np.ndarray, parts: int) -> np.ndarray:

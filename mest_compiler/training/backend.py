@@ -1,9 +1,13 @@
 """What the epoch loop asks of whatever computes a training step: PyTorch, or a compiled artifact."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from mest_compiler.sparsity.mutation import Change
+from mest_compiler.sparsity.schemes import Scheme, Shape
 
 
 class Backend(Protocol):
@@ -24,12 +28,36 @@ class Backend(Protocol):
         """Logits [N, classes] in evaluation mode, for any number N of examples; changes nothing."""
         ...
 
-    def save(self, path: Path, extra: dict[str, Any]) -> None:
-        """Write all state and `extra` (JSON values) to the one file `path`."""
+    def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
+        """Scheme and weight shape (F, C, kh, kw) of every sparse layer, by parameter name."""
         ...
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Take all state from a file of `save`, return its `extra`.
+    def kept_units(self) -> dict[str, np.ndarray]:
+        """int32, ascending: ids of the units that each sparse layer keeps."""
+        ...
+
+    def importance(self, coefficient: float) -> dict[str, np.ndarray]:
+        """float64 [units] by layer, in the order of `kept_units`: Eq. 1 with the gradients of the last step.
+
+        MestError where there was no step since the start, a mutation or `load`.
+        """
+        ...
+
+    def mutate(self, changes: Mapping[str, Change]) -> None:
+        """Other units are kept from now on; what is new starts at zero, with zero momentum."""
+        ...
+
+    def state_bytes(self) -> dict[str, int]:
+        """Bytes of {"weights", "gradients", "momentum", "indices"} that the training state takes."""
+        ...
+
+    def save(self, path: Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write all state, `extra` (JSON values) and `arrays` to the one file `path`, in the form of
+        `runtime.checkpoint`, whole or not at all."""
+        ...
+
+    def load(self, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Take all state from a file that `save` of this or another backend wrote; returns (extra, arrays).
 
         CheckpointError when it is damaged or of another model.
         """

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mest_compiler.errors import DataError
-from mest_compiler.training.augment import Augmentation
+from mest_compiler.training.augment import Augmentation, Moves, augment
 from mest_compiler.training.data_cifar import CIFAR10, CIFAR100, CifarForm, read_cifar
 from mest_compiler.training.data_mnist import mnist_split
 from mest_compiler.training.raw_data import RawData
@@ -59,6 +59,21 @@ class DataSet:
     def input_shape(self) -> tuple[int, int, int]:
         """Shape of one image: (C, H, W)."""
         return (self.channels, *self.plane)
+
+    def train_images(self, ids: np.ndarray, rng: np.random.Generator | None, share: slice) -> np.ndarray:
+        """float32 [len(ids[share]), C, H, W]: a share of the training images `ids`.
+
+        They are moved as `rng` draws for all of them; None leaves them as they are.
+        """
+        x = self.train_x[ids[share]]
+        if rng is None or self.augmentation is None:
+            return x
+        moves = Moves.draw(len(ids), rng, self.augmentation).of(share)
+        return augment(x, moves, self.augmentation.padding, self.black)
+
+    def test_images(self, ids: np.ndarray) -> np.ndarray:
+        """float32 [len(ids), C, H, W]: test images."""
+        return self.test_x[ids]
 
     def fingerprint(self) -> str:
         """A short digest of the labels and the first images, to recognise the data when a run is resumed."""

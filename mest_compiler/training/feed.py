@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from mest_compiler.errors import DataError
-from mest_compiler.training.augment import augment
 from mest_compiler.training.data import DataSet
 from mest_compiler.training.streams import stream
 
-Batch = tuple[np.ndarray, np.ndarray]
 T = TypeVar("T")
 
 
@@ -29,22 +28,42 @@ def batches(n: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray
         yield order[step * batch : (step + 1) * batch]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples.
+
+    ids: int64 [batch], numbers of all its examples in the training set; x: float32 [share, C, H, W] and y: int64
+    [share], those of this process's share, which is all of them in a single process.
+    """
+
+    ids: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
 def epoch_batches(
-    data: DataSet, batch: int, *, seed: int, epoch: int, first_step: int = 0, augmented: bool
+    data: DataSet,
+    batch: int,
+    *,
+    active: np.ndarray,
+    share: slice,
+    seed: int,
+    epoch: int,
+    first_step: int = 0,
+    augmented: bool,
 ) -> Generator[Batch, None, None]:
-    """The batches (x float32 [batch, C, H, W], y int64 [batch]) of an epoch from `first_step` on, each
-    prepared one ahead.
+    """The batches of an epoch over the examples `active` (numbers, int64) from `first_step` on, prepared one ahead.
 
     The order depends on (seed, epoch) and the augmentation on (seed, epoch, step), so a run that resumes in
-    the middle of an epoch sees the batches the uninterrupted run sees.
+    the middle of an epoch sees the batches the uninterrupted run sees, and the shares of several processes make up the
+    batch that a single one sees.
     """
-    chosen = list(batches(len(data.train_y), batch, stream(seed, "order", epoch)))
+    chosen = [active[places] for places in batches(len(active), batch, stream(seed, "order", epoch))]
 
     def prepare(step: int) -> Batch:
-        x, y = data.train_x[chosen[step]], data.train_y[chosen[step]]
-        if augmented and data.augmentation is not None:
-            x = augment(x, stream(seed, "augment", epoch, step), data.augmentation, data.black)
-        return x, y
+        ids = chosen[step]
+        rng = stream(seed, "augment", epoch, step) if augmented else None
+        return Batch(ids, data.train_images(ids, rng, share), data.train_y[ids[share]])
 
     return one_ahead(prepare, range(first_step, len(chosen)))
 

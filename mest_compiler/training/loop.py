@@ -1,8 +1,8 @@
-"""The epoch loop: the same one for the PyTorch backend and the compiled one."""
+"""The epoch loop: the same one for the PyTorch backend and the compiled one, for one process and for several."""
 
 import math
 import time
-from collections.abc import Callable
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -11,11 +11,17 @@ import numpy as np
 from mest_compiler.errors import MestError
 from mest_compiler.training.backend import Backend
 from mest_compiler.training.data import DataSet
+from mest_compiler.training.data_efficiency import DataEfficiency
 from mest_compiler.training.feed import epoch_batches, steps_per_epoch
+from mest_compiler.training.memory import peak_rss_mb
+from mest_compiler.training.mutator import Mutated, Mutator
 from mest_compiler.training.progress import Reporter
+from mest_compiler.training.ranks import Alone, Ranks
 from mest_compiler.training.recipe import Recipe
-from mest_compiler.training.records import Position, Summary
+from mest_compiler.training.records import EpochRecord, Position, Summary
 from mest_compiler.training.run_folder import RunFolder
+
+EVALUATED_AT_ONCE = 1000  # images
 
 
 def train(
@@ -27,102 +33,169 @@ def train(
     resume: bool,
     reporter: Reporter,
     checkpoint_steps: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Summary:
     """Train `backend` on `data` as `recipe` says, with everything the run leaves behind in `run_dir`.
 
     The folder gets recipe.yaml, log.jsonl (a line an epoch, see EpochRecord) and checkpoint.safetensors,
     which is replaced whole after every epoch and, with `checkpoint_steps`, after every so many steps of an
-    epoch. resume: go on from that checkpoint; the run then ends bit by bit as the uninterrupted one would
-    have, and a run that was finished returns at once.
+    epoch. resume: go on from that checkpoint, whichever backend wrote it; with the same one the run then ends bit by
+    bit as the uninterrupted one would have. A run that was finished returns at once. ranks: the processes that train
+    together; the first writes the folder.
 
     Errors: CheckpointError when there is nothing to resume, or something in the way when not resuming;
-    MestError when the loss is no finite number. KeyboardInterrupt goes on to the caller, with a sentence that
-    says how far the checkpoint is.
+    ProfileError when a layer cannot mutate as the recipe says; MestError when the loss is no finite number.
+    KeyboardInterrupt goes on to the caller, with a sentence that says how far the checkpoint is.
     """
-    steps = steps_per_epoch(len(data.train_y), recipe.batch)
-    folder = RunFolder(run_dir, recipe, data)
-    position = folder.resume(backend) if resume else folder.begin(backend)
-    saved = (position.epoch, position.step)
-
-    def save() -> None:
-        nonlocal saved
-        folder.save(backend, position)
-        saved = (position.epoch, position.step)
-
-    def save_when_due() -> None:
-        # The last step needs none: the epoch's own checkpoint follows.
-        if checkpoint_steps and position.step % checkpoint_steps == 0 and position.step < steps:
-            save()
-
+    run = _Run(backend, data, recipe, run_dir, reporter, checkpoint_steps, ranks or Alone())
     try:
-        while position.epoch < recipe.epochs:
-            reporter.epoch_started(position.epoch + 1, recipe.epochs, steps, position.step)
-            lr = _train_epoch(backend, data, recipe, position, reporter, save_when_due)
-            started = time.perf_counter()
-            accuracy = evaluate(backend, data.test_x, data.test_y)
-            record = position.finish_epoch(
-                batch=recipe.batch,
-                test_accuracy=accuracy,
-                lr=lr,
-                evaluation_seconds=time.perf_counter() - started,
-            )
-            save()
-            folder.append_log(position)
-            reporter.epoch_finished(record, recipe.epochs)
+        run.start(resume)
+        while run.position.epoch < recipe.epochs:
+            run.epoch()
     except KeyboardInterrupt:
-        sentence = (
-            f"interrupted: {folder.checkpoint} is whole and holds {saved[0]} of {recipe.epochs} epochs"
-            f"{f' and {saved[1]} steps' if saved[1] else ''}; resume the run to go on from there"
-        )
+        sentence = run.interrupted()
         reporter.note(sentence)
         raise KeyboardInterrupt(sentence) from None
     finally:
         reporter.close()
-    return Summary(tuple(position.records))
+    return Summary(tuple(run.position.records))
 
 
-def _train_epoch(
-    backend: Backend,
-    data: DataSet,
-    recipe: Recipe,
-    position: Position,
-    reporter: Reporter,
-    after_step: Callable[[], None],
-) -> float:
-    """Train from `position` to the end of its epoch, moving it along; returns the last step's rate."""
-    steps = steps_per_epoch(len(data.train_y), recipe.batch)
-    feed = epoch_batches(
-        data,
-        recipe.batch,
-        seed=recipe.seed,
-        epoch=position.epoch,
-        first_step=position.step,
-        augmented=recipe.augment,
-    )
-    lr = 0.0
-    # Closed, so that the thread behind it ends even when a step raises.
-    with closing(feed):
+class _Run:
+    """What one call of `train` works on."""
+
+    def __init__(
+        self, backend: Backend, data: DataSet, recipe: Recipe, run_dir: Path, reporter: Reporter,
+        checkpoint_steps: int | None, ranks: Ranks,
+    ) -> None:  # fmt: skip
+        self.backend, self.data, self.recipe, self.reporter, self.ranks = backend, data, recipe, reporter, ranks
+        self.checkpoint_steps = checkpoint_steps
+        self.share = ranks.share(recipe.batch)
+        steps_per_epoch(len(data.train_y), recipe.batch)  # raises where the batch is too large
+        self.folder = RunFolder(run_dir, recipe, data)
+        self.mutator = Mutator(recipe.mutations, backend, recipe.seed)
+        self.efficiency = DataEfficiency(recipe, len(data.train_y))
+        self.position, self.saved, self.digest = Position(), (0, 0), 0
+
+    def start(self, resume: bool) -> None:
+        """Take up the run where its checkpoint is, or begin it."""
+        if resume:
+            self.position = self.folder.resume(self.backend, self.mutator, self.efficiency, writes=self.ranks.rank == 0)
+            self.saved = (self.position.epoch, self.position.step)
+        else:
+            self.mutator.after(0)
+            if self.ranks.rank == 0:
+                self.folder.begin()
+            self.save()
+        self.digest = self._digest()
+
+    def save(self) -> None:
+        """Replace the checkpoint."""
+        if self.ranks.rank == 0:
+            self.folder.save(self.backend, self.position, self.mutator, self.efficiency)
+        self.ranks.barrier()
+        self.saved = (self.position.epoch, self.position.step)
+
+    def epoch(self) -> None:
+        """Train from `position` to the end of its epoch, mutate, evaluate, save."""
+        recipe, position = self.recipe, self.position
+        active = self.efficiency.active
+        steps = steps_per_epoch(len(active), recipe.batch)
+        self.reporter.epoch_started(position.epoch + 1, recipe.epochs, steps, position.step)
+        lr = self._steps(active, steps)
         started = time.perf_counter()
-        for x, y in feed:
-            lr = recipe.learning_rate(position.epoch * steps + position.step, steps)
-            loss, logits = backend.step(x, y, lr)
-            if not math.isfinite(loss):
-                raise MestError(
-                    f"the loss became {loss} in epoch {position.epoch + 1}, step {position.step + 1} "
-                    f"of {steps}, at learning rate {lr:g}: lower lr or add warmup_epochs and start again"
-                )
-            position.add_step(loss, _correct(logits, y), time.perf_counter() - started)
-            reporter.step_finished(position.step, position.loss_sum / position.step)
-            after_step()
-            # Here and not before: writing a checkpoint is no part of an iteration.
+        mutated = self.mutator.after(position.epoch + 1)
+        mutation_seconds = time.perf_counter() - started
+        self.digest = self._digest()
+        accuracy = evaluate(self.backend, self.data, self.ranks)
+        unforgettable = int(np.count_nonzero(self.efficiency.forgetting.unforgettable))
+        self.efficiency.after(position.epoch + 1)
+        seconds = time.perf_counter() - started
+        record = self._finished(mutated, 1000 * mutation_seconds, seconds, lr, accuracy, len(active), unforgettable)
+        self.save()
+        if self.ranks.rank == 0:
+            self.folder.append_log(position)
+        self.reporter.epoch_finished(record, recipe.epochs)
+
+    def _finished(
+        self, mutated: Mutated, mutation_ms: float, seconds: float, lr: float, accuracy: float, examples: int,
+        unforgettable: int,
+    ) -> EpochRecord:  # fmt: skip
+        kept, whole = self.mutator.kept()
+        return self.position.finish_epoch(
+            batch=self.recipe.batch,
+            beside_seconds=seconds,
+            test_accuracy=accuracy,
+            lr=lr,
+            sparsity=1 - kept / whole if whole else 0.0,
+            kept=kept,
+            removed=mutated.removed,
+            grown=mutated.grown,
+            mutation_ms=mutation_ms,
+            examples=examples,
+            unforgettable=unforgettable,
+            memory_mb=peak_rss_mb(),
+            state_mb=sum(self.backend.state_bytes().values()) / 2**20,
+        )
+
+    def _steps(self, active: np.ndarray, steps: int) -> float:
+        """The steps of an epoch that are left; returns the last one's rate."""
+        recipe, position = self.recipe, self.position
+        feed = epoch_batches(
+            self.data,
+            recipe.batch,
+            active=active,
+            share=self.share,
+            seed=recipe.seed,
+            epoch=position.epoch,
+            first_step=position.step,
+            augmented=recipe.augment,
+        )
+        lr = 0.0
+        # Closed, so that the thread behind it ends even when a step raises.
+        with closing(feed):
             started = time.perf_counter()
-    return lr
+            for batch in feed:
+                lr = recipe.learning_rate(position.epoch * steps + position.step, steps)
+                loss, logits = self.backend.step(batch.x, batch.y, lr)
+                loss, correct = self.ranks.gathered(loss, logits.argmax(axis=1) == batch.y, self.digest)
+                if not math.isfinite(loss):
+                    raise MestError(
+                        f"the loss became {loss} in epoch {position.epoch + 1}, step {position.step + 1} "
+                        f"of {steps}, at learning rate {lr:g}: lower lr or add warmup_epochs and start again"
+                    )
+                self.efficiency.saw(batch.ids, correct)
+                position.add_step(loss, int(np.count_nonzero(correct)), time.perf_counter() - started)
+                self.reporter.step_finished(position.step, position.loss_sum / position.step)
+                # The last step needs none: the epoch's own checkpoint follows.
+                if self.checkpoint_steps and position.step % self.checkpoint_steps == 0 and position.step < steps:
+                    self.save()
+                # Here and not before: writing a checkpoint is no part of an iteration.
+                started = time.perf_counter()
+        return lr
+
+    def _digest(self) -> int:
+        """A number that differs where masks differ."""
+        digest = 0
+        for units in self.backend.kept_units().values():
+            digest = zlib.crc32(units.tobytes(), digest)
+        return digest
+
+    def interrupted(self) -> str:
+        """What is left after Ctrl-C."""
+        epochs, steps = self.saved
+        return (
+            f"interrupted: {self.folder.checkpoint} is whole and holds {epochs} of {self.recipe.epochs} epochs"
+            f"{f' and {steps} steps' if steps else ''}; resume the run to go on from there"
+        )
 
 
-def evaluate(backend: Backend, x: np.ndarray, y: np.ndarray) -> float:
-    """Share of the examples x float32 [N, C, H, W] whose largest logit is that of their label y int64 [N]."""
-    return _correct(backend.predict(x), y) / len(y)
-
-
-def _correct(logits: np.ndarray, y: np.ndarray) -> int:
-    return int(np.count_nonzero(logits.argmax(axis=1) == y))
+def evaluate(backend: Backend, data: DataSet, ranks: Ranks | None = None) -> float:
+    """Share of the test images whose largest logit is that of their label; processes share the images out."""
+    ranks = ranks or Alone()
+    right = 0
+    for start in range(0, len(data.test_y), EVALUATED_AT_ONCE):
+        ids = np.arange(start, min(start + EVALUATED_AT_ONCE, len(data.test_y)))[ranks.rank :: ranks.size]
+        if len(ids):
+            right += int(np.count_nonzero(backend.predict(data.test_images(ids)).argmax(axis=1) == data.test_y[ids]))
+    return ranks.total(right) / len(data.test_y)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mest_compiler.errors import MestError
+from mest_compiler.sparsity.mutation_schedule import METHODS, STATIC, MutationSchedule
 from mest_compiler.training.schedule import cosine, step_decay
 from mest_compiler.training.whole_file import write_whole_text
 
@@ -30,8 +31,15 @@ class Recipe:
     warmup_epochs: linear warm-up before `lr`; schedule: "cosine", or "step" with `milestones` (epochs) at
     which the rate is multiplied by `decay`; momentum, nesterov, weight_decay: as in torch.optim.SGD; scheme
     and sparsity (fraction of weights that are zero, in [0, 1)) for one ratio everywhere, or profile, a YAML
-    file with ratios by layer, or none of the three for a dense run; seed: draws weights, masks, order and
-    augmentation; augment: whether images are moved as their data set says. MestError when a value cannot be.
+    file with ratios by layer, or none of the three for a dense run; seed: draws weights, masks, order,
+    augmentation, dropouts and mutation; augment: whether images are moved as their data set says; examples: only so
+    many training images, equally many of each class; label_smoothing: as in cross_entropy.
+
+    mutation: "static" (masks stay), "vanilla", "em" or "em&s", of the fraction p of each layer's weights, every
+    mutate_every epochs (the paper's delta tau) until mutate_until (tau stop), p times p_decay at each of p_milestones;
+    importance_lambda: of Eq. 1; see `sparsity.mutation_schedule`. de_epoch: data efficiency: after so many epochs the
+    training images that were forgotten at most de_threshold times are left out, or the de_remove images that were
+    forgotten least; see `forgetting`. MestError when a value cannot be.
     """
 
     model: str
@@ -53,6 +61,18 @@ class Recipe:
     profile: str | None = None
     data_root: str | None = None
     augment: bool = True
+    examples: int | None = None
+    label_smoothing: float = 0.0
+    mutation: str = STATIC
+    p: float = 0.05
+    mutate_every: int = 5
+    mutate_until: int = 0
+    p_milestones: tuple[int, ...] = ()
+    p_decay: float = 0.5
+    importance_lambda: float = 0.01
+    de_epoch: int | None = None
+    de_threshold: int | None = None
+    de_remove: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,12 +104,41 @@ class Recipe:
             "nesterov": (not self.nesterov or self.momentum > 0, "false without momentum"),
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "width": (self.width > 0, "above 0"),
+            "examples": (self.examples is None or self.examples >= 1, "at least 1"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            "mutation": (self.mutation in METHODS, f"one of {', '.join(METHODS)}"),
+            "p": (0 < self.p < 1, "above 0 and below 1"),
+            "mutate_every": (self.mutate_every >= 1, "at least 1"),
+            "mutate_until": (0 <= self.mutate_until <= self.epochs, "at least 0 and at most epochs"),
+            "p_decay": (0 < self.p_decay <= 1, "above 0 and at most 1"),
+            "importance_lambda": (self.importance_lambda >= 0, "at least 0"),
+            "de_epoch": (self.de_epoch is None or 1 <= self.de_epoch < self.epochs, "at least 1 and below epochs"),
+            "de_threshold": (self.de_threshold is None or self.de_threshold >= 0, "at least 0"),
+            "de_remove": (self.de_remove is None or self.de_remove >= 1, "at least 1"),
             "sparsity": (self.sparsity is None or 0 <= self.sparsity < 1, "at least 0 and below 1"),
             "seed": (self.seed >= 0, "at least 0"),
         }
         for name, (holds, rule) in ranges.items():
             if not holds:
                 raise MestError(f"{name} of a recipe is {rule}, not {getattr(self, name)!r}")
+
+        if self.mutation != STATIC and not self.mutate_until:
+            raise MestError(f"mutation {self.mutation!r} of a recipe needs mutate_until, the epoch at which it ends")
+        if self.mutation != STATIC and self.scheme is None and self.profile is None:
+            raise MestError(f"mutation {self.mutation!r} of a recipe needs a scheme with its sparsity, or a profile")
+        ways = [name for name in ("de_threshold", "de_remove") if getattr(self, name) is not None]
+        if len(ways) != (self.de_epoch is not None):
+            raise MestError(
+                "data efficiency of a recipe is de_epoch with de_threshold or with de_remove, one of the two"
+            )
+
+    @property
+    def mutations(self) -> MutationSchedule:
+        """When and how far the network mutates."""
+        return MutationSchedule(
+            self.mutation, self.p, self.mutate_every, self.mutate_until, self.p_milestones, self.p_decay,
+            self.importance_lambda,
+        )  # fmt: skip
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of `step`, counted from 0 over the whole run of epochs * steps_per_epoch steps."""
@@ -107,7 +156,8 @@ class Recipe:
 
     def as_mapping(self) -> dict[str, Any]:
         """All fields as plain YAML and JSON values."""
-        return dataclasses.asdict(self) | {"milestones": list(self.milestones)}
+        lists = {name: list(value) for name, value in dataclasses.asdict(self).items() if isinstance(value, tuple)}
+        return dataclasses.asdict(self) | lists
 
     def dump(self, path: Path) -> None:
         """Write the recipe as YAML, whole or not at all."""

@@ -11,9 +11,15 @@ class EpochRecord:
     """One line of log.jsonl.
 
     epoch: counted from 1; loss: mean over the epoch's steps; train_accuracy: share of right answers in the
-    steps' own logits (training mode, weights of the moment); test_accuracy: after the epoch; lr: of the last
-    step; ms_per_iteration: wall time of the epoch's steps with the wait for their batches, by step; seconds:
-    wall time of the epoch with its evaluation.
+    steps' own logits (training mode, weights of the moment); test_accuracy: after the epoch and its mutation; lr: of
+    the last step; ms_per_iteration: wall time of the epoch's steps with the wait for their batches, by step; seconds:
+    wall time of the epoch with its mutation and evaluation.
+
+    sparsity: share of the sparse layers' weights that are removed after the epoch, 0 without such layers; kept,
+    removed, grown: weights that these layers keep, and that the mutation after this epoch removed and grew;
+    mutation_ms: its time; examples: training images of the epoch; unforgettable: images of the training set that were
+    learned and never forgotten so far; memory_mb: peak resident memory of the process so far, MiB; state_mb: weights,
+    gradients, momentum and indices, MiB.
     """
 
     epoch: int
@@ -23,6 +29,15 @@ class EpochRecord:
     lr: float
     ms_per_iteration: float
     seconds: float
+    sparsity: float
+    kept: int
+    removed: int
+    grown: int
+    mutation_ms: float
+    examples: int
+    unforgettable: int
+    memory_mb: float
+    state_mb: float
 
 
 @dataclass(frozen=True)
@@ -80,16 +95,18 @@ class Position:
         self.correct += correct
         self.step_seconds += seconds
 
-    def finish_epoch(self, *, batch: int, test_accuracy: float, lr: float, evaluation_seconds: float) -> EpochRecord:
-        """Close the epoch: append and return its record and start the sums anew."""
+    def finish_epoch(self, *, batch: int, beside_seconds: float, **rest: Any) -> EpochRecord:
+        """Close the epoch: append and return its record and start the sums anew.
+
+        beside_seconds: what the epoch took beside its steps; rest: the record's fields that are no sums over steps.
+        """
         record = EpochRecord(
             epoch=self.epoch + 1,
             loss=self.loss_sum / self.step,
             train_accuracy=self.correct / (self.step * batch),
-            test_accuracy=test_accuracy,
-            lr=lr,
             ms_per_iteration=1000 * self.step_seconds / self.step,
-            seconds=self.step_seconds + evaluation_seconds,
+            seconds=self.step_seconds + beside_seconds,
+            **rest,
         )
         self.records.append(record)
         self.epoch += 1

@@ -7,11 +7,13 @@ from pathlib import Path
 from mest_compiler.errors import CheckpointError, DataError
 from mest_compiler.training.backend import Backend
 from mest_compiler.training.data import DataSet
+from mest_compiler.training.data_efficiency import DataEfficiency
+from mest_compiler.training.mutator import Mutator
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import Position
-from mest_compiler.training.whole_file import whole_file, write_whole_text
+from mest_compiler.training.whole_file import write_whole_text
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, RECIPE, LOG = "checkpoint.safetensors", "recipe.yaml", "log.jsonl"
 # The same data may lie elsewhere on the day a run goes on; the fingerprint tells whether they are the same.
 MAY_CHANGE = {"data_root"}
 
@@ -32,62 +34,63 @@ class RunFolder:
         self._recipe = recipe
         self._fingerprint = data.fingerprint()
 
-    def begin(self, backend: Backend) -> Position:
-        """Start a new run with a checkpoint of its first state.
+    def begin(self) -> None:
+        """Make the folder of a new run, with its recipe and an empty log.
 
         CheckpointError when the folder holds a run already.
         """
         if self.checkpoint.exists():
             raise CheckpointError(f"{self._path} already holds a run: resume it or choose another folder")
         self._path.mkdir(parents=True, exist_ok=True)
-        position = Position()
-        self._recipe.dump(self._path / "recipe.yaml")
-        self._write_log(position)
-        self.save(backend, position)
-        return position
+        self._recipe.dump(self._path / RECIPE)
+        self._write_log(Position())
 
-    def resume(self, backend: Backend) -> Position:
-        """Load the checkpoint into `backend`.
+    def resume(
+        self, backend: Backend, mutator: Mutator, efficiency: DataEfficiency, *, writes: bool = True
+    ) -> Position:
+        """Load the checkpoint into all of them, and write the log anew from it if this process `writes` it.
 
         CheckpointError when there is none or it is of another recipe or other data.
         """
         if not self.checkpoint.exists():
             raise CheckpointError(f"{self._path} holds no checkpoint to resume: start the run without resuming")
-        extra = backend.load(self.checkpoint)
-        if not {"position", "recipe", "data"} <= extra.keys():
-            raise CheckpointError(f"{self.checkpoint} was not written by this training loop: use another one")
+        source = str(self.checkpoint)
+        extra, arrays = backend.load(self.checkpoint)
+        if not {"position", "recipe", "data", "mutation"} <= extra.keys():
+            raise CheckpointError(f"{source} was not written by this training loop: use another one")
         ours = self._recipe.as_mapping()
         theirs = extra["recipe"]
         different = [k for k in ours if k not in MAY_CHANGE and (k not in theirs or theirs[k] != ours[k])]
         if different:
             key = different[0]
             raise CheckpointError(
-                f"{self.checkpoint} was made with {key} {theirs.get(key)!r} and the recipe now says "
+                f"{source} was made with {key} {theirs.get(key)!r} and the recipe now says "
                 f"{ours[key]!r}: resume with the recipe.yaml beside it or choose another folder"
             )
         if extra["data"] != self._fingerprint:
-            raise CheckpointError(
-                f"{self.checkpoint} was made with other images or labels: resume with the same data set"
-            )
-        position = Position.from_mapping(extra["position"], str(self.checkpoint))
-        self._write_log(position)
+            raise CheckpointError(f"{source} was made with other images or labels: resume with the same data set")
+        position = Position.from_mapping(extra["position"], source)
+        mutator.restore(extra["mutation"], source)
+        efficiency.restore(arrays, source)
+        if writes:
+            self._write_log(position)
         return position
 
-    def save(self, backend: Backend, position: Position) -> None:
-        """Replace the checkpoint by one of `backend` at `position`, whole or not at all."""
+    def save(self, backend: Backend, position: Position, mutator: Mutator, efficiency: DataEfficiency) -> None:
+        """Replace the checkpoint by one of all of them, whole or not at all."""
         extra = {
             "position": position.as_mapping(),
             "recipe": self._recipe.as_mapping(),
             "data": self._fingerprint,
+            "mutation": mutator.state(),
         }
-        with whole_file(self.checkpoint) as temporary:
-            backend.save(temporary, extra)
+        backend.save(self.checkpoint, extra, efficiency.arrays())
 
     def append_log(self, position: Position) -> None:
         """Append the last record of `position` to log.jsonl."""
-        with (self._path / "log.jsonl").open("a", encoding="utf-8") as log:
+        with (self._path / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps(asdict(position.records[-1])) + "\n")
 
     def _write_log(self, position: Position) -> None:
         lines = [json.dumps(asdict(record)) + "\n" for record in position.records]
-        write_whole_text(self._path / "log.jsonl", "".join(lines))
+        write_whole_text(self._path / LOG, "".join(lines))

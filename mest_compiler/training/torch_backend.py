@@ -1,20 +1,24 @@
-"""A plain masked PyTorch backend, dense arithmetic on masked weights: the reference of the tests."""
+"""Masked training in PyTorch, on a CPU or a CUDA GPU, alone or as one of several processes: dense arithmetic on masked
+weights. The reference of the compiled step, and the way to train where there is a GPU."""
 
-import json
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from mest_compiler.errors import CheckpointError, MaskError
-from mest_compiler.training.whole_file import whole_file
+from mest_compiler.errors import CheckpointError, DeviceError, MaskError, MestError
+from mest_compiler.runtime import checkpoint
+from mest_compiler.runtime.step_seed import step_seed
+from mest_compiler.sparsity import mutation
+from mest_compiler.sparsity.mutation import Change
+from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
+from mest_compiler.training.ranks import Alone, Ranks
 
-FORM = "mest-torch-checkpoint-1"
 # Bounds the memory of activations; any number gives the same logits up to rounding.
 PREDICT_BATCH = 256
 
@@ -22,47 +26,70 @@ PREDICT_BATCH = 256
 class TorchBackend:
     """Trains `model` by SGD with the weights outside the masks kept at zero (implements `Backend`).
 
-    masks: parameter name -> bool array of the parameter's shape, True = kept; parameters without one are
-    dense. Gradients of removed weights are cleared before the update, so their momentum stays zero too.
-    momentum, nesterov, weight_decay: as in torch.optim.SGD, for all parameters. dtype: torch.float32 or
-    torch.float64 (the tests' reference). The model itself is trained in place.
+    masks: parameter name -> bool array of the parameter's shape, True = kept (a linear layer's may be [F, C, 1, 1]);
+    parameters without one are dense. schemes: of the masks, "unstructured" where none is named. Gradients of removed
+    weights are cleared before the update, so their momentum stays zero too. momentum, nesterov, weight_decay: as in
+    torch.optim.SGD, for all parameters. label_smoothing: as in cross_entropy. dtype: torch.float32 or torch.float64
+    (the tests' reference). device: "cpu", "cuda" or "cuda:N". seed: at least 0, draws what the dropouts of each step
+    keep. ranks: the processes that train together, each on its share of every batch. The model itself is trained in
+    place.
+
+    Raises DeviceError where there is no such device, MaskError where the masks do not fit.
     """
 
     def __init__(
         self,
         model: nn.Module,
         masks: Mapping[str, np.ndarray] | None = None,
+        schemes: Mapping[str, str] | None = None,
         *,
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 5e-4,
+        label_smoothing: float = 0.0,
         dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        seed: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.model = model.to(dtype)
-        self.dtype = dtype
-        self._parameters = dict(model.named_parameters())
-        self._optimizer = torch.optim.SGD(
-            self._parameters.values(), lr=0.0, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
-        )
+        self.dtype, self.device, self.ranks = dtype, torch_device(device), ranks or Alone()
+        self.seed, self.steps, self._smoothing = seed, 0, label_smoothing
+        self.model = self.ranks.prepared(model.to(self.device, dtype))
+        self._parallel = self.ranks.parallel(self.model)
+        self._parameters = dict(self.model.named_parameters())
+        self._rule = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
+        self._optimizer = torch.optim.SGD(self._parameters.values(), lr=0.0, **self._rule)
         # Made here and not at the first step, so that a checkpoint has the same tensors whenever it is
         # written.
         for parameter in self._parameters.values():
             self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._schemes: dict[str, Scheme] = {}
+        self._units: dict[str, np.ndarray] = {}
         self._removed: dict[str, torch.Tensor] = {}
-        self.set_masks(masks or {})
-
-    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Replace all masks; removed weights and their momentum become zero, grown weights start at zero."""
-        removed = {}
-        for name, mask in masks.items():
-            if name not in self._parameters:
-                raise MaskError(f"there is a mask for {name}, which is no parameter of the model: remove or rename it")
-            shape = tuple(self._parameters[name].shape)
-            if mask.dtype != np.bool_ or mask.shape != shape:
-                raise MaskError(f"the mask of {name} is {mask.dtype} {mask.shape}, expected bool {shape}")
-            removed[name] = torch.from_numpy(~mask)
-        self._removed = removed
+        self._has_gradients = False
+        # A dropout draws from the global generator: seeded in every step, it draws the same in a resumed run.
+        self._draws = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in model.modules())
+        for name, mask in (masks or {}).items():
+            self._schemes[name] = get_scheme((schemes or {}).get(name, "unstructured"))
+            shape = self._shape(name)
+            if mask.dtype != np.bool_ or mask.shape not in (shape, tuple(self._parameters[name].shape)):
+                raise MaskError(f"The mask of {name} is {mask.dtype} {mask.shape}, expected bool {shape}.")
+            self._keep(name, np.flatnonzero(self._schemes[name].mask_to_units(mask.reshape(shape))))
         self._clear_removed()
+
+    def _shape(self, name: str) -> Shape:
+        """(F, C, kh, kw) of a sparse parameter; a linear layer's kernels are 1x1."""
+        if name not in self._parameters:
+            raise MaskError(f"There is a mask for {name}, which is no parameter of the model: remove or rename it.")
+        return (*self._parameters[name].shape, 1, 1)[:4]
+
+    def _keep(self, name: str, units: np.ndarray) -> None:
+        """Note which units of a layer are kept; changes no weight."""
+        places = self._schemes[name].weights_of(units, self._shape(name)).reshape(-1)
+        removed = torch.ones(self._parameters[name].numel(), dtype=torch.bool)
+        removed[torch.from_numpy(places)] = False
+        self._removed[name] = removed.reshape(self._parameters[name].shape).to(self.device)
+        self._units[name] = units.astype(np.int32)
 
     @torch.no_grad()
     def _clear_removed(self) -> None:
@@ -75,13 +102,19 @@ class TorchBackend:
     def _momentum_of(self, name: str) -> torch.Tensor:
         return self._optimizer.state[self._parameters[name]]["momentum_buffer"]
 
+    # ---- training
     def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> tuple[float, np.ndarray]:
-        """One step of masked SGD on the mean cross-entropy; see `Backend.step`. Logits have our dtype."""
+        """One step of masked SGD on the mean cross-entropy; see `Backend.step`. Logits have our dtype.
+
+        Of several processes each gets its share of the batch, and its share's loss and logits.
+        """
         self.model.train()
+        if self._draws:
+            torch.manual_seed(int(step_seed(self.seed, self.steps)) + self.ranks.rank)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.zero_grad(set_to_none=True)
-        logits = self.model(torch.from_numpy(x).to(self.dtype))
-        loss = nn.functional.cross_entropy(logits, torch.from_numpy(y))
+        logits = self._parallel(self._here(x))
+        loss = nn.functional.cross_entropy(logits, torch.from_numpy(y).to(self.device), label_smoothing=self._smoothing)
         loss.backward()
         for name, removed in self._removed.items():
             gradient = self._parameters[name].grad
@@ -89,77 +122,156 @@ class TorchBackend:
                 gradient.masked_fill_(removed, 0)
         self._optimizer.step()
         self._clear_removed()
-        return loss.item(), logits.detach().numpy()
+        self.steps += 1
+        self._has_gradients = True
+        return loss.item(), logits.detach().cpu().numpy()
+
+    def _here(self, x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self.device, self.dtype)
 
     @torch.inference_mode()
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Logits [N, classes] in evaluation mode, in the backend's dtype."""
         self.model.eval()
-        parts = torch.from_numpy(x).split(PREDICT_BATCH)
-        return torch.cat([self.model(part.to(self.dtype)) for part in parts]).numpy()
+        parts = (x[start : start + PREDICT_BATCH] for start in range(0, len(x), PREDICT_BATCH))
+        return torch.cat([self.model(self._here(part)) for part in parts]).cpu().numpy()
+
+    # ---- structures
+    def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
+        """Scheme and weight shape (F, C, kh, kw) of the sparse layers."""
+        return {name: (scheme, self._shape(name)) for name, scheme in self._schemes.items()}
+
+    def kept_units(self) -> dict[str, np.ndarray]:
+        """int32, ascending: ids of the units that each sparse layer keeps."""
+        return {name: units.copy() for name, units in self._units.items()}
+
+    def _of_units(self, name: str, tensor: torch.Tensor) -> np.ndarray:
+        """[units, unit_size] of a tensor of a parameter's shape: what is kept of it, in ascending order of ids."""
+        places = self._schemes[name].weights_of(self._units[name], self._shape(name))
+        flat = tensor.detach().reshape(-1)
+        return flat[torch.from_numpy(places).to(self.device)].cpu().numpy()
+
+    def importance(self, coefficient: float) -> dict[str, np.ndarray]:
+        """float64 [units] by layer, in the order of `kept_units`: Eq. 1 with the gradients of the last step.
+
+        Only the gradients of kept weights are read. MestError where there was no step since the start, a mutation or
+        `load`.
+        """
+        if not self._has_gradients:
+            raise MestError("The importance of weights needs a gradient: train a step first.")
+        found = {}
+        for name in self._schemes:
+            parameter = self._parameters[name]
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            values = self._of_units(name, parameter), self._of_units(name, gradient)
+            found[name] = mutation.importance(*values, coefficient)
+        return found
+
+    @torch.no_grad()
+    def mutate(self, changes: Mapping[str, Change]) -> None:
+        """Other units are kept from now on; see `Change`. Layers not named stay as they are."""
+        for name in changes:
+            if name not in self._schemes:
+                raise MaskError(f"{name!r} is no sparse layer of this model.")
+        for name, change in changes.items():
+            # First only what survives, so that a unit drawn again right after its removal starts at zero too.
+            for units in (change.survivors, change.kept):
+                self._keep(name, units)
+                self._clear_removed()
+        self._has_gradients = False
 
     def masks(self) -> dict[str, np.ndarray]:
         """Copies of the masks (bool, True = kept) by parameter name."""
-        return {name: (~removed).numpy() for name, removed in self._removed.items()}
+        return {name: (~removed).cpu().numpy() for name, removed in self._removed.items()}
 
+    # ---- state
     def state(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and buffers by their torch names."""
-        return {name: tensor.detach().numpy().copy() for name, tensor in self.model.state_dict().items()}
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
 
     def momentum(self) -> dict[str, np.ndarray]:
         """Copies of the momentum by parameter name."""
-        return {name: self._momentum_of(name).numpy().copy() for name in self._parameters}
+        return {name: self._momentum_of(name).cpu().numpy().copy() for name in self._parameters}
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors of a checkpoint except the masks, by their names in the file; not copies."""
-        state = {f"state/{name}": tensor.detach() for name, tensor in self.model.state_dict().items()}
-        return state | {f"momentum/{name}": self._momentum_of(name) for name in self._parameters}
+    def state_bytes(self) -> dict[str, int]:
+        """Bytes of weights, gradients, momentum and masks: all dense here, whatever the masks say."""
+        weights = sum(p.numel() * p.element_size() for p in self._parameters.values())
+        masks = sum(removed.numel() for removed in self._removed.values())
+        return {"weights": weights, "gradients": weights, "momentum": weights, "indices": masks}
 
-    def save(self, path: Path, extra: dict[str, Any]) -> None:
-        """Write parameters, buffers, momentum and masks as safetensors, with `extra` in the metadata."""
-        tensors = self._tensors() | {f"mask/{name}": ~removed for name, removed in self._removed.items()}
-        metadata = {"form": FORM, "extra": json.dumps(extra)}
-        with whole_file(path) as temporary:
-            save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+    def _compact(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+        """As a checkpoint has them."""
+        return {
+            name: self._of_units(name, tensor) if name in self._schemes else tensor.detach().cpu().numpy()
+            for name, tensor in tensors.items()
+        }
+
+    def _identity(self) -> checkpoint.Identity:
+        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        schemes = {name: scheme.name for name, scheme in self._schemes.items()}
+        return checkpoint.Identity(shapes, str(self.dtype).removeprefix("torch."), schemes, self._rule)
+
+    def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write all state, `extra` (JSON values) and `arrays` to one file, which every backend reads."""
+        momenta = {name: self._momentum_of(name) for name in self._parameters}
+        content = checkpoint.Content(
+            self._compact(self.model.state_dict()), self._compact(momenta), self.kept_units(), dict(extra),
+            arrays or {}, self.seed, self.steps,
+        )  # fmt: skip
+        checkpoint.write(path, content, self._identity())
 
     @torch.no_grad()
-    def load(self, path: Path) -> dict[str, Any]:
-        """Take all that `save` wrote, masks too; returns `extra`. A CheckpointError changes nothing."""
-        tensors, extra = _read(path)
-        own = self._tensors()
-        stored = {name: tensor for name, tensor in tensors.items() if not name.startswith("mask/")}
-        different = sorted(own.keys() ^ stored.keys()) + [
-            name
-            for name in own.keys() & stored.keys()
-            if own[name].shape != stored[name].shape or own[name].dtype != stored[name].dtype
-        ]
-        if different:
-            raise CheckpointError(
-                f"checkpoint {path} is of another model (for one, {different[0]} differs): build the model "
-                "it was saved from"
-            )
-        try:
-            self.set_masks({n.removeprefix("mask/"): t.numpy() for n, t in tensors.items() if n.startswith("mask/")})
-        except MaskError as error:
-            raise CheckpointError(f"checkpoint {path} is damaged ({error}): use another one") from None
-        for name, tensor in stored.items():
-            own[name].copy_(tensor)
-        return extra
+    def load(self, path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Take all state from a checkpoint of any backend; returns its `extra` and `arrays`.
+
+        A CheckpointError changes nothing.
+        """
+        content = checkpoint.read(path, self._identity())
+        own = (self.model.state_dict(), {name: self._momentum_of(name) for name in self._parameters})
+        for name, (scheme, shape) in self.sparse_layers().items():
+            units = content.units.get(name)
+            if units is None or (len(units) and not 0 <= units.min() <= units.max() < scheme.units(shape)):
+                raise CheckpointError(f"Checkpoint {path} has no units of {name!r} that fit: use another one.")
+        filled = []
+        for tensors, stored in zip(own, (content.state, content.momentum), strict=True):
+            filled.append({name: self._filled(path, name, stored, content.units) for name in tensors})
+        for name in self._schemes:
+            self._keep(name, content.units[name])
+        for tensors, arrays in zip(own, filled, strict=True):
+            for name, tensor in tensors.items():
+                tensor.copy_(torch.from_numpy(arrays[name]))
+        self.seed, self.steps, self._has_gradients = content.seed, content.steps, False
+        return content.extra, dict(content.arrays)
+
+    def _filled(self, path: str | Path, name: str, stored: Mapping[str, np.ndarray], units) -> np.ndarray:
+        """One tensor of a checkpoint, with its zeros."""
+        shape = tuple(self.model.state_dict()[name].shape)
+        array = stored.get(name)
+        if array is not None and name in self._schemes:
+            places = self._schemes[name].weights_of(units[name], self._shape(name))
+            if array.shape == places.shape:
+                dense = np.zeros(shape, array.dtype)
+                dense.reshape(-1)[places] = array
+                array = dense
+        if array is None or array.shape != shape:
+            raise CheckpointError(f"Checkpoint {path} has no {name!r} of shape {shape}: use another one.")
+        return array.copy()  # what a file is read into may be read-only
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}: start the run without resuming")
+def torch_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        DeviceError: an unknown name, or a GPU where there is none.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged ({error}): use another one") from None
-    if metadata.get("form") != FORM:
-        raise CheckpointError(f"{path} is no checkpoint of the PyTorch backend: name a file that it saved")
-    try:
-        return tensors, json.loads(metadata["extra"])
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged ({error}): use another one") from None
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"The torch backend has no device {name!r}: use cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"The torch backend has no device {name!r}: use cpu, cuda or cuda:N.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("This machine has no CUDA GPU that PyTorch can use: train with --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"This machine has {torch.cuda.device_count()} CUDA GPUs, and {name!r} is not among them.")
+    return device

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mest_compiler.runtime.trainer import Trainer, step_seed
+from mest_compiler.runtime.step_seed import step_seed
+from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.schedules.cpu.sgd import Sgd
 
 from ..frontend.dropouts import seed_dropouts, with_reference_dropouts

@@ -1,0 +1,109 @@
+"""When a network mutates and to which sparsity: MEST's vanilla, elastic (EM) and soft-bounded (EM&S) mutation.
+
+With target sparsity s of a layer and mutated fraction p of its weights (paper, Algorithm 1 and Table G.1), every
+`every` epochs and before epoch `until`:
+
+    vanilla, em   remove to s + p, grow back to s (never more than at s is kept); vanilla's p stays as it is
+    em&s          remove to s, grow to s - p; at epoch `until` remove to s for good
+
+p is multiplied by `decay` at each of the `milestones`. Nothing has been learned before the first epoch, so vanilla and
+EM first mutate after `every` epochs, and EM&S starts with its growth alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from mest_compiler.errors import ProfileError
+
+from .scheme import Scheme, Shape
+
+STATIC, VANILLA, EM, EM_S = "static", "vanilla", "em", "em&s"
+METHODS = (STATIC, VANILLA, EM, EM_S)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One step of a mutation: to the units that a layer keeps at its target sparsity plus `offset`."""
+
+    grow: bool
+    offset: float
+
+
+@dataclass(frozen=True)
+class MutationSchedule:
+    """See the module's docstring.
+
+    method: one of METHODS ("static": masks stay as they are); p: fraction of all weights of a layer, in (0, 1); every,
+    until: epochs; milestones: epochs from which on p is `decay` times what it was; coefficient: lambda of Eq. 1.
+    """
+
+    method: str = STATIC
+    p: float = 0.05
+    every: int = 5
+    until: int = 0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.5
+    coefficient: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Raise ProfileError for a value out of range."""
+        ranges = {
+            "method": (self.method in METHODS, f"one of {', '.join(METHODS)}"),
+            "p": (0 < self.p < 1, "above 0 and below 1"),
+            "every": (self.every >= 1, "at least 1"),
+            "until": (self.until >= 0, "at least 0"),
+            "decay": (0 < self.decay <= 1, "above 0 and at most 1"),
+            "coefficient": (self.coefficient >= 0, "at least 0"),
+        }
+        for name, (holds, rule) in ranges.items():
+            if not holds:
+                raise ProfileError(f"{name} of a mutation is {rule}, not {getattr(self, name)!r}.")
+
+    def fraction(self, epoch: int) -> float:
+        """p when `epoch` epochs are done."""
+        reached = 0 if self.method == VANILLA else sum(epoch >= milestone for milestone in self.milestones)
+        return self.p * self.decay**reached
+
+    def phases(self, epoch: int) -> tuple[Phase, ...]:
+        """What is done when `epoch` epochs are done and the next has not begun; nothing where no mutation is due."""
+        if self.method == STATIC or epoch > self.until:
+            return ()
+        due, p = epoch < self.until and epoch % self.every == 0, self.fraction(epoch)
+        if self.method == EM_S:
+            remove = (Phase(False, 0.0),) if epoch and (due or epoch == self.until) else ()
+            return remove + ((Phase(True, -p),) if due else ())
+        return (Phase(False, p), Phase(True, 0.0)) if due and epoch else ()
+
+    @property
+    def headroom(self) -> float:
+        """How far below its target a layer's sparsity ever is: what the capacity of a structure must have room for."""
+        return self.p if self.method == EM_S and self.until else 0.0
+
+
+def units_at(name: str, scheme: Scheme, shape: Shape, base: int, offset: float) -> int:
+    """Units that a layer keeps at an offset from its target sparsity, at which it keeps `base`.
+
+    Raises:
+        ProfileError: nothing would be left, or more than the scheme can keep; the sentence names the layer.
+    """
+    if not offset:
+        return base
+    kept = base * scheme.unit_size(shape) / prod(shape)
+    advice = f"lower p of the mutation or change the layer's sparsity of {1 - kept:.4g}"
+    if offset >= kept:
+        raise ProfileError(
+            f"A mutation of p = {offset:g} is not smaller than the fraction of {kept:.4g} that layer {name!r} "
+            f"keeps: {advice}."
+        )
+    lowered = 1 - kept + offset
+    if lowered < scheme.lowest - 1e-9:
+        raise ProfileError(
+            f"A mutation of p = {-offset:g} takes layer {name!r} to a sparsity of {lowered:.4g}, below the "
+            f"{scheme.lowest:.4g} that scheme {scheme.name!r} can have: {advice}."
+        )
+    count = scheme.kept_units(shape, max(lowered, scheme.lowest))
+    if not count:
+        raise ProfileError(f"A mutation of p = {offset:g} would leave layer {name!r} no unit: {advice}.")
+    return count

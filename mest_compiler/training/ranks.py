@@ -1,0 +1,74 @@
+"""The processes that train one network together, each on its share of every batch; most often there is but one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+
+
+class Ranks(Protocol):
+    """What the loop and the torch backend ask of a group of processes.
+
+    rank: number of this process, from 0; rank 0 writes the run's files. size: how many there are.
+    """
+
+    rank: int
+    size: int
+
+    def share(self, n: int) -> slice:
+        """Which of the n examples of a batch are this process's; all shares are equally large."""
+        ...
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The model with its batch norms taking their statistics over the whole batch."""
+        ...
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """A wrapper of the model whose backward pass averages gradients over all processes."""
+        ...
+
+    def gathered(self, loss: float, correct: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
+        """(mean loss, which examples of the whole batch were right, bool) from this process's share.
+
+        digest: of its masks; MestError where the processes' digests differ.
+        """
+        ...
+
+    def total(self, count: int) -> int:
+        """Sum of the processes' counts."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    rank, size = 0, 1
+
+    def share(self, n: int) -> slice:
+        """All."""
+        return slice(0, n)
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The model as it is."""
+        return model
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model as it is."""
+        return model
+
+    def gathered(self, loss: float, correct: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
+        """Both as they are."""
+        return loss, correct
+
+    def total(self, count: int) -> int:
+        """The count."""
+        return count
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
