@@ -22,10 +22,10 @@ from .runtime.artifact import SCHEMA, Artifact
 from .schedules.cpu.sgd import Sgd
 from .sparsity import structure
 from .sparsity.automatic import Automatic
-from .sparsity.masks import masks_from_zeros, random_masks
 from .sparsity.mutation_schedule import units_at
 from .sparsity.profile import LayerPlan, Profile
 from .sparsity.schemes import get_scheme
+from .sparsity.starting_masks import starting_masks
 from .sparsity.structure import Structure
 from .tuning.fastest import Fastest
 from .tuning.schemes import fastest_schemes
@@ -157,27 +157,14 @@ def _structures(
     headroom: float,
 ) -> tuple[dict[str, LayerPlan], dict[str, Structure]]:
     """What each sparse layer gets, and its index arrays."""
-    if masks is not None and from_weights:
-        raise ModelError("Masks come either from the caller or from the zeros of the weights: give one of the two.")
-    if profile is None:
-        if masks or from_weights:
-            raise ModelError("Masks need a profile that says which scheme their layers have: give one.")
-        return {}, {}
     convolutions = {name: c.shape for name, c in graph.convolutions.items() if c.groups == 1}
-    plan = profile.assign(convolutions, graph.linears)
-    shapes = convolutions | {name: (*shape, 1, 1) for name, shape in graph.linears.items()}
-    if masks is None and from_weights:
-        masks = masks_from_zeros({p: graph.state[p].reshape(shapes[p]) for p in plan}, plan, shapes)
-    elif masks is None:
-        masks = random_masks(plan, shapes, seed)
-    missing, surplus = sorted(set(plan) - set(masks)), sorted(set(masks) - set(plan))
-    if missing or surplus:
-        what = f"has none for {missing[0]!r}" if missing else f"has one for {surplus[0]!r}, which is no sparse layer"
-        raise ModelError(f"The masks do not fit the profile: the set {what}.")
+    plan, chosen = starting_masks(
+        profile, convolutions, graph.linears, graph.state, masks=masks, from_weights=from_weights, seed=seed
+    )
     built = {}
     for name, layer in plan.items():
-        capacity = _capacity(name, layer.scheme, masks[name], headroom)
-        built[name] = structure.build(masks[name], layer.scheme, capacity, device.threads)
+        capacity = _capacity(name, layer.scheme, chosen[name], headroom)
+        built[name] = structure.build(chosen[name], layer.scheme, capacity, device.threads)
     return plan, built
 
 

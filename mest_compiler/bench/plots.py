@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from mest_compiler.bench.break_even import BreakEven
+from mest_compiler.bench.evidence import Entry, Trained
 from mest_compiler.bench.figure2 import PAPER, Point
 from mest_compiler.bench.table_k1 import Row
 from mest_compiler.training.whole_file import whole_file
@@ -74,6 +75,42 @@ def plot_table_k1(path: Path, rows: Sequence[Row]) -> None:
     axes.margins(y=0.12)
     one = rows[0]
     _title(canvas, axes, f"Table K.1: a training iteration of {one.model}, width {one.width:g}, batch {one.batch}", one)
+    _save(canvas, path)
+
+
+def plot_evidence(path: Path, rows: Sequence[Trained], entries: Sequence[Entry]) -> None:
+    """Test accuracy against sparsity, a panel a scheme, a line a method with its standard deviation; PNG; at least one
+    row. The dense network's accuracy is a dashed line in every panel."""
+    schemes = list(dict.fromkeys(entry.cell.scheme for entry in entries if entry.cell.scheme)) or [""]
+    canvas = Canvas(figsize=(max(4.5 * len(schemes) + 1, 10), 5.5), layout="constrained")
+    panels = canvas.subplots(1, len(schemes), sharey=True, squeeze=False)[0]
+    dense = [entry for entry in entries if not entry.cell.scheme]
+    methods = list(dict.fromkeys(entry.cell.method for entry in entries if entry.cell.scheme))
+    for axes, scheme in zip(panels, schemes, strict=True):
+        for entry in dense:
+            axes.axhline(100 * entry.accuracy, color="black", linestyle="--", linewidth=1, label="dense")
+        for number, method in enumerate(methods):
+            own = [entry for entry in entries if (entry.cell.scheme, entry.cell.method) == (scheme, method)]
+            # side by side, so that their bars can be told apart
+            places = [100 * entry.cell.sparsity + 0.25 * (number - (len(methods) - 1) / 2) for entry in own]
+            axes.errorbar(
+                places,
+                [100 * entry.accuracy for entry in own],
+                [100 * (entry.deviation or 0) for entry in own],
+                marker=MARKERS[number % len(MARKERS)],
+                capsize=3,
+                label=method,
+            )
+        axes.set_xlabel(f"zeros, % ({scheme})" if scheme else "")
+        axes.set_xticks(sorted({100 * entry.cell.sparsity for entry in entries if entry.cell.scheme}))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy, %")
+    panels[0].legend(fontsize=9)
+    one = rows[-1]
+    runs = max(entry.runs for entry in entries)
+    noise = f", noise {one.noise:g}" if one.noise else ""
+    title = f"{one.model} on {one.examples} images of {one.data}{noise}, {one.epochs} epochs, {runs} seeds"
+    _title(canvas, panels[len(panels) // 2], title, one)
     _save(canvas, path)
 
 

@@ -1,13 +1,16 @@
-"""The options of `mest train`: one for each field of a recipe, and which recipe they and its name make together."""
+"""The options of `mest train`: one for each field of a recipe, in panels that follow the parts of a run, and which
+recipe they and its name make together."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from mest_compiler.cli import model_options, options
 from mest_compiler.errors import MestError
 
 if TYPE_CHECKING:
@@ -16,36 +19,125 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.yaml"
 """Name of the recipe in a run's folder."""
 
+DATA, NETWORK, OPTIMISER, SPARSITY, MUTATION, EFFICIENCY, RUN = (
+    "Data",
+    "Network",
+    "Optimiser: SGD and its learning rate",
+    "Sparsity: which weights there are at the start",
+    "Mutation: MEST's change of masks during training",
+    "Data efficiency: leaving out images that are not forgotten",
+    "Run",
+)
+"""Panels of the help."""
 
-def _milestones(text: str | None) -> str | None:
+
+def _epochs(text: str | None) -> str | None:
     if text is not None and not all(part.strip().isdigit() for part in text.split(",")):
         raise typer.BadParameter(f"{text!r} is no list of epochs: write whole numbers with commas, such as 80,120")
     return text
 
 
-def _option(help: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, show_default=False, **more)
+def _option(panel: str, help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel, **more)
 
 
-ModelName = Annotated[str | None, _option("A model's name, or FILE.py:CALLABLE for one of your own.", "--model")]
-Data = Annotated[str | None, _option("Data set: mnist (5,000 images that need no download), cifar10 or cifar100.")]
-DataRoot = Annotated[Path | None, _option("Folder that holds CIFAR's unpacked archive.", exists=True, file_okay=False)]
-Epochs = Annotated[int | None, _option("Passes over the training set.")]
-BatchSize = Annotated[int | None, _option("Examples in a step.", "--batch")]
-Lr = Annotated[float | None, _option("Largest learning rate.")]
-EndLr = Annotated[float | None, _option("Learning rate of the last step, for the cosine schedule.")]
-WarmupEpochs = Annotated[int | None, _option("Epochs in which the rate grows linearly to --lr.")]
-Schedule = Annotated[str | None, _option("cosine, or step: --decay times the rate at each of --milestones.")]
-Milestones = Annotated[
-    str | None, _option("Epochs at which the step schedule lowers the rate, such as 80,120.", callback=_milestones)
+def in_panel(panel: str, shared: Any) -> Any:
+    """An option that several commands share, in a panel of this one's help."""
+    kind, option = get_args(shared)
+    option = copy.copy(option)
+    option.rich_help_panel = panel
+    return Annotated[kind, option]
+
+
+Data = Annotated[
+    str | None,
+    _option(DATA, "mnist (5,000 images that need no download), cifar10, cifar100, or imagenet (any folder of images)."),
 ]
-Decay = Annotated[float | None, _option("Factor of the step schedule at each milestone.")]
-Momentum = Annotated[float | None, _option("SGD's momentum.")]
-Nesterov = Annotated[bool | None, _option("Nesterov's momentum.")]
-WeightDecay = Annotated[float | None, _option("SGD's weight decay, on all parameters.")]
-WidthFactor = Annotated[float | None, _option("Factor on the channels of every layer.", "--width")]
-Augment = Annotated[bool | None, _option("Whether training images are moved as their data set says.")]
-RecipeSeed = Annotated[int | None, _option("Where all random numbers start: weights, masks, order.", "--seed", min=0)]
+DataRoot = Annotated[
+    Path | None,
+    _option(
+        DATA,
+        "Folder of the data: CIFAR's unpacked archive, or train/ and val/ with a folder of images a class.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+Size = Annotated[int | None, _option(DATA, "Height and width of the images, where not the usual ones.")]
+Examples = Annotated[int | None, _option(DATA, "Only so many training images, equally many of each class.")]
+Noise = Annotated[
+    float | None, _option(DATA, "Deviation of noise added to all images, in normalised units: makes easy data harder.")
+]
+Augment = Annotated[bool | None, _option(DATA, "Whether training images are moved as their data set says.")]
+
+ModelName = Annotated[
+    str | None, _option(NETWORK, "A model's name, or FILE.py:CALLABLE for one of your own.", "--model")
+]
+WidthFactor = Annotated[float | None, _option(NETWORK, "Factor on the channels of every layer.", "--width")]
+
+Epochs = Annotated[int | None, _option(OPTIMISER, "Passes over the training set.")]
+BatchSize = Annotated[int | None, _option(OPTIMISER, "Examples in a step, of all processes together.", "--batch")]
+Lr = Annotated[float | None, _option(OPTIMISER, "Largest learning rate.")]
+EndLr = Annotated[float | None, _option(OPTIMISER, "Learning rate of the last step, for the cosine schedule.")]
+WarmupEpochs = Annotated[int | None, _option(OPTIMISER, "Epochs in which the rate grows linearly to --lr.")]
+Schedule = Annotated[str | None, _option(OPTIMISER, "cosine, or step: --decay times the rate at each of --milestones.")]
+Milestones = Annotated[
+    str | None, _option(OPTIMISER, "Epochs at which the step schedule lowers the rate: 80,120.", callback=_epochs)
+]
+Decay = Annotated[float | None, _option(OPTIMISER, "Factor of the step schedule at each milestone.")]
+Momentum = Annotated[float | None, _option(OPTIMISER, "SGD's momentum.")]
+Nesterov = Annotated[bool | None, _option(OPTIMISER, "Nesterov's momentum.")]
+WeightDecay = Annotated[float | None, _option(OPTIMISER, "SGD's weight decay, on all parameters.")]
+LabelSmoothing = Annotated[
+    float | None, _option(OPTIMISER, "Share of a label that is spread over all classes, such as 0.1.")
+]
+
+Scheme = in_panel(SPARSITY, options.Scheme)
+Sparsity = in_panel(SPARSITY, options.Sparsity)
+Profile = in_panel(SPARSITY, options.Profile)
+Masks = in_panel(SPARSITY, model_options.Masks)
+MasksFrom = in_panel(SPARSITY, model_options.MasksFrom)
+
+Mutation = Annotated[
+    str | None,
+    _option(
+        MUTATION,
+        "static (masks stay), em (remove p of the weights, grow as many elsewhere: never above the memory of "
+        "--sparsity), em&s (grow p, train, then remove the least important: memory of sparsity - p until the end), or "
+        "vanilla (em with a p that stays).",
+    ),
+]
+P = Annotated[
+    float | None,
+    _option(MUTATION, "Fraction of a layer's weights that a mutation changes; with em, below 1 - sparsity.", "--p"),
+]
+MutateEvery = Annotated[int | None, _option(MUTATION, "Epochs from one mutation to the next (delta tau).")]
+MutateUntil = Annotated[int | None, _option(MUTATION, "Epoch from which on masks stay (tau stop).")]
+PMilestones = Annotated[
+    str | None, _option(MUTATION, "Epochs at which p shrinks, such as 100.", "--p-milestones", callback=_epochs)
+]
+PDecay = Annotated[float | None, _option(MUTATION, "Factor of p at each of --p-milestones.", "--p-decay")]
+ImportanceLambda = Annotated[
+    float | None,
+    _option(MUTATION, "Lambda in a weight's importance |w| + |lambda * gradient|; the least important go."),
+]
+
+DeEpoch = Annotated[
+    int | None, _option(EFFICIENCY, "Epochs of phase 1, in which forgetting is counted; then images are left out.")
+]
+DeThreshold = Annotated[
+    int | None,
+    _option(EFFICIENCY, "Leave out the learned images that were forgotten at most so often; 0: never forgotten."),
+]
+DeRemove = Annotated[
+    int | None, _option(EFFICIENCY, "Leave out so many images instead, those that were forgotten least.")
+]
+
+RecipeSeed = Annotated[
+    int | None, _option(RUN, "Where all random numbers start: weights, masks, order, mutation.", "--seed", min=0)
+]
+
+LISTS = ("milestones", "p_milestones")
+PATHS = ("profile", "data_root")
 
 
 def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[str, Any]) -> Recipe:
@@ -61,22 +153,37 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
     from mest_compiler.training.recipe import Recipe, load_recipe
 
     fields = {key: value for key, value in given.items() if value is not None}
-    for key in ("profile", "data_root"):
+    for key in PATHS:
         if key in fields:
             fields[key] = str(Path(fields[key]).resolve())
     if ":" in fields.get("model", ""):
         path, _, attribute = fields["model"].rpartition(":")
         fields["model"] = f"{Path(path).resolve()}:{attribute}"
-    if "milestones" in fields:
-        fields["milestones"] = [int(part) for part in fields["milestones"].split(",")]
-    # one way of saying what is sparse takes the place of the other
-    if "profile" in fields:
-        fields = {"scheme": None, "sparsity": None, **fields}
-    elif "scheme" in fields or "sparsity" in fields:
-        fields = {"profile": None, **fields}
+    for key in LISTS:
+        if key in fields:
+            fields[key] = [int(part) for part in fields[key].split(",")]
+    # one way of saying something takes the place of the other
+    for one, others in (("profile", ("scheme", "sparsity")), ("de_threshold", ("de_remove",))):
+        if one in fields:
+            fields = {**dict.fromkeys(others), **fields}
+        elif any(other in fields for other in others):
+            fields = {one: None, **fields}
     if name is None and not resume:
         return Recipe.from_mapping(fields, "the recipe that the options make")
     if name is None and not (run_dir / RECIPE_FILE).is_file():
         raise MestError(f"{run_dir} holds no run to resume: start one without --resume, or name its folder.")
     recipe = load_recipe(str(run_dir / RECIPE_FILE) if name is None else name)
     return dataclasses.replace(recipe, **fields)
+
+
+def show_recipes(wanted: bool) -> None:
+    """Print the package's recipes, a line each, and end the command: the callback of --list."""
+    if not wanted:
+        return
+    from mest_compiler.training.recipe import described_recipes
+
+    recipes = described_recipes()
+    width = max(map(len, recipes))
+    for name, what in recipes.items():
+        typer.echo(f"{name:<{width}}  {what}")
+    raise typer.Exit

@@ -1,4 +1,4 @@
-"""`mest train`: a recipe, through the compiled step."""
+"""`mest train`: a recipe, through the compiled step or in PyTorch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from typing import Annotated
 
 import typer
 
+from mest_compiler.cli import options
 from mest_compiler.cli import recipe_options as of_recipe
-from mest_compiler.cli.model_options import Masks, MasksFrom
-from mest_compiler.cli.options import Device, Json, Profile, Scheme, Sparsity, Threads
 from mest_compiler.cli.output import say, write_json
 
 RecipeName = Annotated[
     str | None,
     typer.Argument(
         metavar="RECIPE",
-        help="A recipe's name, such as demo or resnet32-cifar10, or a YAML file; options may say it all instead.",
+        help="A recipe's name, such as demo or resnet32-cifar10 (--list names all), or a YAML file; options may say "
+        "it all instead.",
         show_default=False,
+    ),
+]
+ListRecipes = Annotated[
+    bool,
+    typer.Option(
+        "--list",
+        is_eager=True,
+        callback=of_recipe.show_recipes,
+        help="Name the recipes that come with this, and what each is.",
     ),
 ]
 RunDir = Annotated[
@@ -26,25 +35,59 @@ RunDir = Annotated[
         "--run-dir",
         file_okay=False,
         help="Folder of the run: its recipe, log, checkpoint and compiled step, and in the end its weights and masks.",
+        rich_help_panel=of_recipe.RUN,
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the checkpoint in --run-dir; ends bit by bit as without the break.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on from the checkpoint in --run-dir, which either backend may have written; with the same one the run "
+        "ends bit by bit as without the break.",
+        rich_help_panel=of_recipe.RUN,
+    ),
+]
+BackendName = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        help="compiled: the sparse step, on the CPU. torch: masked training in PyTorch, on the CPU or a GPU, under "
+        "torchrun in several processes.",
+        show_default="compiled; of a run that is resumed, compiled if its folder holds a step",
+        rich_help_panel=of_recipe.RUN,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu; with --backend torch also cuda or cuda:N. Under torchrun cuda gives each process a GPU of its own.",
+        rich_help_panel=of_recipe.RUN,
+    ),
 ]
 CheckpointSteps = Annotated[
     int | None,
-    typer.Option(min=1, help="Also write a checkpoint after every so many steps.", show_default="after every epoch"),
+    typer.Option(
+        min=1,
+        help="Also write a checkpoint after every so many steps.",
+        show_default="after every epoch",
+        rich_help_panel=of_recipe.RUN,
+    ),
 ]
+Threads = of_recipe.in_panel(of_recipe.RUN, options.Threads)
+Json = of_recipe.in_panel(of_recipe.RUN, options.Json)
 
 
 def command(
     recipe: RecipeName = None,
-    run_dir: RunDir = Path("runs/train"),
-    resume: Resume = False,
-    model: of_recipe.ModelName = None,
-    width: of_recipe.WidthFactor = None,
+    list_recipes: ListRecipes = False,
     data: of_recipe.Data = None,
     data_root: of_recipe.DataRoot = None,
+    size: of_recipe.Size = None,
+    examples: of_recipe.Examples = None,
+    noise: of_recipe.Noise = None,
+    augment: of_recipe.Augment = None,
+    model: of_recipe.ModelName = None,
+    width: of_recipe.WidthFactor = None,
     epochs: of_recipe.Epochs = None,
     batch: of_recipe.BatchSize = None,
     lr: of_recipe.Lr = None,
@@ -56,57 +99,73 @@ def command(
     momentum: of_recipe.Momentum = None,
     nesterov: of_recipe.Nesterov = None,
     weight_decay: of_recipe.WeightDecay = None,
-    scheme: Scheme = None,
-    sparsity: Sparsity = None,
-    profile: Profile = None,
-    masks: Masks = None,
-    masks_from: MasksFrom = None,
-    augment: of_recipe.Augment = None,
-    seed: of_recipe.RecipeSeed = None,
+    label_smoothing: of_recipe.LabelSmoothing = None,
+    scheme: of_recipe.Scheme = None,
+    sparsity: of_recipe.Sparsity = None,
+    profile: of_recipe.Profile = None,
+    masks: of_recipe.Masks = None,
+    masks_from: of_recipe.MasksFrom = None,
+    mutation: of_recipe.Mutation = None,
+    p: of_recipe.P = None,
+    mutate_every: of_recipe.MutateEvery = None,
+    mutate_until: of_recipe.MutateUntil = None,
+    p_milestones: of_recipe.PMilestones = None,
+    p_decay: of_recipe.PDecay = None,
+    importance_lambda: of_recipe.ImportanceLambda = None,
+    de_epoch: of_recipe.DeEpoch = None,
+    de_threshold: of_recipe.DeThreshold = None,
+    de_remove: of_recipe.DeRemove = None,
+    run_dir: RunDir = Path("runs/train"),
+    resume: Resume = False,
     checkpoint_steps: CheckpointSteps = None,
+    backend: BackendName = None,
     device: Device = "cpu",
     threads: Threads = None,
+    seed: of_recipe.RecipeSeed = None,
     json: Json = None,
 ) -> None:
-    """Train a sparse model through its compiled step, with masks that stay as they are.
+    """Train a sparse model whose masks mutate as MEST says, through its compiled step or in PyTorch.
 
-    A recipe says all; every option overrules the field of its name. Ctrl-C keeps the last checkpoint, and
-    --resume goes on from there.
+    A recipe says all; every option overrules the field of its name. The whole recipe is printed at the start and kept
+    in the run's folder. Ctrl-C keeps the last checkpoint, and --resume goes on from there.
 
     Examples:
 
-    mest train demo --run-dir runs/mnist
+    mest train mnist-ems --run-dir runs/mnist
 
     mest train resnet32-cifar10 --data-root data/cifar-10-batches-py --run-dir runs/cifar --checkpoint-steps 200
 
-    mest train --run-dir runs/cifar --resume
+    mest train --run-dir runs/cifar --resume --backend torch --device cuda
 
     mest train --model net.py:make --data mnist --epochs 3 --scheme unstructured --sparsity 0.8 --run-dir runs/net
 
-    mest train demo --masks-from trained.pt --lr 0.01 --run-dir runs/again
+    mest train demo --mutation 'em&s' --p 0.1 --masks-from trained.pt --lr 0.01 --run-dir runs/again
+
+    torchrun --nproc-per-node 2 -m mest_compiler.cli.main train mnist-ems --backend torch --run-dir runs/two
     """
     from mest_compiler.cli import training
 
     fields = {
-        "model": model, "width": width, "data": data, "data_root": data_root, "epochs": epochs, "batch": batch,
-        "lr": lr, "end_lr": end_lr, "warmup_epochs": warmup_epochs, "schedule": schedule, "milestones": milestones,
-        "decay": decay, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay, "scheme": scheme,
-        "sparsity": sparsity, "profile": profile, "augment": augment, "seed": seed,
+        "data": data, "data_root": data_root, "size": size, "examples": examples, "noise": noise, "augment": augment,
+        "model": model, "width": width,
+        "epochs": epochs, "batch": batch, "lr": lr, "end_lr": end_lr, "warmup_epochs": warmup_epochs,
+        "schedule": schedule, "milestones": milestones, "decay": decay, "momentum": momentum, "nesterov": nesterov,
+        "weight_decay": weight_decay, "label_smoothing": label_smoothing,
+        "scheme": scheme, "sparsity": sparsity, "profile": profile,
+        "mutation": mutation, "p": p, "mutate_every": mutate_every, "mutate_until": mutate_until,
+        "p_milestones": p_milestones, "p_decay": p_decay, "importance_lambda": importance_lambda,
+        "de_epoch": de_epoch, "de_threshold": de_threshold, "de_remove": de_remove, "seed": seed,
     }  # fmt: skip
     chosen = of_recipe.chosen_recipe(recipe, run_dir, resume, fields)
+    where = {"device": device, "threads": threads, "checkpoint_steps": checkpoint_steps}
     if resume:
         training.refuse_masks(masks, masks_from)
-        run = training.resume_run(chosen, run_dir, threads=threads, checkpoint_steps=checkpoint_steps)
+        run = training.resume_run(chosen, run_dir, backend=backend, **where)
     else:
-        run = training.begin_run(
-            chosen,
-            run_dir,
-            device=device,
-            threads=threads,
-            masks=masks,
-            masks_from=masks_from,
-            checkpoint_steps=checkpoint_steps,
-        )
+        backend = backend or training.COMPILED
+        run = training.begin_run(chosen, run_dir, backend=backend, masks=masks, masks_from=masks_from, **where)
+    if not run.first:
+        return
     say(f"{run_dir}: test accuracy {run.summary.test_accuracy:.2%} after {run.summary.epochs} epochs")
     if json is not None:
         write_json(json, {**run.facts(), "run_dir": str(run_dir)})

@@ -1,23 +1,36 @@
-"""A training run through the compiled step, as `mest train` and `mest demo` make it."""
+"""A training run from beginning to end, as `mest train` and `mest demo` make it, with either backend."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mest_compiler.cli.output import console
+from mest_compiler.cli.model_options import AUTO
+from mest_compiler.cli.output import console, say
 from mest_compiler.cli.places import check_artifact_place, check_writable, no_empty_folders
 from mest_compiler.cli.recipe_options import RECIPE_FILE
+from mest_compiler.cli.training_backends import (
+    COMPILED,
+    CPU,
+    TORCH,
+    Built,
+    check_backend,
+    compiled_backend,
+    loaded_backend,
+    ranks_of,
+    torch_backend,
+)
+from mest_compiler.cli.training_start import check_start, first_start, load_examples, start_of_checkpoint
 from mest_compiler.errors import CheckpointError, MaskError
 
 if TYPE_CHECKING:
-    from mest_compiler.runtime.artifact import Artifact
-    from mest_compiler.runtime.trainer import Trainer
-    from mest_compiler.training.data import DataSet
+    from mest_compiler.cli.training_start import Start
+    from mest_compiler.training.data import Examples
+    from mest_compiler.training.ranks import Ranks
     from mest_compiler.training.recipe import Recipe
     from mest_compiler.training.records import Summary
 
@@ -28,13 +41,13 @@ in the end the weights by torch's names, the masks and, of the demo, its numbers
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run and what it ran on."""
+    """A finished run and what it ran on. first: whether this is the one of its processes that writes and prints."""
 
     recipe: Recipe
-    data: DataSet
-    artifact: Artifact
-    trainer: Trainer
+    data: Examples
+    built: Built
     summary: Summary
+    first: bool = True
 
     def facts(self) -> dict[str, Any]:
         """JSON values: accuracies, losses by epoch, times, and bytes of the training state."""
@@ -43,7 +56,7 @@ class Run:
         from mest_compiler.bench.machine import describe
         from mest_compiler.training.memory import peak_rss_mb
 
-        summary, details = self.summary, self.trainer.state_bytes()
+        summary, built, details = self.summary, self.built, self.built.backend.state_bytes()
         machine = describe()
         return {
             "test_accuracy": summary.test_accuracy,
@@ -53,12 +66,13 @@ class Run:
             "epochs": summary.epochs,
             "ms_per_iteration": summary.ms_per_iteration,
             "seconds": summary.seconds,
-            "compile_seconds": self.artifact.manifest["compile_seconds"],
+            "compile_seconds": built.artifact and built.artifact.manifest["compile_seconds"],
             "peak_rss_mb": peak_rss_mb(),
             "state_bytes": sum(details.values()),
             "state_bytes_details": details,
-            "threads": self.trainer.session.threads,
-            "device": self.artifact.manifest["device"]["name"],
+            "threads": built.threads,
+            "backend": built.kind,
+            "device": built.device,
             "recipe": self.recipe.as_mapping(),
             "records": [asdict(record) for record in summary.records],
             "machine": machine,
@@ -70,87 +84,91 @@ def begin_run(
     recipe: Recipe,
     run_dir: Path,
     *,
-    device: str = "cpu",
+    backend: str = COMPILED,
+    device: str = CPU,
     threads: int | None = None,
     masks: Path | None = None,
     masks_from: Path | None = None,
     checkpoint_steps: int | None = None,
 ) -> Run:
-    """Compile the recipe's step, and train with it from the first epoch.
+    """Train as the recipe says from the first epoch, with a step that is compiled now or with PyTorch.
 
     What can go wrong early goes wrong before there is a folder. Raises the MestErrors of data, models, masks, compiling
     and training.
     """
-    from mest_compiler.cli.compiling import compile_with_bar, seeded_model
-    from mest_compiler.cli.model_options import sparse_model
-    from mest_compiler.runtime.trainer import Trainer
-    from mest_compiler.schedules.cpu.sgd import Sgd
-    from mest_compiler.training.data import load_data
-    from mest_compiler.training.feed import steps_per_epoch
     from mest_compiler.training.run_folder import CHECKPOINT
 
+    check_backend(backend, device, measures=recipe.scheme == AUTO)
     if (run_dir / CHECKPOINT).exists():
         raise CheckpointError(f"{run_dir} already holds a run: go on with --resume, or choose another --run-dir.")
-    check_artifact_place(run_dir / ARTIFACT)
-    _one_pool_of_threads()
-    data = load_data(recipe.data, recipe.data_root)
-    steps_per_epoch(len(data.train_y), recipe.batch)  # raises where the batch is too large
-    network = seeded_model(
-        recipe.model, seed=recipe.seed, classes=data.classes, in_channels=data.channels, width=recipe.width
-    )
-    sparse = sparse_model(
-        network,
-        scheme=recipe.scheme,
-        sparsity=recipe.sparsity,
-        profile=recipe.profile and Path(recipe.profile),
-        masks=masks,
-        masks_from=masks_from,
-    )
-    artifact = compile_with_bar(
-        recipe.model,
-        sparse.model,
-        input_shape=data.input_shape,
-        batch=recipe.batch,
-        profile=sparse.profile,
-        masks=sparse.masks,
-        masks_from_weights=sparse.masks_from_weights,
-        seed=recipe.seed,
-        optimizer=Sgd(recipe.momentum, recipe.weight_decay, recipe.nesterov),
-        device=device,
-        threads=threads,
-        name=recipe.model,
-    )
-    trainer = Trainer(artifact, threads, recipe.seed)
-    with _unless_begun(run_dir):
-        artifact.save(run_dir / ARTIFACT)
-        return _train(recipe, run_dir, data, artifact, trainer, False, checkpoint_steps)
+    if (run_dir / ARTIFACT).exists():
+        check_artifact_place(run_dir / ARTIFACT)
+    check_writable(run_dir / ARTIFACT)
+    with closing(ranks_of(backend, device)) as ranks:
+        data = load_examples(recipe)
+        start = first_start(recipe, data, masks, masks_from)
+        check_start(recipe, data, start)
+        _show(recipe, run_dir, ranks)
+        if backend == TORCH:
+            built = torch_backend(recipe, start, device, threads, ranks)
+        else:
+            built = compiled_backend(recipe, data, start, device, threads)
+        with _unless_begun(run_dir) if ranks.rank == 0 else nullcontext():
+            if ranks.rank == 0:
+                clear_run(run_dir)  # of one that was killed before its first checkpoint
+            if built.artifact is not None:
+                built.artifact.save(run_dir / ARTIFACT)
+            return _train(recipe, run_dir, data, built, ranks, False, checkpoint_steps)
 
 
 def resume_run(
-    recipe: Recipe, run_dir: Path, *, threads: int | None = None, checkpoint_steps: int | None = None
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    backend: str | None = None,
+    device: str = CPU,
+    threads: int | None = None,
+    checkpoint_steps: int | None = None,
 ) -> Run:
-    """Go on with the step that the run was begun with, from its last checkpoint; nothing is compiled.
+    """Go on from a run's last checkpoint with either backend, None: the one that it was begun with.
 
-    The kernels' way of adding up is part of the step, so the number of threads changes nothing of what is computed.
+    The compiled one takes the step that lies in the run's folder, and compiles it where there is none.
     """
-    from mest_compiler.runtime.artifact import Artifact
-    from mest_compiler.runtime.trainer import Trainer
-    from mest_compiler.training.data import load_data
+    from mest_compiler.training.run_folder import CHECKPOINT
 
+    holds_step = (run_dir / ARTIFACT).exists()
+    backend = backend or (COMPILED if holds_step else TORCH)
+    # What "auto" chose stands in the checkpoint: nothing is measured again.
+    check_backend(backend, device, measures=False)
+    if not (run_dir / CHECKPOINT).exists():
+        raise CheckpointError(f"{run_dir} holds no checkpoint to resume: start the run without --resume.")
     check_writable(run_dir / ARTIFACT)
-    _one_pool_of_threads()
-    artifact = Artifact.load(run_dir / ARTIFACT)
-    data = load_data(recipe.data, recipe.data_root)
-    trainer = Trainer(artifact, threads, recipe.seed)
-    return _train(recipe, run_dir, data, artifact, trainer, True, checkpoint_steps)
+    with closing(ranks_of(backend, device)) as ranks:
+        if ranks.rank == 0:
+            _clear_leftovers(run_dir)
+        data = load_examples(recipe)
+        if backend == COMPILED and holds_step:
+            built = loaded_backend(recipe, run_dir / ARTIFACT, threads)
+        else:
+            start = start_of_checkpoint(recipe, data, run_dir / CHECKPOINT)
+            if backend == TORCH:
+                built = torch_backend(recipe, start, device, threads, ranks)
+            else:
+                _check_resumable(recipe, run_dir, data, start)
+                say(f"{run_dir} holds no compiled step: compiling it")
+                built = compiled_backend(recipe, data, start, device, threads)
+                built.artifact.save(run_dir / ARTIFACT)
+        _show(recipe, run_dir, ranks)
+        return _train(recipe, run_dir, data, built, ranks, True, checkpoint_steps)
 
 
 def clear_run(run_dir: Path) -> None:
     """Remove what an earlier run left in its folder, and nothing else."""
-    from mest_compiler.training.run_folder import CHECKPOINT
+    from mest_compiler.training.run_folder import CHECKPOINT, LOG
 
+    _clear_leftovers(run_dir)
     shutil.rmtree(run_dir / ARTIFACT, ignore_errors=True)
-    for name in (RECIPE_FILE, "log.jsonl", CHECKPOINT, WEIGHTS, MASKS, SUMMARY):
+    for name in (RECIPE_FILE, LOG, CHECKPOINT, WEIGHTS, MASKS, SUMMARY):
         (run_dir / name).unlink(missing_ok=True)
 
 
@@ -160,44 +178,77 @@ def refuse_masks(masks: Path | None, masks_from: Path | None) -> None:
         raise MaskError("A run that is resumed goes on with its own masks: leave out --masks and --masks-from.")
 
 
+def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, start: Start) -> None:
+    """Raise what the loop would raise of the checkpoint, before a step is compiled for it: PyTorch reads it too."""
+    from mest_compiler.training.data_efficiency import DataEfficiency
+    from mest_compiler.training.mutator import Mutator
+    from mest_compiler.training.ranks import Alone
+    from mest_compiler.training.run_folder import RunFolder
+
+    reader = torch_backend(recipe, start, CPU, None, Alone()).backend
+    mutator, efficiency = Mutator(recipe.mutations, reader, recipe.seed), DataEfficiency(recipe, len(data.train_y))
+    RunFolder(run_dir, recipe, data).resume(reader, mutator, efficiency, writes=False)
+
+
+def _show(recipe: Recipe, run_dir: Path, ranks: Ranks) -> None:
+    """Print the whole recipe, as the run's folder keeps it."""
+    if ranks.rank == 0:
+        say(f"# {run_dir / RECIPE_FILE}\n{recipe.text()}")
+
+
 def _train(
     recipe: Recipe,
     run_dir: Path,
-    data: DataSet,
-    artifact: Artifact,
-    trainer: Trainer,
+    data: Examples,
+    built: Built,
+    ranks: Ranks,
     resume: bool,
     checkpoint_steps: int | None,
 ) -> Run:
-    import safetensors.numpy
-
-    from mest_compiler.sparsity.masks import save_masks
     from mest_compiler.training.loop import train
-    from mest_compiler.training.progress import RichReporter
-    from mest_compiler.training.whole_file import whole_file
+    from mest_compiler.training.progress import QuietReporter, RichReporter
 
-    # The trainer is the loop's backend as it is.
+    first = ranks.rank == 0
     summary = train(
-        trainer,
+        built.backend,
         data,
         recipe,
         run_dir,
         resume=resume,
-        reporter=RichReporter(console),
+        reporter=RichReporter(console) if first else QuietReporter(),
         checkpoint_steps=checkpoint_steps,
+        ranks=ranks,
     )
+    if first:
+        _write_result(run_dir, built)
+    return Run(recipe, data, built, summary, first)
+
+
+def _write_result(run_dir: Path, built: Built) -> None:
+    """The trained weights by torch's names, and the masks."""
+    import safetensors.numpy
+
+    from mest_compiler.sparsity.masks import save_masks
+    from mest_compiler.training.whole_file import whole_file
+
     with whole_file(run_dir / WEIGHTS) as path:
-        path.write_bytes(safetensors.numpy.save(trainer.state()))
-    if trainer.structures:
-        save_masks(run_dir / MASKS, trainer.masks())
-    return Run(recipe, data, artifact, trainer, summary)
+        path.write_bytes(safetensors.numpy.save(built.backend.state()))
+    # A linear layer's mask is stored as one of 1x1 kernels.
+    masks = {name: mask.reshape((*mask.shape, 1, 1)[:4]) for name, mask in built.backend.masks().items()}
+    if masks:
+        save_masks(run_dir / MASKS, masks)
 
 
-def _one_pool_of_threads() -> None:
-    """PyTorch's threads would fight with the step's for the cores."""
-    import torch
+def _clear_leftovers(run_dir: Path) -> None:
+    """Remove the unfinished files of a process that was killed while it wrote them."""
+    from mest_compiler.training.run_folder import CHECKPOINT, LOG
 
-    torch.set_num_threads(1)
+    for name in (ARTIFACT, RECIPE_FILE, LOG, CHECKPOINT, WEIGHTS, MASKS, SUMMARY):
+        for path in run_dir.glob(f".{name}.*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -20,8 +20,8 @@ class AppendSgd:
     step(parameters, buffers, x, y[, seed], index arrays, momenta, lr) ->
     (loss, logits, gradients of the sparse parameters, updated tensors).
 
-    Mutation needs those gradients. The updated tensors alias the inputs: Relax takes in-place calls for pure and would remove those whose results
-    nobody uses.
+    Mutation needs those gradients. The updated tensors alias the inputs: Relax takes in-place calls for pure and would
+    remove those whose results nobody uses.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ import tvm
 from safetensors import SafetensorError
 
 from mest_compiler.errors import ArtifactError, StructureError
-from mest_compiler.sparsity.structure import Structure
+from mest_compiler.sparsity.structure import Structure, build
 
 SCHEMA = 3
 MANIFEST, LIBRARY, STATE, STRUCTURES = (
@@ -65,6 +65,22 @@ class Artifact:
     def with_state(self, tensors: Mapping[str, np.ndarray], structures: Mapping[str, Structure]) -> Artifact:
         """The same program with other weights and structures (those of a trainer, say)."""
         return replace(self, tensors=dict(tensors), structures=dict(structures))
+
+    def started_from(self, state: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> Artifact:
+        """The same program with another start: no compiling where only weights and masks differ.
+
+        state: parameters and buffers by torch name, sparse weights with or without their zeros; masks: bool
+        [F, C, kh, kw] of all sparse layers.
+
+        Raises:
+            MaskError, StructureError: a mask of another scheme, or with more units than there is room for.
+        """
+        tensors, structures, threads = dict(state), {}, self.manifest["device"]["threads"]
+        for name, layer in self.manifest["layers"].items():
+            if "capacity" in layer:
+                structures[name] = build(masks[name], layer["scheme"], layer["capacity"], threads)
+                tensors[name] = structures[name].compact(state[name].reshape(structures[name].shape))
+        return self.with_state(tensors, structures)
 
     def _files(self) -> dict[str, bytes]:
         arrays = {

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,11 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from mest_compiler.errors import CheckpointError
+from mest_compiler.errors import CheckpointError, StructureError
+from mest_compiler.sparsity.schemes import Shape, get_scheme
+from mest_compiler.sparsity.structure import from_units
+
+Form = tuple[str, Sequence[int]]
 
 _STATE, _MOMENTUM, _UNITS, _LOOP = "state", "momentum", "units", "loop"
 _PARTS = (_STATE, _MOMENTUM, _UNITS, _LOOP)
@@ -37,7 +41,8 @@ class Content:
     """All of a checkpoint.
 
     state, momentum: by torch name, compact where sparse; units: of the sparse parameters; extra: JSON values and
-    arrays: arrays, both the caller's; seed and steps: what draws the masks of the dropouts.
+    arrays: arrays, both the caller's; seed and steps: what draws the masks of the dropouts; schemes: of the sparse
+    parameters, by name, in what was read (`write` takes them from the identity).
     """
 
     state: Mapping[str, np.ndarray]
@@ -47,31 +52,83 @@ class Content:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     seed: int = 0
     steps: int = 0
+    schemes: Mapping[str, str] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """All arrays by their names in the file."""
         parts = zip(_PARTS, (self.state, self.momentum, self.units, self.arrays), strict=True)
         return {f"{part}/{name}": np.asarray(a, order="C") for part, some in parts for name, a in some.items()}
 
+    def dense_state(self, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
+        """Parameters and running statistics as torch has them, with their zeros; of what was read.
+
+        Args:
+            shapes: of all of them, by torch name, in the order of the result.
+            source: where this was read, for errors.
+
+        Raises:
+            CheckpointError: this is of a model with other names or shapes.
+        """
+        for name in (*shapes, *self.state):
+            if name not in shapes or name not in self.state:
+                who = "the checkpoint" if name in shapes else "the model"
+                raise CheckpointError(f"{source} is of another model than its recipe says: {who} has no {name!r}.")
+        dense = {}
+        for name, shape in shapes.items():
+            values = self.state[name]
+            if name in self.units:
+                places = self._places(name, shape, source)
+                if values.shape == places.shape:
+                    compact, values = values, np.zeros(tuple(shape), values.dtype)
+                    values.reshape(-1)[places] = compact
+            if values.shape != tuple(shape):
+                raise CheckpointError(
+                    f"{source} is of another model than its recipe says: its {name!r} does not have the shape "
+                    f"{list(shape)}."
+                )
+            dense[name] = values
+        return dense
+
+    def masks(self, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
+        """bool masks [F, C, kh, kw], True = kept, of the sparse parameters by name; arguments and errors as of
+        `dense_state`, which is asked first whether the model is this one."""
+        masks = {name: np.zeros(_four(shapes[name]), np.bool_) for name in self.units}
+        for name, mask in masks.items():
+            mask.reshape(-1)[self._places(name, shapes[name], source)] = True
+        return masks
+
+    def _places(self, name: str, shape: Sequence[int], source: str) -> np.ndarray:
+        """int64 [units, unit_size]: where in the flat parameter its compact values stand."""
+        if name not in self.schemes:
+            raise CheckpointError(f"{source} does not say the scheme of {name!r}: use a checkpoint of this version.")
+        scheme, units, shape = get_scheme(self.schemes[name]), self.units[name], _four(shape)
+        if len(units) and not 0 <= units.min() <= units.max() < scheme.units(shape):
+            raise CheckpointError(f"{source} keeps units of {name!r} that shape {shape} does not have: use another.")
+        return scheme.weights_of(units, shape)
+
+
+def _four(shape: Sequence[int]) -> Shape:
+    """(F, C, kh, kw); a linear layer's kernels are 1x1."""
+    return (*shape, 1, 1)[:4]
+
 
 @dataclass(frozen=True)
 class Identity:
     """What must agree between who writes a checkpoint and who reads it.
 
-    shapes: of parameters and buffers by torch name, as torch has them; dtype: of the parameters; schemes: of the sparse
-    parameters; optimizer: momentum, weight_decay and nesterov.
+    parameters, buffers: (dtype, shape) by torch name, as torch has them; schemes: of the sparse parameters; optimizer:
+    momentum, weight_decay and nesterov.
     """
 
-    shapes: Mapping[str, list[int]]
-    dtype: str
+    parameters: Mapping[str, Form]
+    buffers: Mapping[str, Form]
     schemes: Mapping[str, str]
     optimizer: Mapping[str, Any]
 
     def digest(self) -> str:
         """sha256 of all."""
-        said = [
-            {n: list(shape) for n, shape in self.shapes.items()}, self.dtype, dict(self.schemes), dict(self.optimizer)
-        ]  # fmt: skip
+        forms = [{n: [dtype, list(shape)] for n, (dtype, shape) in f.items()} for f in (self.parameters, self.buffers)]
+        said = [*forms, dict(self.schemes), dict(self.optimizer)]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -91,7 +148,8 @@ def write(path: str | Path, content: Content, identity: Identity) -> None:
     """
     path, arrays = Path(path), content.tensors()
     try:
-        text = json.dumps({"extra": content.extra, "seed": content.seed, "steps": content.steps})
+        said = {"extra": content.extra, "seed": content.seed, "steps": content.steps, "schemes": dict(identity.schemes)}
+        text = json.dumps(said)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"What goes with checkpoint {path} is no JSON ({error}).") from error
     metadata = {"form": FORM, "of": identity.digest(), "text": text, "sha256": _digest(arrays, text)}
@@ -113,6 +171,8 @@ def write(path: str | Path, content: Content, identity: Identity) -> None:
 
 def read(path: str | Path, identity: Identity | None) -> Content:
     """Reads and verifies a checkpoint; with None, of whatever network.
+
+    What comes back fits `identity` in every name, dtype, shape and unit id.
 
     Raises:
         CheckpointError: missing, damaged, or of another network, optimiser or sparsity scheme.
@@ -141,5 +201,47 @@ def read(path: str | Path, identity: Identity | None) -> Content:
         if part not in found:
             raise CheckpointError(f"Checkpoint {path} has the unknown tensor {key!r}: use another one.")
         found[part][name] = array
-    said = json.loads(text)
-    return Content(*(found[part] for part in _PARTS[:3]), said["extra"], found[_LOOP], said["seed"], said["steps"])
+    try:
+        said = json.loads(text)
+        extra, seed, steps, schemes = (said[key] for key in ("extra", "seed", "steps", "schemes"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"Checkpoint {path} is damaged ({error!r}): use an earlier one.") from error
+    mappings = isinstance(extra, dict) and isinstance(schemes, dict)
+    if not mappings or any(type(number) is not int or number < 0 for number in (seed, steps)):
+        raise CheckpointError(f"Checkpoint {path} is damaged (what its text says): use an earlier one.")
+    content = Content(*(found[part] for part in _PARTS[:3]), extra, found[_LOOP], seed, steps, schemes)
+    if identity is not None:
+        _check_fits(path, content, identity)
+    return content
+
+
+def _check_fits(path: Path, content: Content, identity: Identity) -> None:
+    """Raise CheckpointError unless every tensor is what the network has there."""
+    forms = {**identity.parameters, **identity.buffers}
+    wanted = {_UNITS: identity.schemes, _STATE: forms, _MOMENTUM: identity.parameters}
+    for part, names in wanted.items():
+        found = getattr(content, part)
+        if found.keys() != names.keys():
+            name = sorted(found.keys() ^ names.keys())[0]
+            what = "has the unknown" if name in found else "lacks the"
+            raise CheckpointError(f"Checkpoint {path} {what} tensor '{part}/{name}': use another one.")
+    compact = {}
+    for name, scheme in identity.schemes.items():
+        units, shape = content.units[name], _four(forms[name][1])
+        if units.dtype != np.int32 or units.ndim != 1:
+            raise CheckpointError(
+                f"Checkpoint {path} has {units.dtype} {units.shape} for units of {name!r}, not int32."
+            )
+        try:
+            from_units(units, shape, scheme, parts=None)
+        except StructureError as error:
+            raise CheckpointError(f"Checkpoint {path} has wrong units of {name!r}: {error}") from error
+        compact[name] = (len(units), get_scheme(scheme).unit_size(shape))
+    for part in (_STATE, _MOMENTUM):
+        for name, array in getattr(content, part).items():
+            dtype, shape = forms[name][0], compact.get(name, tuple(forms[name][1]))
+            if array.dtype != dtype or array.shape != shape:
+                raise CheckpointError(
+                    f"Checkpoint {path} has {array.dtype} {array.shape} for '{part}/{name}', which is {dtype} {shape} "
+                    "here: use another one."
+                )

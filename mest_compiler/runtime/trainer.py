@@ -249,10 +249,12 @@ class Trainer:
 
     # ---- checkpoints
     def _identity(self) -> checkpoint.Identity:
-        m = self.manifest
-        shapes = {**m["parameters"], **m["buffers"]}
+        m, tensors = self.manifest, self._tensors
+        forms = (
+            {n: (str(tensors[n].dtype), shape) for n, shape in m[kind].items()} for kind in ("parameters", "buffers")
+        )
         schemes = {name: layer["scheme"] for name, layer in self.layers.items()}
-        return checkpoint.Identity(shapes, m["dtype"], schemes, m["optimizer"])
+        return checkpoint.Identity(*forms, schemes, m["optimizer"])
 
     def _compact(self, tensors: Mapping[str, tvm.runtime.Tensor]) -> dict[str, np.ndarray]:
         """As a checkpoint has them: sparse ones in ascending order of unit ids."""
@@ -284,12 +286,12 @@ class Trainer:
                 new[name] = structures_of.from_units(
                     content.units[name], tuple(layer["shape"]), layer["scheme"], layer["capacity"], threads
                 )
-            filled = [
-                {n: new[n].from_unit_values(a) if n in new else a for n, a in part.items()}
-                for part in (content.state, content.momentum)
-            ]
-        except (KeyError, StructureError) as error:
+        except StructureError as error:
             raise CheckpointError(f"Checkpoint {path} does not fit this artifact: {error}") from error
+        filled = [
+            {n: new[n].from_unit_values(a) if n in new else a for n, a in part.items()}
+            for part in (content.state, content.momentum)
+        ]
         for name, structure in new.items():
             self._bind(name, structure)
         for tensors, arrays in zip((self._tensors, self._momenta), filled, strict=True):

@@ -77,6 +77,7 @@ def save_masks(path: str | Path, masks: Mapping[str, np.ndarray]) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             whole = Path(folder, path.name)
             save_file({name: np.ascontiguousarray(mask) for name, mask in masks.items()}, whole)
+            os.chmod(whole, 0o644)  # a temporary file's own mode shuts everybody else out
             os.replace(whole, path)
     except (OSError, SafetensorError) as error:
         raise MaskError(f"Masks cannot be written to {path} ({error}): choose another path.") from error

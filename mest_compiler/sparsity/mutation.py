@@ -95,6 +95,18 @@ def grow_to(scheme: Scheme, shape: Shape, kept: np.ndarray, count: int, rng: np.
     return np.sort(np.concatenate([kept.astype(np.int64), grown])).astype(np.int32)
 
 
+def check_balanced(name: str, scheme: Scheme, shape: Shape, kept: np.ndarray) -> None:
+    """Raise MaskError, naming the layer, unless its rows can mutate alike: where the scheme is balanced each must keep
+    equally many of the kept units, int [n]."""
+    rows, columns = scheme.grid(shape)
+    of_row = np.bincount(kept // columns, minlength=rows)
+    if scheme.balanced and of_row.min() != of_row.max():
+        raise MaskError(
+            f"Layer {name!r} keeps {of_row.min()} to {of_row.max()} units in its {rows} rows, but scheme "
+            f"{scheme.name!r} mutates only where all rows keep equally many: give it another mask or no mutation."
+        )
+
+
 def _check_count(scheme: Scheme, shape: Shape, count: int) -> None:
     """Raise MaskError unless a mask can keep so many units."""
     if not 0 <= count <= scheme.most_kept(shape):

@@ -156,13 +156,15 @@ class Structure:
                 f"Values of a {self.scheme} layer of shape {self.shape} cannot move to a {new.scheme} "
                 f"structure of shape {new.shape}: a mutation keeps shape and scheme."
             )
+        units = self.unit_ids()
         entry_of_unit = np.full(self.rows * self.columns, -1, np.int32)
-        entry_of_unit[self.unit_ids()] = np.arange(self.entries, dtype=np.int32)
-        new_units = new.unit_ids()
-        source = entry_of_unit[new_units]
-        carried = source >= 0
+        entry_of_unit[units] = np.arange(self.entries, dtype=np.int32)
         if survivors is not None:
-            carried &= np.isin(new_units, survivors)
+            gone = np.ones(len(entry_of_unit), np.bool_)
+            gone[survivors] = False
+            entry_of_unit[gone] = -1
+        source = entry_of_unit[new.unit_ids()]
+        carried = source >= 0
         moved = np.zeros((new.capacity, self.unit_size), values.dtype)
         moved[np.flatnonzero(carried)] = values[source[carried]]
         return moved

@@ -65,9 +65,9 @@ ADMITTED: dict[tuple[str, str], type] = {
 
 
 class _BatchReader(pickle.Unpickler):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, raw: bytes) -> None:
         # Python 2 wrote the batches: its strings are bytes.
-        super().__init__(io.BytesIO(path.read_bytes()), encoding="bytes")
+        super().__init__(io.BytesIO(raw), encoding="bytes")
         self._path = path
 
     def find_class(self, module: str, name: str) -> type:
@@ -80,13 +80,14 @@ class _BatchReader(pickle.Unpickler):
             ) from None
 
 
-def read_batch(path: Path, label_key: str) -> tuple[np.ndarray, np.ndarray]:
+def read_batch(path: Path, raw: bytes, label_key: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, 3072] and labels int64 [N] (entry `label_key`) of one pickled CIFAR batch.
 
-    DataError when the file names anything but a NumPy array, is damaged, or lacks the entries.
+    raw: the content of the file `path`, which is named in errors. DataError when it names anything but a NumPy array,
+    is damaged, or lacks the entries.
     """
     try:
-        content: Any = _BatchReader(path).load()
+        content: Any = _BatchReader(path, raw).load()
     except DataError:
         raise
     except Exception as error:  # The pickle module's manual: a damaged file may raise any exception.

@@ -1,17 +1,22 @@
-"""Data sets as the loop wants them: normalised arrays in memory, known by name."""
+"""Data sets as the loop wants them, known by name: in memory, normalised, or in a folder of image files."""
 
 import hashlib
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from mest_compiler.errors import DataError
 from mest_compiler.training.augment import Augmentation, Moves, augment
+from mest_compiler.training.data_choice import evenly_chosen
 from mest_compiler.training.data_cifar import CIFAR10, CIFAR100, CifarForm, read_cifar
+from mest_compiler.training.data_folder import FolderData, read_folder
 from mest_compiler.training.data_mnist import mnist_split
 from mest_compiler.training.raw_data import RawData
+from mest_compiler.training.streams import stream
 
 # The MNIST images are 28 x 28 and the networks here are built for 32 x 32 planes.
 DEFAULT_MNIST_PLANE = 32
@@ -20,6 +25,43 @@ SPLIT_SEED = 2021
 
 MNIST_AUGMENTATION = Augmentation(padding=2, flip=False)
 CIFAR_AUGMENTATION = Augmentation(padding=4, flip=True)
+
+# Numbers at a time, so that drawing the noise takes no second copy of the images.
+NOISE_AT_ONCE = 2**24
+
+
+class Examples(Protocol):
+    """What the loop asks of a data set, wherever its images are.
+
+    train_y, test_y: int64 [N] in 0..classes-1; plane: (H, W); input_shape: (C, H, W).
+    """
+
+    name: str
+    train_y: np.ndarray
+    test_y: np.ndarray
+    classes: int
+    channels: int
+    plane: tuple[int, int]
+    input_shape: tuple[int, int, int]
+
+    def train_images(self, ids: np.ndarray, rng: np.random.Generator | None, share: slice) -> np.ndarray:
+        """float32 [len(ids[share]), C, H, W]: a share of the training images `ids`, normalised.
+
+        They are augmented as `rng` draws for all of `ids`, so the shares make up the whole; None: not at all.
+        """
+        ...
+
+    def test_images(self, ids: np.ndarray) -> np.ndarray:
+        """float32 [len(ids), C, H, W]: test images, normalised."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A short digest to recognise the data when a run is resumed."""
+        ...
+
+    def with_training(self, ids: np.ndarray) -> "Examples":
+        """The same data with the training images `ids` (int64, ascending) only."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +117,26 @@ class DataSet:
         """float32 [len(ids), C, H, W]: test images."""
         return self.test_x[ids]
 
+    def with_training(self, ids: np.ndarray) -> "DataSet":
+        """The same data with the training images `ids` (int64, ascending) only."""
+        return replace(self, train_x=self.train_x[ids], train_y=self.train_y[ids])
+
+    def with_noise(self, deviation: float, seed: int) -> "DataSet":
+        """The same data with Gaussian noise in all images, training and test, drawn once with `seed`.
+
+        deviation: its standard deviation in normalised units. Pixels that augmentation pads with stay black.
+        """
+        noisy = []
+        for part, images in enumerate((self.train_x, self.test_x)):
+            rng = stream(seed, "noise", part)
+            x = images.copy()
+            pixels = x.reshape(-1)
+            for start in range(0, len(pixels), NOISE_AT_ONCE):
+                some = pixels[start : start + NOISE_AT_ONCE]
+                some += np.float32(deviation) * rng.standard_normal(len(some), dtype=np.float32)
+            noisy.append(x)
+        return replace(self, train_x=noisy[0], test_x=noisy[1])
+
     def fingerprint(self) -> str:
         """A short digest of the labels and the first images, to recognise the data when a run is resumed."""
         digest = hashlib.sha256(f"{self.name} {self.train_x.shape} {self.test_x.shape}".encode())
@@ -83,17 +145,45 @@ class DataSet:
         return digest.hexdigest()[:16]
 
 
-def load_data(name: str, root: Path | str | None = None, *, seed: int = SPLIT_SEED, size: int | None = None) -> DataSet:
-    """Load a data set by name: "mnist" (5,000 real images, offline), "cifar10" or "cifar100".
+def load_data(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    seed: int = SPLIT_SEED,
+    size: int | None = None,
+    examples: int | None = None,
+    noise: float = 0.0,
+) -> Examples:
+    """Load a data set by name.
 
-    root: the folder that holds CIFAR's unpacked archive, or the archive's own folder; MNIST takes none. seed:
-    draws MNIST's split (CIFAR's split is its own). size: height and width of the images; MNIST's are
-    zero-padded to it (32 by default, 28 leaves them as they are), CIFAR's are 32. DataError says what is
-    missing or wrong.
+    "mnist" (5,000 real images, offline), "cifar10" and "cifar100" (from their unpacked archives) are read into memory
+    as a DataSet; "folder" and "imagenet", which are the same, stay on disk as a FolderData.
+
+    root: the folder that holds CIFAR's unpacked archive, or the archive's own folder, or the folder with the parts of
+    an image folder; MNIST takes none. size: height and width of the images; MNIST's are zero-padded to it (32 by
+    default, 28 leaves them as they are), CIFAR's are 32, those of folders are cropped to it (224 by default). examples:
+    only so many training images, as equally many of each class as the classes allow; the 500 are among the 1,000.
+    noise: standard deviation of the Gaussian noise, in normalised units, that makes images in memory harder, see
+    `DataSet.with_noise`. seed: draws MNIST's split (the others have their own), the examples and the noise. DataError
+    says what is missing or wrong.
     """
     if name not in LOADERS:
         raise DataError(f"unknown data set {name!r}: choose one of {', '.join(LOADERS)}")
-    return LOADERS[name](root, seed, size)
+    if not (math.isfinite(noise) and noise >= 0):
+        raise DataError(f"noise is a standard deviation of at least 0, not {noise}")
+    data = LOADERS[name](root, seed, size)
+    if noise:
+        if not isinstance(data, DataSet):
+            raise DataError(f"the images of data set {name} stay on disk and take no noise: leave noise out")
+        data = data.with_noise(noise, seed)
+    if examples is not None:
+        if not 1 <= examples <= len(data.train_y):
+            raise DataError(
+                f"data set {name} has {len(data.train_y)} training images, {examples} were asked for: "
+                f"choose from 1 to {len(data.train_y)}"
+            )
+        data = data.with_training(evenly_chosen(data.train_y, examples, seed))
+    return data
 
 
 def _load_mnist(root: Path | str | None, seed: int, size: int | None) -> DataSet:
@@ -123,10 +213,20 @@ def _load_cifar100(root: Path | str | None, seed: int, size: int | None) -> Data
     return cifar_data_set(CIFAR100, root, size)
 
 
-LOADERS: dict[str, Callable[[Path | str | None, int, int | None], DataSet]] = {
+def _load_folder(root: Path | str | None, seed: int, size: int | None) -> FolderData:
+    return read_folder("folder", root, size)
+
+
+def _load_imagenet(root: Path | str | None, seed: int, size: int | None) -> FolderData:
+    return read_folder("imagenet", root, size)
+
+
+LOADERS: dict[str, Callable[[Path | str | None, int, int | None], Examples]] = {
     "mnist": _load_mnist,
     "cifar10": _load_cifar10,
     "cifar100": _load_cifar100,
+    "folder": _load_folder,
+    "imagenet": _load_imagenet,
 }
 
 

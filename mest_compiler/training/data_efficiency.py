@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mest_compiler.errors import MestError
+from mest_compiler.errors import CheckpointError, MestError
 from mest_compiler.training.forgetting import Forgetting
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.streams import stream
@@ -61,5 +61,12 @@ class DataEfficiency:
 
     def restore(self, arrays: Mapping[str, np.ndarray], source: str) -> None:
         """Go on from `arrays`; CheckpointError, naming `source`, when they are of something else."""
+        removed = arrays.get(_REMOVED)
+        if removed is None or removed.dtype != np.int64 or removed.ndim != 1 or not self._ascending(removed):
+            raise CheckpointError(f"{source} does not hold which training images were removed: use another one")
         self.forgetting.restore(arrays, source)
-        self.removed = arrays.get(_REMOVED, self.removed).astype(np.int64)
+        self.removed = removed.copy()
+
+    def _ascending(self, ids: np.ndarray) -> bool:
+        """Whether these are numbers of different training images, in order."""
+        return bool(np.all(np.diff(ids, prepend=-1, append=len(self.forgetting.events)) > 0))

@@ -1,5 +1,6 @@
-"""The batches of an epoch, in a random order, augmented, and prepared one ahead on a thread of their own."""
+"""The batches of an epoch, in a random order, augmented, and prepared some ahead on a thread of their own."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,10 +9,13 @@ from typing import TypeVar
 import numpy as np
 
 from mest_compiler.errors import DataError
-from mest_compiler.training.data import DataSet
+from mest_compiler.training.data import Examples
 from mest_compiler.training.streams import stream
 
 T = TypeVar("T")
+
+# Enough to ride over a batch that takes long to load; each one more is memory for another batch.
+AHEAD = 3
 
 
 def steps_per_epoch(n: int, batch: int) -> int:
@@ -42,7 +46,7 @@ class Batch:
 
 
 def epoch_batches(
-    data: DataSet,
+    data: Examples,
     batch: int,
     *,
     active: np.ndarray,
@@ -52,7 +56,7 @@ def epoch_batches(
     first_step: int = 0,
     augmented: bool,
 ) -> Generator[Batch, None, None]:
-    """The batches of an epoch over the examples `active` (numbers, int64) from `first_step` on, prepared one ahead.
+    """The batches of an epoch over the examples `active` (numbers, int64) from `first_step` on, prepared ahead.
 
     The order depends on (seed, epoch) and the augmentation on (seed, epoch, step), so a run that resumes in
     the middle of an epoch sees the batches the uninterrupted run sees, and the shares of several processes make up the
@@ -65,15 +69,23 @@ def epoch_batches(
         rng = stream(seed, "augment", epoch, step) if augmented else None
         return Batch(ids, data.train_images(ids, rng, share), data.train_y[ids[share]])
 
-    return one_ahead(prepare, range(first_step, len(chosen)))
+    return made_ahead(prepare, range(first_step, len(chosen)))
 
 
-def one_ahead(make: Callable[[int], T], steps: range) -> Generator[T, None, None]:
-    """Yield make(step) for every step, while a thread makes the next; errors in `make` are raised here."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="mest-batches") as pool:
-        pending = [pool.submit(make, step) for step in steps[:1]]
-        for following in range(1, len(steps) + 1):
-            made = pending.pop().result()
+def made_ahead(make: Callable[[int], T], steps: range) -> Generator[T, None, None]:
+    """Yield make(step) for every step, in order, while a thread makes the next AHEAD ones.
+
+    An error in `make` is raised here, at its step. Closing the generator waits for the one that is being made and
+    drops the others.
+    """
+    # One thread: it keeps the order, and data that are slow to load spread a batch over threads themselves.
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mest-batches")
+    try:
+        pending = deque(pool.submit(make, step) for step in steps[:AHEAD])
+        for following in range(AHEAD, AHEAD + len(steps)):
+            made = pending.popleft().result()
             if following < len(steps):
                 pending.append(pool.submit(make, steps[following]))
             yield made
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -60,4 +60,5 @@ class Forgetting:
             stored = arrays.get(name)
             if stored is None or stored.shape != own.shape or stored.dtype != own.dtype:
                 raise CheckpointError(f"{source} holds no forgetting events of this training set: use another one")
-            own[...] = stored
+        for name, own in self.arrays().items():
+            own[...] = arrays[name]

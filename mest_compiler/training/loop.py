@@ -10,9 +10,9 @@ import numpy as np
 
 from mest_compiler.errors import MestError
 from mest_compiler.training.backend import Backend
-from mest_compiler.training.data import DataSet
+from mest_compiler.training.data import Examples
 from mest_compiler.training.data_efficiency import DataEfficiency
-from mest_compiler.training.feed import epoch_batches, steps_per_epoch
+from mest_compiler.training.feed import epoch_batches, made_ahead, steps_per_epoch
 from mest_compiler.training.memory import peak_rss_mb
 from mest_compiler.training.mutator import Mutated, Mutator
 from mest_compiler.training.progress import Reporter
@@ -21,12 +21,13 @@ from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import EpochRecord, Position, Summary
 from mest_compiler.training.run_folder import RunFolder
 
-EVALUATED_AT_ONCE = 1000  # images
+EVALUATED_AT_ONCE = 1000  # images at most
+EVALUATED_BYTES = 2**26  # of images at once; a few times as many are being loaded meanwhile
 
 
 def train(
     backend: Backend,
-    data: DataSet,
+    data: Examples,
     recipe: Recipe,
     run_dir: Path,
     *,
@@ -65,7 +66,7 @@ class _Run:
     """What one call of `train` works on."""
 
     def __init__(
-        self, backend: Backend, data: DataSet, recipe: Recipe, run_dir: Path, reporter: Reporter,
+        self, backend: Backend, data: Examples, recipe: Recipe, run_dir: Path, reporter: Reporter,
         checkpoint_steps: int | None, ranks: Ranks,
     ) -> None:  # fmt: skip
         self.backend, self.data, self.recipe, self.reporter, self.ranks = backend, data, recipe, reporter, ranks
@@ -190,12 +191,14 @@ class _Run:
         )
 
 
-def evaluate(backend: Backend, data: DataSet, ranks: Ranks | None = None) -> float:
+def evaluate(backend: Backend, data: Examples, ranks: Ranks | None = None) -> float:
     """Share of the test images whose largest logit is that of their label; processes share the images out."""
     ranks = ranks or Alone()
+    mine = np.arange(len(data.test_y))[ranks.rank :: ranks.size]
+    at_once = max(1, min(EVALUATED_AT_ONCE, EVALUATED_BYTES // (4 * math.prod(data.input_shape))))
+    parts = [mine[start : start + at_once] for start in range(0, len(mine), at_once)]
     right = 0
-    for start in range(0, len(data.test_y), EVALUATED_AT_ONCE):
-        ids = np.arange(start, min(start + EVALUATED_AT_ONCE, len(data.test_y)))[ranks.rank :: ranks.size]
-        if len(ids):
-            right += int(np.count_nonzero(backend.predict(data.test_images(ids)).argmax(axis=1) == data.test_y[ids]))
+    with closing(made_ahead(lambda i: data.test_images(parts[i]), range(len(parts)))) as images:
+        for ids, x in zip(parts, images, strict=True):
+            right += int(np.count_nonzero(backend.predict(x).argmax(axis=1) == data.test_y[ids]))
     return ranks.total(right) / len(data.test_y)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mest_compiler.errors import CheckpointError
-from mest_compiler.sparsity.mutation import Change, grow_to, remove_to
+from mest_compiler.sparsity.mutation import Change, check_balanced, grow_to, remove_to
 from mest_compiler.sparsity.mutation_schedule import MutationSchedule, Phase, units_at
 from mest_compiler.training.backend import Backend
 from mest_compiler.training.streams import stream
@@ -30,16 +30,19 @@ class Mutator:
 
         Raises:
             ProfileError: the schedule asks for more or fewer units than a layer can keep.
+            MaskError: a layer's rows do not keep equally many units, and its scheme mutates balanced ones only.
         """
         self.schedule = schedule
         self._backend = backend
         self._layers = backend.sparse_layers()
-        self._base = {name: len(units) for name, units in backend.kept_units().items()}
+        units = backend.kept_units()
+        self._base = {name: len(kept) for name, kept in units.items()}
         self._rng = stream(seed, "mutation")
-        for epoch in range(schedule.until + 1):
-            for phase in schedule.phases(epoch):
-                for name in self._layers:
-                    self._count(name, phase)
+        phases = {phase for epoch in range(schedule.until + 1) for phase in schedule.phases(epoch)}
+        for name, (scheme, shape) in self._layers.items() if phases else ():
+            check_balanced(name, scheme, shape, units[name])
+            for phase in phases:
+                self._count(name, phase)
 
     def _count(self, name: str, phase: Phase) -> int:
         return units_at(name, *self._layers[name], self._base[name], phase.offset)
@@ -82,10 +85,13 @@ class Mutator:
     def restore(self, state: dict[str, Any], source: str) -> None:
         """Go on from `state`; CheckpointError, naming `source`, when it is of something else."""
         try:
-            base = {name: int(count) for name, count in state["base"].items()}
-            self._rng.bit_generator.state = state["generator"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            base, generator = dict(state["base"]), state["generator"]
+            if base.keys() != self._base.keys():
+                raise CheckpointError(f"{source} is of a run with other sparse layers: resume with its own")
+            for name, (scheme, shape) in self._layers.items():
+                if type(base[name]) is not int or not 0 <= base[name] <= scheme.most_kept(shape):
+                    raise ValueError(f"layer {name!r} cannot keep {base[name]!r} units")
+            self._rng.bit_generator.state = generator
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{source} holds no state of a mutation ({error}): use another one") from None
-        if base.keys() != self._base.keys():
-            raise CheckpointError(f"{source} is of a run with other sparse layers: resume with its own")
         self._base = base

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,10 @@ class Ranks(Protocol):
 
     rank: int
     size: int
+
+    def local(self, device: str) -> str:
+        """The device that this process trains on where a person asked for `device`."""
+        ...
 
     def share(self, n: int) -> slice:
         """Which of the n examples of a batch are this process's; all shares are equally large."""
@@ -44,11 +49,26 @@ class Ranks(Protocol):
         """Wait until all processes are here."""
         ...
 
+    def guarded(self) -> AbstractContextManager[None]:
+        """For code that talks to the other processes by itself, as a backward pass of `parallel`'s model does.
+
+        DeviceError where one of them is lost.
+        """
+        ...
+
+    def close(self) -> None:
+        """The last call."""
+        ...
+
 
 class Alone:
     """One process."""
 
     rank, size = 0, 1
+
+    def local(self, device: str) -> str:
+        """The device as it is."""
+        return device
 
     def share(self, n: int) -> slice:
         """All."""
@@ -72,3 +92,10 @@ class Alone:
 
     def barrier(self) -> None:
         """Nobody to wait for."""
+
+    def guarded(self) -> AbstractContextManager[None]:
+        """Nobody to lose."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Nothing to close."""

@@ -27,7 +27,9 @@ class Recipe:
     """One training run.
 
     model: a name from the models' registry or "file.py:callable"; width: the model's width factor; data: a
-    data set's name, and data_root the folder it is read from; lr, end_lr: first and last learning rate;
+    data set's name, data_root the folder it is read from, size the height and width of its images where they are not
+    the usual ones, and noise the deviation of Gaussian noise that is added to them, in normalised units, to make an
+    easy set harder; lr, end_lr: first and last learning rate;
     warmup_epochs: linear warm-up before `lr`; schedule: "cosine", or "step" with `milestones` (epochs) at
     which the rate is multiplied by `decay`; momentum, nesterov, weight_decay: as in torch.optim.SGD; scheme
     and sparsity (fraction of weights that are zero, in [0, 1)) for one ratio everywhere, or profile, a YAML
@@ -62,6 +64,8 @@ class Recipe:
     data_root: str | None = None
     augment: bool = True
     examples: int | None = None
+    noise: float = 0.0
+    size: int | None = None
     label_smoothing: float = 0.0
     mutation: str = STATIC
     p: float = 0.05
@@ -105,14 +109,19 @@ class Recipe:
             "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "width": (self.width > 0, "above 0"),
             "examples": (self.examples is None or self.examples >= 1, "at least 1"),
+            "noise": (self.noise >= 0, "at least 0"),
+            "size": (self.size is None or self.size >= 1, "at least 1"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             "mutation": (self.mutation in METHODS, f"one of {', '.join(METHODS)}"),
             "p": (0 < self.p < 1, "above 0 and below 1"),
             "mutate_every": (self.mutate_every >= 1, "at least 1"),
-            "mutate_until": (0 <= self.mutate_until <= self.epochs, "at least 0 and at most epochs"),
+            "mutate_until": (0 <= self.mutate_until <= self.epochs, f"at least 0 and at most epochs ({self.epochs})"),
             "p_decay": (0 < self.p_decay <= 1, "above 0 and at most 1"),
             "importance_lambda": (self.importance_lambda >= 0, "at least 0"),
-            "de_epoch": (self.de_epoch is None or 1 <= self.de_epoch < self.epochs, "at least 1 and below epochs"),
+            "de_epoch": (
+                self.de_epoch is None or 1 <= self.de_epoch < self.epochs,
+                f"at least 1 and below epochs ({self.epochs})",
+            ),
             "de_threshold": (self.de_threshold is None or self.de_threshold >= 0, "at least 0"),
             "de_remove": (self.de_remove is None or self.de_remove >= 1, "at least 1"),
             "sparsity": (self.sparsity is None or 0 <= self.sparsity < 1, "at least 0 and below 1"),
@@ -159,9 +168,13 @@ class Recipe:
         lists = {name: list(value) for name, value in dataclasses.asdict(self).items() if isinstance(value, tuple)}
         return dataclasses.asdict(self) | lists
 
+    def text(self) -> str:
+        """All fields as YAML, which `load` reads back."""
+        return yaml.safe_dump(self.as_mapping(), sort_keys=False)
+
     def dump(self, path: Path) -> None:
-        """Write the recipe as YAML, whole or not at all."""
-        write_whole_text(path, yaml.safe_dump(self.as_mapping(), sort_keys=False))
+        """Write `text`, whole or not at all."""
+        write_whole_text(path, self.text())
 
     @classmethod
     def from_mapping(cls, content: object, source: str) -> Recipe:
@@ -210,15 +223,27 @@ def available_recipes() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
+def described_recipes() -> dict[str, str]:
+    """What each recipe of the package is, by its name: the first line of its file."""
+    return {name: _text_of(name).partition("\n")[0].removeprefix("#").strip() for name in available_recipes()}
+
+
 def load_recipe(name_or_path: str) -> Recipe:
     """A recipe of the package by its name ("demo"), or a YAML file by its path (it ends in .yaml or .yml)."""
     if name_or_path.endswith((".yaml", ".yml")):
         return Recipe.load(Path(name_or_path))
     known = available_recipes()
     if name_or_path not in known:
-        raise MestError(f"unknown recipe {name_or_path!r}: choose one of {', '.join(known)}, or name a .yaml file")
-    text = (resources.files(RECIPES) / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    return Recipe.from_mapping(yaml.safe_load(text), f"recipe {name_or_path}")
+        near = difflib.get_close_matches(name_or_path, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise MestError(
+            f"unknown recipe {name_or_path!r}{hint}: choose one of {', '.join(known)}, or name a .yaml file"
+        )
+    return Recipe.from_mapping(yaml.safe_load(_text_of(name_or_path)), f"recipe {name_or_path}")
+
+
+def _text_of(name: str) -> str:
+    return (resources.files(RECIPES) / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _converted(name: str, kind: str, value: object) -> object:

@@ -1,6 +1,7 @@
 """What a run leaves behind in numbers: a record an epoch, a summary, and a checkpoint's position."""
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mest_compiler.errors import CheckpointError
@@ -38,6 +39,24 @@ class EpochRecord:
     unforgettable: int
     memory_mb: float
     state_mb: float
+
+    @classmethod
+    def from_mapping(cls, content: object, source: str) -> "EpochRecord":
+        """A record from a line of a log; CheckpointError, naming `source`, when it is something else."""
+        names = {entry.name for entry in fields(cls)}
+        if not isinstance(content, dict) or content.keys() != names:
+            found = content.keys() if isinstance(content, dict) else set()
+            wrong = min(names ^ found, key=str)
+            said = "lacks" if wrong in names else "has the unknown"
+            raise CheckpointError(f"{source} is no record of an epoch: it {said} {wrong!r}; use a log of this version")
+        for entry in fields(cls):
+            value = content[entry.name]
+            # type(), because True is an int to isinstance
+            fits = type(value) is int or (entry.type is float and type(value) is float and math.isfinite(value))
+            if not fits:
+                kind = "a number" if entry.type is float else "a whole number"
+                raise CheckpointError(f"{source}: {entry.name} is {value!r} and not {kind}; use an undamaged log")
+        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -122,8 +141,11 @@ class Position:
         """Back from `as_mapping`; CheckpointError, naming `source`, when it is something else."""
         try:
             records = [EpochRecord(**record) for record in content["records"]]
-            return cls(**(content | {"records": records}))
-        except (TypeError, KeyError) as error:
+            position = cls(**(content | {"records": records}))
+            if position.epoch != len(records) or position.step < 0:
+                raise ValueError(f"{len(records)} records of {position.epoch} epochs and {position.step} steps")
+            return position
+        except (TypeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{source} was not written by this training loop ({error}): use another one"
             ) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mest_compiler.errors import CheckpointError, DataError
 from mest_compiler.training.backend import Backend
-from mest_compiler.training.data import DataSet
+from mest_compiler.training.data import Examples
 from mest_compiler.training.data_efficiency import DataEfficiency
 from mest_compiler.training.mutator import Mutator
 from mest_compiler.training.recipe import Recipe
@@ -24,7 +24,7 @@ class RunFolder:
     The checkpoint is the truth: the log is written anew from it when a run goes on.
     """
 
-    def __init__(self, path: Path, recipe: Recipe, data: DataSet) -> None:
+    def __init__(self, path: Path, recipe: Recipe, data: Examples) -> None:
         if recipe.data != data.name:
             raise DataError(
                 f"the recipe asks for data set {recipe.data} and was given {data.name}: pass the one it names"
@@ -60,6 +60,8 @@ class RunFolder:
             raise CheckpointError(f"{source} was not written by this training loop: use another one")
         ours = self._recipe.as_mapping()
         theirs = extra["recipe"]
+        if not isinstance(theirs, dict):
+            raise CheckpointError(f"{source} was not written by this training loop: use another one")
         different = [k for k in ours if k not in MAY_CHANGE and (k not in theirs or theirs[k] != ours[k])]
         if different:
             key = different[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mest_compiler.errors import CheckpointError, DeviceError, MaskError, MestError
+from mest_compiler.errors import DeviceError, MaskError, MestError
 from mest_compiler.runtime import checkpoint
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.sparsity import mutation
@@ -58,7 +58,10 @@ class TorchBackend:
         self._parallel = self.ranks.parallel(self.model)
         self._parameters = dict(self.model.named_parameters())
         self._rule = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        self._optimizer = torch.optim.SGD(self._parameters.values(), lr=0.0, **self._rule)
+        # foreach, the default on a GPU, would add Nesterov's momentum to the gradients that `importance` reads.
+        self._optimizer = torch.optim.SGD(
+            self._parameters.values(), lr=0.0, foreach=False if nesterov else None, **self._rule
+        )
         # Made here and not at the first step, so that a checkpoint has the same tensors whenever it is
         # written.
         for parameter in self._parameters.values():
@@ -67,8 +70,6 @@ class TorchBackend:
         self._units: dict[str, np.ndarray] = {}
         self._removed: dict[str, torch.Tensor] = {}
         self._has_gradients = False
-        # A dropout draws from the global generator: seeded in every step, it draws the same in a resumed run.
-        self._draws = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in model.modules())
         for name, mask in (masks or {}).items():
             self._schemes[name] = get_scheme((schemes or {}).get(name, "unstructured"))
             shape = self._shape(name)
@@ -102,6 +103,9 @@ class TorchBackend:
     def _momentum_of(self, name: str) -> torch.Tensor:
         return self._optimizer.state[self._parameters[name]]["momentum_buffer"]
 
+    def _momenta(self) -> dict[str, torch.Tensor]:
+        return {name: self._momentum_of(name) for name in self._parameters}
+
     # ---- training
     def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> tuple[float, np.ndarray]:
         """One step of masked SGD on the mean cross-entropy; see `Backend.step`. Logits have our dtype.
@@ -109,13 +113,15 @@ class TorchBackend:
         Of several processes each gets its share of the batch, and its share's loss and logits.
         """
         self.model.train()
-        if self._draws:
-            torch.manual_seed(int(step_seed(self.seed, self.steps)) + self.ranks.rank)
+        # What a model draws, in modules or functions, comes from the global generator: a resumed run draws the same.
+        torch.manual_seed(int(step_seed(self.seed, self.steps)) + self.ranks.rank)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.zero_grad(set_to_none=True)
-        logits = self._parallel(self._here(x))
-        loss = nn.functional.cross_entropy(logits, torch.from_numpy(y).to(self.device), label_smoothing=self._smoothing)
-        loss.backward()
+        labels = torch.from_numpy(y).to(self.device)
+        with self.ranks.guarded():
+            logits = self._parallel(self._here(x))
+            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+            loss.backward()
         for name, removed in self._removed.items():
             gradient = self._parameters[name].grad
             if gradient is not None:
@@ -191,7 +197,7 @@ class TorchBackend:
 
     def momentum(self) -> dict[str, np.ndarray]:
         """Copies of the momentum by parameter name."""
-        return {name: self._momentum_of(name).cpu().numpy().copy() for name in self._parameters}
+        return {name: tensor.cpu().numpy().copy() for name, tensor in self._momenta().items()}
 
     def state_bytes(self) -> dict[str, int]:
         """Bytes of weights, gradients, momentum and masks: all dense here, whatever the masks say."""
@@ -207,15 +213,18 @@ class TorchBackend:
         }
 
     def _identity(self) -> checkpoint.Identity:
-        shapes = {name: list(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        forms = {
+            name: (str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
+            for name, tensor in self.model.state_dict().items()
+        }
+        parameters = {name: forms.pop(name) for name in self._parameters}
         schemes = {name: scheme.name for name, scheme in self._schemes.items()}
-        return checkpoint.Identity(shapes, str(self.dtype).removeprefix("torch."), schemes, self._rule)
+        return checkpoint.Identity(parameters, forms, schemes, self._rule)
 
     def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Write all state, `extra` (JSON values) and `arrays` to one file, which every backend reads."""
-        momenta = {name: self._momentum_of(name) for name in self._parameters}
         content = checkpoint.Content(
-            self._compact(self.model.state_dict()), self._compact(momenta), self.kept_units(), dict(extra),
+            self._compact(self.model.state_dict()), self._compact(self._momenta()), self.kept_units(), dict(extra),
             arrays or {}, self.seed, self.steps,
         )  # fmt: skip
         checkpoint.write(path, content, self._identity())
@@ -227,35 +236,22 @@ class TorchBackend:
         A CheckpointError changes nothing.
         """
         content = checkpoint.read(path, self._identity())
-        own = (self.model.state_dict(), {name: self._momentum_of(name) for name in self._parameters})
-        for name, (scheme, shape) in self.sparse_layers().items():
-            units = content.units.get(name)
-            if units is None or (len(units) and not 0 <= units.min() <= units.max() < scheme.units(shape)):
-                raise CheckpointError(f"Checkpoint {path} has no units of {name!r} that fit: use another one.")
-        filled = []
-        for tensors, stored in zip(own, (content.state, content.momentum), strict=True):
-            filled.append({name: self._filled(path, name, stored, content.units) for name in tensors})
-        for name in self._schemes:
-            self._keep(name, content.units[name])
-        for tensors, arrays in zip(own, filled, strict=True):
+        for name, units in content.units.items():
+            self._keep(name, units)
+        for tensors, stored in ((self.model.state_dict(), content.state), (self._momenta(), content.momentum)):
             for name, tensor in tensors.items():
-                tensor.copy_(torch.from_numpy(arrays[name]))
+                self._fill(name, tensor, stored[name])
         self.seed, self.steps, self._has_gradients = content.seed, content.steps, False
         return content.extra, dict(content.arrays)
 
-    def _filled(self, path: str | Path, name: str, stored: Mapping[str, np.ndarray], units) -> np.ndarray:
-        """One tensor of a checkpoint, with its zeros."""
-        shape = tuple(self.model.state_dict()[name].shape)
-        array = stored.get(name)
-        if array is not None and name in self._schemes:
-            places = self._schemes[name].weights_of(units[name], self._shape(name))
-            if array.shape == places.shape:
-                dense = np.zeros(shape, array.dtype)
-                dense.reshape(-1)[places] = array
-                array = dense
-        if array is None or array.shape != shape:
-            raise CheckpointError(f"Checkpoint {path} has no {name!r} of shape {shape}: use another one.")
-        return array.copy()  # what a file is read into may be read-only
+    def _fill(self, name: str, tensor: torch.Tensor, stored: np.ndarray) -> None:
+        """Take a tensor of a checkpoint, with zeros for what is not kept."""
+        if name in self._schemes:
+            places = self._schemes[name].weights_of(self._units[name], self._shape(name))
+            dense = np.zeros(tuple(tensor.shape), stored.dtype)
+            dense.reshape(-1)[places] = stored
+            stored = dense
+        tensor.copy_(torch.from_numpy(stored.copy()))  # what a file is read into may be read-only
 
 
 def torch_device(name: str) -> torch.device:

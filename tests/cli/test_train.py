@@ -1,39 +1,82 @@
-"""`mest train`: recipes and the options that overrule them, what a run leaves, and that a resumed run is the same."""
+"""`mest train`: recipes and the options that overrule them, what a run leaves, and that either backend begins as the
+other, goes on where the other stopped, and is the same when it is resumed."""
 
 import json
 import os
-import signal
-import threading
-import time
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from mest_compiler import models
 from mest_compiler.cli.main import app
 from mest_compiler.cli.recipe_options import chosen_recipe
 from mest_compiler.errors import MestError
+from mest_compiler.runtime import checkpoint
 from mest_compiler.sparsity.schemes import get_scheme
+from mest_compiler.training.progress import RichReporter
+from mest_compiler.training.recipe import available_recipes
 
 RUN = Path("runs/net")
 TINY = ("train", "--model", "net.py:make", "--data", "mnist", "--batch", "250", "--run-dir", RUN, "--threads", "1")
 BLOCK = ("--scheme", "block", "--sparsity", "0.5")
+SOFT = ("--mutation", "em&s", "--p", "0.1", "--mutate-every", "1", "--mutate-until", "3", "--p-milestones", "2")
+EFFICIENT = ("--de-epoch", "3", "--de-remove", "1000")
+WHOLE = (*TINY, *BLOCK, *SOFT, *EFFICIENT, "--epochs", "4")
+"""A run with every kind of state."""
+TORCH = ("--backend", "torch")
 LAYER, SHAPE = "3.weight", (16, 8, 3, 3)
+CHECKPOINT = RUN / "checkpoint.safetensors"
+
+
+def records() -> list[dict]:
+    return [json.loads(line) for line in (RUN / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a command that is interrupted when the reporter's `event` happens for the `count`th time."""
+
+    def stop(event: str, count: int, *arguments: object) -> None:
+        seen = []
+        with monkeypatch.context() as patch:
+
+            def interrupt(*_: object) -> None:
+                seen.append(event)
+                if len(seen) == count:
+                    raise KeyboardInterrupt
+
+            patch.setattr(RichReporter, event, interrupt)
+            result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 130, result.stderr
+        assert "resume the run to go on from there" in result.stderr
+
+    return stop
 
 
 def test_options_overrule_a_recipe() -> None:
-    given = {"epochs": 2, "lr": None, "milestones": "3,5", "schedule": "step", "model": "net.py:make"}
-    recipe = chosen_recipe("demo", RUN, False, given)
-    assert (recipe.epochs, recipe.lr, recipe.milestones) == (2, 0.1, (3, 5))
+    given = {"epochs": 8, "lr": None, "milestones": "3,5", "schedule": "step", "model": "net.py:make", "p": 0.02}
+    recipe = chosen_recipe("demo", RUN, False, given | {"p_milestones": "2", "noise": 0.5, "examples": 100})
+    assert (recipe.epochs, recipe.lr, recipe.milestones) == (8, 0.1, (3, 5))
+    assert (recipe.mutation, recipe.p, recipe.p_milestones) == ("em", 0.02, (2,))
+    assert (recipe.noise, recipe.examples) == (0.5, 100)
     assert recipe.model == f"{Path.cwd() / 'net.py'}:make"
     assert (recipe.scheme, recipe.sparsity) == ("block", 0.9)
 
 
-def test_a_profile_takes_the_place_of_a_scheme(tmp_path: Path) -> None:
+def test_one_way_takes_the_place_of_the_other(tmp_path: Path) -> None:
     recipe = chosen_recipe("demo", RUN, False, {"profile": tmp_path / "profile.yaml"})
     assert (recipe.scheme, recipe.sparsity, recipe.profile) == (None, None, str(tmp_path / "profile.yaml"))
+    recipe = chosen_recipe("mnist-ems-de", RUN, False, {"de_remove": 500})
+    assert (recipe.de_epoch, recipe.de_threshold, recipe.de_remove) == (14, None, 500)
 
 
 def test_what_makes_no_recipe(tmp_path: Path) -> None:
@@ -43,14 +86,22 @@ def test_what_makes_no_recipe(tmp_path: Path) -> None:
         chosen_recipe(None, tmp_path, True, {})
 
 
+def test_every_recipe_is_listed(mest) -> None:
+    listed = mest("train", "--list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == available_recipes()
+    assert all(len(line.split()) > 4 for line in listed)
+
+
 def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
     mask = get_scheme("block").random_mask(SHAPE, 0.75, np.random.default_rng(5))
     save_file({LAYER: mask}, "masks.safetensors")
     arguments = (*TINY, *BLOCK, "--epochs", "2", "--masks", "masks.safetensors")
-    result = json.loads(mest(*arguments, "--json", "-").stdout)
+    done = mest(*arguments, "--json", "-")
+    result = json.loads(done.stdout)
     assert result["epochs"] == len(result["records"]) == 2
     assert result["losses"][0] > result["losses"][1]
     assert result["state_bytes"] == sum(result["state_bytes_details"].values())
+    assert (result["backend"], result["device"], result["threads"]) == ("compiled", "cpu", 1)
     left = {
         "artifact",
         "checkpoint.safetensors",
@@ -62,6 +113,9 @@ def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
     assert {path.name for path in RUN.iterdir()} == left
     assert np.array_equal(load_file(RUN / "masks.safetensors")[LAYER], mask)
     assert np.array_equal(load_file(RUN / "weights.safetensors")[LAYER] != 0, mask)
+    # the whole recipe came first, as the folder keeps it
+    printed, _, _ = done.stderr.partition("\n\n")
+    assert yaml.safe_load(printed) == yaml.safe_load((RUN / "recipe.yaml").read_text()) == result["recipe"]
 
     assert "already holds a run" in refused(*arguments)
     assert "goes on with its own masks" in refused(*TINY, "--resume", "--masks", "masks.safetensors")
@@ -73,47 +127,256 @@ def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
     assert "was made with momentum 0.9" in different.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--data", "imagenet"], "unknown data set 'imagenet'"),
-        (["--data", "cifar10"], "say where its unpacked archive is"),
-        (["--epochs", "0"], "epochs of a recipe is at least 1"),
-        (["--masks", "other.safetensors"], "is of another model"),
-        (["--masks", "ragged.safetensors"], "is no mask of scheme 'block'"),
-        (["--milestones", "a"], "'a' is no list of epochs"),
-        (["--batch", "5000"], "fewer than one batch of 5000"),
-        (["--run-dir", "net.py/run"], "net.py/run"),
-        (["--resume"], "holds no run to resume"),
-    ],
-)
-def test_bad_input_leaves_no_folder(refused, folder: Path, arguments: list[str], sentence: str) -> None:
-    ragged = np.ones(SHAPE, bool)
-    ragged[0] = False
-    save_file({LAYER: ragged}, "ragged.safetensors")
-    save_file({"conv1.weight": np.ones((4, 3, 3, 3), bool)}, "other.safetensors")
-    assert sentence in refused(*TINY, *BLOCK, "--epochs", "1", *arguments)
-    assert not Path("runs").exists()
+def test_what_torch_leaves(mest, folder: Path) -> None:
+    result = json.loads(mest(*WHOLE, *TORCH, "--json", "-").stdout)
+    assert (result["backend"], result["device"], result["compile_seconds"]) == ("torch", "cpu", None)
+    names = {"checkpoint.safetensors", "log.jsonl", "masks.safetensors", "recipe.yaml", "weights.safetensors"}
+    assert {path.name for path in RUN.iterdir()} == names
+    mask = load_file(RUN / "masks.safetensors")[LAYER]
+    assert mask.shape == SHAPE
+    assert mask.mean() == 0.5
+    assert not load_file(RUN / "weights.safetensors")[LAYER][~mask].any()
+    found = records()
+    assert [record["kept"] > 576 for record in found] == [True, True, False, False]  # em&s keeps more until the end
+    assert [record["examples"] for record in found] == [4000, 4000, 4000, 3000]
+    assert json.loads(json.dumps(found)) == result["records"]
+
+
+PROFILE = """
+scheme: block
+sparsity: 0.6
+kinds: {linear: unstructured}
+"""
+
+
+@pytest.mark.parametrize("way", ["drawn", "masks", "masks-from", "profile"])
+def test_both_backends_start_the_same(stopped, folder: Path, way: str) -> None:
+    mask = get_scheme("block").random_mask(SHAPE, 0.75, np.random.default_rng(5))
+    if way == "masks":
+        save_file({LAYER: mask}, "masks.safetensors")
+    if way == "masks-from":
+        torch.manual_seed(3)
+        model = models.build("net.py:make", classes=10, in_channels=1)
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        weights[LAYER] = weights[LAYER] * mask
+        save_file(weights, "weights.safetensors")
+    Path("profile.yaml").write_text(PROFILE)
+    chosen = {
+        "drawn": (*BLOCK, *SOFT),
+        "masks": (*BLOCK, "--masks", "masks.safetensors"),
+        "masks-from": (*BLOCK, "--masks-from", "weights.safetensors"),
+        "profile": ("--profile", "profile.yaml"),
+    }[way]
+    starts = []
+    for kind in ("compiled", "torch"):
+        stopped("epoch_started", 1, *TINY, *chosen, "--epochs", "4", "--backend", kind)
+        starts.append(checkpoint.read(CHECKPOINT, None))
+        shutil.rmtree(RUN)
+    first, second = (start.tensors() for start in starts)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert array.dtype == second[name].dtype
+        assert np.array_equal(array, second[name]), name
+    assert starts[0].extra == starts[1].extra
+    assert starts[0].schemes == starts[1].schemes
+    if way.startswith("masks"):
+        kept = np.flatnonzero(get_scheme("block").mask_to_units(mask))
+        assert np.array_equal(starts[0].units[LAYER], kept)
+
+
+@pytest.mark.parametrize("kinds", [("compiled", "torch"), ("torch", "compiled")])
+def test_either_backend_goes_on_with_the_others_run(mest, stopped, folder: Path, kinds: tuple[str, str]) -> None:
+    mest(*WHOLE, "--backend", kinds[0])
+    whole = records()
+    capacity = None
+    if kinds[0] == "compiled":
+        capacity = json.loads((RUN / "artifact/manifest.json").read_text())["layers"][LAYER]["capacity"]
+    shutil.rmtree(RUN)
+    stopped("epoch_finished", 2, *WHOLE, "--backend", kinds[0])
+    mest("train", "--run-dir", RUN, "--resume", "--threads", "1", "--backend", kinds[1])
+    mixed = records()
+    # the same epochs of the same training: float32 sums in another order are all that differs
+    for one, other in zip(whole, mixed, strict=True):
+        assert (one["kept"], one["removed"], one["grown"]) == (other["kept"], other["removed"], other["grown"])
+        assert one["examples"] == other["examples"]
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-2)
+    if kinds[1] == "compiled":
+        manifest = json.loads((RUN / "artifact/manifest.json").read_text())
+        capacity = manifest["layers"][LAYER]["capacity"]
+        assert manifest["optimizer"]["momentum"] == 0.9
+    # em&s has room for s - p, and no more
+    assert capacity == round(0.6 * get_scheme("block").units(SHAPE))
+
+
+def test_the_backend_of_a_run_is_kept_unless_said(mest, stopped, folder: Path) -> None:
+    stopped("epoch_finished", 1, *WHOLE, *TORCH)
+    result = json.loads(mest("train", "--run-dir", RUN, "--resume", "--json", "-").stdout)
+    assert result["backend"] == "torch"
+    assert not (RUN / "artifact").exists()
+
+
+def test_resuming_otherwise_compiles_nothing(stopped, folder: Path) -> None:
+    stopped("epoch_finished", 1, *WHOLE, *TORCH)
+    before = CHECKPOINT.read_bytes()
+    for given, sentence in (
+        (("--momentum", "0.5"), "another model, optimiser or sparsity scheme"),
+        (("--lr", "0.5"), "was made with lr 0.1"),
+        (("--model", "net.py:unsupported"), "is of another model"),
+    ):
+        result = CliRunner().invoke(app, ["train", "--run-dir", str(RUN), "--resume", "--backend", "compiled", *given])
+        assert result.exit_code == 2
+        assert sentence in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert not (RUN / "artifact").exists()
+    assert CHECKPOINT.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_model(mest, folder: Path) -> None:
+    mest(*TINY, *TORCH, "--epochs", "1")
+    wider = Path("net.py").read_text().replace("16", "24")
+    Path("net.py").write_text(wider)
+    for kind in ("torch", "compiled"):
+        result = CliRunner().invoke(app, ["train", "--run-dir", str(RUN), "--resume", "--backend", kind])
+        assert result.exit_code == 2
+        assert "is of another model" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert not (RUN / "artifact").exists()
+
+
+def test_torch_is_bit_equal_after_an_interruption(mest, stopped, folder: Path) -> None:
+    whole = [part if part != RUN else "runs/whole" for part in (*WHOLE, *TORCH)]
+    mest(*whole)
+    stopped("step_finished", 27, *WHOLE, *TORCH, "--checkpoint-steps", "3")
+    mest("train", "--run-dir", RUN, "--resume", "--threads", "1")
+    first, second = (checkpoint.read(Path(run, "checkpoint.safetensors"), None) for run in ("runs/whole", RUN))
+    for name, array in first.tensors().items():
+        assert array.tobytes() == second.tensors()[name].tobytes(), name
+    assert Path("runs/whole/weights.safetensors").read_bytes() == (RUN / "weights.safetensors").read_bytes()
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_is_bit_equal(mest, folder: Path) -> None:
-    arguments = [str(part) for part in (*TINY, *BLOCK, "--epochs", "6", "--checkpoint-steps", "3")]
-    whole = [part if part != str(RUN) else "runs/whole" for part in arguments]
+def test_compiled_is_bit_equal_after_an_interruption(
+    mest, stopped, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEST_CACHE", str(folder / "cache"))  # so that both runs get the same kernels
+    whole = [part if part != RUN else "runs/whole" for part in WHOLE]
     mest(*whole)
-
-    def interrupt() -> None:
-        log = RUN / "log.jsonl"
-        while not (log.exists() and log.read_text().count("\n") >= 2):
-            time.sleep(0.002)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    stopped = CliRunner().invoke(app, arguments)
-    assert stopped.exit_code == 130
-    assert "resume the run to go on from there" in stopped.stderr
-    assert len((RUN / "log.jsonl").read_text().splitlines()) < 6
+    stopped("step_finished", 27, *WHOLE, "--checkpoint-steps", "3")
     mest("train", "--run-dir", RUN, "--resume")
     first, second = (load_file(Path(run, "weights.safetensors")) for run in ("runs/whole", RUN))
     assert first.keys() == second.keys()
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+
+
+@pytest.mark.slow
+def test_torch_goes_on_with_what_auto_chose(mest, stopped, folder: Path) -> None:
+    auto = ("--scheme", "auto", "--sparsity", "0.8", *SOFT, "--epochs", "4")
+    stopped("epoch_finished", 1, *TINY, *auto)
+    scheme = json.loads((RUN / "artifact/manifest.json").read_text())["layers"][LAYER]["scheme"]
+    mest("train", "--run-dir", RUN, "--resume", *TORCH)
+    assert checkpoint.read(CHECKPOINT, None).schemes == {LAYER: scheme}
+    assert len(records()) == 4
+    # and without the step: what was chosen stands in the checkpoint
+    shutil.rmtree(RUN / "artifact")
+    mest("train", "--run-dir", RUN, "--resume", "--backend", "compiled")
+    assert json.loads((RUN / "artifact/manifest.json").read_text())["layers"][LAYER]["scheme"] == scheme
+
+
+@pytest.mark.slow
+def test_two_processes(folder: Path) -> None:
+    together = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "mest_compiler.cli.main"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*together, *map(str, (*WHOLE, *TORCH)), "--json", "facts.json"],
+        capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("model: ") == 1  # the recipe, once
+    assert done.stderr.count("test accuracy") == 1
+    facts = json.loads(Path("facts.json").read_text())
+    assert facts["records"] == records()
+    assert [record["examples"] for record in facts["records"]] == [4000, 4000, 4000, 3000]
+    refused = subprocess.run(
+        [*together, *map(str, (*TINY, *BLOCK)), "--run-dir", "runs/other", "--epochs", "1"],
+        capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
+    assert "The compiled step trains in one process" in refused.stderr
+    assert not Path("runs/other").exists()
+
+
+def test_several_processes_cannot_share_a_compiled_step(refused, folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "add --backend torch" in refused(*TINY, *BLOCK, "--epochs", "1")
+
+
+def ragged_masks() -> None:
+    ragged = np.ones(SHAPE, bool)
+    ragged[0] = False
+    save_file({LAYER: ragged}, "ragged.safetensors")
+    save_file({"conv1.weight": np.ones((4, 3, 3, 3), bool)}, "other.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["compiled", "torch"])
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "mnst"], "unknown data set 'mnst'"),
+        (["--data", "cifar10"], "say where its unpacked archive is"),
+        (["--data", "cifar10", "--data-root", "missing"], "'missing' does not exist"),
+        (["--data", "cifar10", "--data-root", "empty"], "say where the unpacked archive of cifar10 is"),
+        (["--data", "cifar10", "--data-root", "truncated"], "data_batch_1.bin"),
+        (["--epochs", "0"], "epochs of a recipe is at least 1"),
+        (["--masks", "other.safetensors"], "is of another model"),
+        (["--masks", "ragged.safetensors"], "is no mask of scheme 'block'"),
+        (["--milestones", "a"], "'a' is no list of epochs"),
+        (["--p-milestones", "5,"], "'5,' is no list of epochs"),
+        (["--batch", "5000"], "fewer than one batch of 5000"),
+        (["--batch", "250", "--examples", "200"], "fewer than one batch of 250"),
+        (["--run-dir", "net.py/run"], "net.py/run"),
+        (["--resume"], "holds no run to resume"),
+        (["--mutation", "emm"], "mutation of a recipe is one of static, vanilla, em, em&s"),
+        (["--mutation", "em"], "needs mutate_until"),
+        (["--mutation", "em", "--mutate-until", "2"], "mutate_until of a recipe is at least 0 and at most epochs (1)"),
+        (
+            ["--mutation", "em", "--mutate-every", "1", "--mutate-until", "9", "--epochs", "9", "--sparsity", "0.98"],
+            "p = 0.05 is not smaller than the fraction of 0.02083 that layer '3.weight' keeps: lower p",
+        ),
+        (
+            ["--mutation", "em&s", "--mutate-until", "9", "--epochs", "9", "--sparsity", "0.03"],
+            "to a sparsity of -0.0",
+        ),
+        (["--de-epoch", "2", "--de-remove", "3800", "--epochs", "4"], "leave 200 of 4000 training images, fewer than"),
+        (["--de-threshold", "0"], "data efficiency of a recipe is de_epoch with de_threshold or with de_remove"),
+        (["--device", "tpu"], "'tpu'"),
+    ],
+)  # fmt: skip
+def test_bad_input_leaves_no_folder(refused, folder: Path, kind: str, arguments: list[str], sentence: str) -> None:
+    ragged_masks()
+    Path("empty").mkdir()
+    Path("truncated").mkdir()
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        (Path("truncated") / f"{name}.bin").write_bytes(bytes(100))
+    assert sentence in refused(*TINY, *BLOCK, "--epochs", "1", "--backend", kind, *arguments)
+    assert not Path("runs").exists()
+
+
+def test_what_only_one_backend_refuses(refused, folder: Path) -> None:
+    small = (*TINY, "--epochs", "1")
+    assert "measures compiled kernels" in refused(*small, *TORCH, "--scheme", "auto", "--sparsity", "0.9")
+    assert "add --backend torch" in refused(*small, *BLOCK, "--device", "cuda")
+    assert "There is no backend 'tvm': use compiled or torch." in refused(*small, *BLOCK, "--backend", "tvm")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_a_gpu_where_there_is_none(refused, folder: Path, device: str) -> None:
+    assert "no CUDA GPU" in refused(*TINY, *BLOCK, "--epochs", "1", *TORCH, "--device", device)
+    assert not Path("runs").exists()
+
+
+def test_a_key_that_no_recipe_has(refused, folder: Path) -> None:
+    Path("mine.yaml").write_text("model: net.py:make\ndata: mnist\nepochs: 1\nsparsty: 0.5\n")
+    assert "unknown key 'sparsty': did you mean 'sparsity'?" in refused("train", "mine.yaml", "--run-dir", RUN)
+    assert "unknown recipe 'mnist-emm' (did you mean 'mnist-em'?)" in refused("train", "mnist-emm", "--run-dir", RUN)
+    assert not Path("runs").exists()

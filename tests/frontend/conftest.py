@@ -54,11 +54,13 @@ def relative_error(found: np.ndarray, wanted: np.ndarray, floor: float = 1e-30) 
     return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), floor))
 
 
-def check_against_torch(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tolerance: float = 1e-9) -> TrainingGraph:
+def check_against_torch(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor, tolerance: float = 1e-9, label_smoothing: float = 0.0
+) -> TrainingGraph:
     """Run step and predict once and compare everything they return with PyTorch."""
     with torch.no_grad():  # running statistics that are not those of a new model
         model.train()(x * 2 + 1)
-    graph = trace(model, x, y)
+    graph = trace(model, x, y, label_smoothing)
     machine = compile_plain(graph.module)
     state = [tvm.runtime.tensor(graph.state[name]) for name in (*graph.parameters, *graph.buffers)]
     x_, y_ = tvm.runtime.tensor(x.numpy()), tvm.runtime.tensor(y.numpy())
@@ -68,7 +70,7 @@ def check_against_torch(model: nn.Module, x: torch.Tensor, y: torch.Tensor, tole
     reference = with_reference_dropouts(model)
     seed_dropouts(reference, SEED)
     logits = reference(x)
-    loss = nn.functional.cross_entropy(logits, y)
+    loss = nn.functional.cross_entropy(logits, y, label_smoothing=label_smoothing)
     loss.backward()
     parameters, buffers = dict(reference.named_parameters()), dict(reference.named_buffers())
     assert graph.parameters == tuple(parameters) and graph.buffers == tuple(buffers)

@@ -129,6 +129,11 @@ def test_step_and_predict_agree_with_torch(build, batch, check_against_torch):
     check_against_torch(build().double(), *batch())
 
 
+@pytest.mark.parametrize("smoothing", [0.05, 0.1, 0.9])
+def test_smoothed_labels_agree_with_torch(smoothing, batch, check_against_torch):
+    check_against_torch(PoolTail().double(), *batch(), label_smoothing=smoothing, tolerance=1e-12)
+
+
 def test_awkward_convolutions_agree_with_torch(batch, check_against_torch):
     graph = check_against_torch(Awkward().double(), *batch(size=9))
     assert graph.convolutions["wide.weight"].out_plane == (4, 9)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from mest_compiler.errors import CheckpointError
+from mest_compiler.runtime import checkpoint
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.schedules.cpu.sgd import Sgd
 
 from ..whole_step.cases import Case, compiled
 from ..whole_step.training import batch
 from .states import all_state, check_same_bits
+from .wrong_checkpoints import rewritten, wrong_contents
 
 CASE = Case("pre-activation", "block")
 
@@ -115,6 +119,53 @@ def test_a_flipped_type(trainer: Trainer, tmp_path: Path) -> None:
     path.write_bytes(data[:place] + b"I" + data[place + 1 :])  # the same bits, taken for integers
     with pytest.raises(CheckpointError):
         trainer.load(path)
+
+
+@pytest.mark.parametrize("scheme", ["block", "pattern"])
+def test_tensors_that_do_not_fit_change_nothing(tmp_path: Path, scheme: str) -> None:
+    trainer = Trainer(compiled(Case("pre-activation", scheme)).artifact)
+    train(trainer, 0, 1)
+    content = rewritten(trainer, tmp_path / "here")
+    train(trainer, 1, 1)
+    state = all_state(trainer)
+    for what, wrong in wrong_contents(content, "conv1.weight", "stem.weight", "bn1.running_mean"):
+        checkpoint.write(tmp_path / "wrong", wrong, trainer._identity())
+        with pytest.raises(CheckpointError):
+            trainer.load(tmp_path / "wrong")
+            pytest.fail(f"taken: {what}")
+    check_same_bits(all_state(trainer), state)
+    assert trainer.steps == 2
+    checkpoint.write(tmp_path / "right", content, trainer._identity())
+    trainer.load(tmp_path / "right")
+    assert trainer.steps == 1
+
+
+def test_units_that_share_a_kernel(tmp_path: Path) -> None:
+    """Two patterns in one kernel ascend and are in range, and are still no mask."""
+    trainer = Trainer(compiled(Case("pre-activation", "pattern")).artifact)
+    content = rewritten(trainer, tmp_path / "here")
+    units = content.units["conv1.weight"].copy()
+    units[1] = units[0] + (1 if units[0] % 8 < 7 else -1)
+    wrong = replace(content, units={**content.units, "conv1.weight": np.sort(units)})
+    checkpoint.write(tmp_path / "wrong", wrong, trainer._identity())
+    with pytest.raises(CheckpointError, match=r"has wrong units of 'conv1\.weight'"):
+        trainer.load(tmp_path / "wrong")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "{", '{"extra": {}}', "null", '{"extra": {}, "seed": "0", "steps": 0, "schemes": {}}']
+)
+def test_what_is_said_beside_the_tensors_may_be_damaged(trainer: Trainer, tmp_path: Path, text: str) -> None:
+    content = rewritten(trainer, tmp_path / "here")
+    arrays = content.tensors()
+    metadata = {
+        "form": checkpoint.FORM, "of": trainer._identity().digest(), "text": text,
+        "sha256": checkpoint._digest(arrays, text),
+    }  # fmt: skip
+    safetensors.numpy.save_file(arrays, tmp_path / "wrong", metadata)
+    for identity in (trainer._identity(), None):
+        with pytest.raises(CheckpointError, match="is damaged"):
+            checkpoint.read(tmp_path / "wrong", identity)
 
 
 def test_files_that_are_no_checkpoint(trainer: Trainer, tmp_path: Path) -> None:

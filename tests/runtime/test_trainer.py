@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import tvm
-from tvm import relax
 
 from mest_compiler.devices import available_cores
 from mest_compiler.errors import ArtifactError, DeviceError, MaskError, StructureError
@@ -19,6 +17,7 @@ from mest_compiler.sparsity.schemes import get_scheme
 
 from ..whole_step.cases import Case, compiled
 from ..whole_step.training import MaskedTraining, batch, check_equal, check_steps
+from .no_compiler import forbid_compiling
 from .states import all_state, check_same_bits
 
 SCHEMES = ("unstructured", "block", "block:4x4", "pattern", "channel")
@@ -45,12 +44,7 @@ def trainer(case: Case) -> Trainer:
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be compiled from here on."""
-
-    def refuse(*_args: object, **_kwargs: object) -> None:
-        raise AssertionError("the compiler was called")
-
-    for module, name in ((tvm, "compile"), (tvm.tirx, "build"), (relax, "build"), (tvm.transform, "Sequential")):
-        monkeypatch.setattr(module, name, refuse)
+    forbid_compiling(monkeypatch)
 
 
 def other_masks(trainer: Trainer, sparsity: float, seed: int) -> dict[str, np.ndarray]:

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.training.augment import Augmentation
 from mest_compiler.training.data import DataSet
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.torch_backend import TorchBackend
 
 CLASSES = 3
+SPARSITY = {"unstructured": 0.5, "block": 0.5, "pattern": 7 / 9, "channel": 0.5, "filter": 0.5}
 
 
 @pytest.fixture
@@ -48,9 +50,9 @@ def recipe() -> Recipe:
 
 @pytest.fixture
 def new_backend():
-    """A function that makes the same masked backend anew at every call."""
+    """A function that makes the same masked backend anew at every call; its one sparse layer is 3.weight."""
 
-    def make(**options) -> TorchBackend:
+    def make(scheme: str = "unstructured", dropout: float = 0.0, mask: np.ndarray | None = None, **options):
         torch.manual_seed(1)
         model = nn.Sequential(
             nn.Conv2d(1, 4, 3, padding=1),
@@ -60,8 +62,10 @@ def new_backend():
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(96, CLASSES),
+            nn.Dropout(dropout),
         )
-        mask = np.random.default_rng(2).random((8, 4, 3, 3)) < 0.5
-        return TorchBackend(model, {"3.weight": mask}, **options)
+        if mask is None:
+            mask = get_scheme(scheme).random_mask((8, 4, 3, 3), SPARSITY[scheme], np.random.default_rng(2))
+        return TorchBackend(model, {"3.weight": mask}, {"3.weight": scheme}, **options)
 
     return make

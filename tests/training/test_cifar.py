@@ -2,6 +2,7 @@
 
 import builtins
 import dataclasses
+import hashlib
 import os
 import pickle
 import struct
@@ -13,16 +14,18 @@ from mest_compiler.errors import DataError
 from mest_compiler.training.data import cifar_data_set, load_data
 from mest_compiler.training.data_cifar import CIFAR10, CIFAR100, read_cifar
 
-SMALL10 = dataclasses.replace(CIFAR10, train_records=6, test_records=4)
-SMALL100 = dataclasses.replace(CIFAR100, train_records=6, test_records=4)
+# Small files have sums of their own, which the tests of the sums set.
+SMALL10 = dataclasses.replace(CIFAR10, train_records=6, test_records=10, md5={})
+SMALL100 = dataclasses.replace(CIFAR100, train_records=200, test_records=100, md5={})
 FORMS = pytest.mark.parametrize("form", [SMALL10, SMALL100], ids=["cifar10", "cifar100"])
 
 
 def examples(form, seed):
-    """Images uint8 [n, 3072] and labels of one file."""
+    """Images uint8 [n, 3072] and labels of one file, every class equally often in a part."""
     rng = np.random.default_rng(seed)
     n = form.test_records if seed == 0 else form.train_records
-    return rng.integers(0, 256, (n, 3072), dtype=np.uint8), rng.integers(0, form.classes, n)
+    labels = (max(seed - 1, 0) * n + np.arange(n)) % form.classes
+    return rng.integers(0, 256, (n, 3072), dtype=np.uint8), rng.permutation(labels)
 
 
 def files(form):
@@ -111,13 +114,65 @@ def test_cifar_becomes_a_normalised_data_set(tmp_path):
     np.testing.assert_allclose(data.train_x.std(axis=(0, 2, 3)), 1, atol=1e-5)
     assert data.augmentation.padding == 4
     assert data.augmentation.flip
+    np.testing.assert_array_equal(np.bincount(data.train_y), [3] * 10)
+
+
+def summed(form, folder, suffix):
+    """`form` with the sums of the files in `folder`."""
+    md5 = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    assert all(name.endswith(suffix) for name in md5)
+    return dataclasses.replace(form, md5=md5)
 
 
 @FORMS
-def test_the_real_sizes_are_asked_for(form, tmp_path):
-    write_binary(form, tmp_path / form.binary_folder)
-    with pytest.raises(DataError, match=r"holds 6 images of 3072 bytes and 6 labels, expected [15]0000 of 3072"):
-        load_data(form.name, tmp_path)
+@pytest.mark.parametrize(("write", "suffix"), [(write_binary, ".bin"), (write_python, "")], ids=["binary", "python"])
+def test_a_file_with_one_bit_turned_is_refused_by_its_sum(form, write, suffix, tmp_path):
+    write(form, tmp_path / "d")
+    form = summed(form, tmp_path / "d", suffix)
+    check(form, read_cifar(form, tmp_path / "d"))
+
+    path = tmp_path / "d" / f"{form.train_stems[-1]}{suffix}"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    found = hashlib.md5(content).hexdigest()
+    with pytest.raises(DataError, match=f"{path.name} has the MD5 sum {found} and not .* {form.md5[path.name]}: get"):
+        read_cifar(form, tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("form", "write"), [(SMALL10, write_binary), (SMALL10, write_python), (SMALL100, write_python)]
+)
+def test_the_original_sums_are_asked_for(form, write, tmp_path):
+    write(form, tmp_path / "d")
+    with pytest.raises(DataError, match=r"has the MD5 sum [0-9a-f]{32} and not the original file's [0-9a-f]{32}: get"):
+        load_data(form.name, tmp_path / "d")
+
+
+def test_every_file_but_those_of_binary_cifar100_has_a_sum():
+    for form, suffixes in ((CIFAR10, ("", ".bin")), (CIFAR100, ("",))):
+        stems = (*form.train_stems, form.test_stem)
+        assert set(form.md5) == {f"{stem}{suffix}" for stem in stems for suffix in suffixes}
+        assert all(len(bytes.fromhex(md5)) == 16 for md5 in form.md5.values())
+        assert len(set(form.md5.values())) == len(form.md5)
+
+
+def test_the_real_sizes_are_asked_for(tmp_path):
+    write_binary(SMALL100, tmp_path / "d")
+    with pytest.raises(DataError, match="holds 200 images of 3072 bytes and 200 labels, expected 50000 of 3072"):
+        load_data("cifar100", tmp_path / "d")
+
+
+@pytest.mark.parametrize(("stem", "part"), [("test", "test"), ("train", "training")])
+def test_a_class_with_too_many_images_is_refused(stem, part, tmp_path):
+    write_binary(SMALL100, tmp_path / "d")
+    path = tmp_path / "d" / f"{stem}.bin"
+    content = bytearray(path.read_bytes())
+    content[1] = (content[1] + 1) % 100
+    path.write_bytes(content)
+    n = len(content) // 3074 // 100
+    with pytest.raises(DataError, match=f"the {part} files of .*/d have {n - 1} to {n + 1} .* have {n} of each: get"):
+        read_cifar(SMALL100, tmp_path / "d")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,9 +1,12 @@
 """Recipes as files: read, written, and refused with a sentence that helps."""
 
+import dataclasses
+
 import pytest
+import yaml
 
 from mest_compiler.errors import MestError
-from mest_compiler.training.recipe import Recipe, available_recipes, load_recipe
+from mest_compiler.training.recipe import Recipe, available_recipes, described_recipes, load_recipe
 
 MINIMAL = "model: resnet20\ndata: mnist\nepochs: 2\n"
 
@@ -37,6 +40,61 @@ def test_the_demo_is_what_the_readme_says():
     demo = load_recipe("demo")
     assert (demo.model, demo.data, demo.scheme, demo.sparsity) == ("resnet20", "mnist", "block", 0.9)
     assert (demo.batch, demo.lr, demo.schedule) == (64, 0.1, "cosine")
+    assert (demo.mutation, demo.p) == ("em", 0.02)
+
+
+CIFAR = {
+    "epochs": 160, "batch": 64, "schedule": "cosine", "lr": 0.1, "end_lr": 4e-8, "momentum": 0.9, "mutate_until": 130,
+    "mutate_every": 5, "p": 0.05, "p_milestones": (100,), "p_decay": 0.5, "importance_lambda": 0.01,
+}  # fmt: skip
+TABLE_G1 = {
+    "vgg19": CIFAR | {"weight_decay": 5e-4, "warmup_epochs": 5, "model": "vgg19_bn"},
+    "resnet32": CIFAR | {"weight_decay": 1e-4, "warmup_epochs": 0, "model": "resnet32", "width": 2.0},
+    "imagenet": {
+        "epochs": 150, "batch": 2048, "schedule": "cosine", "lr": 2.048, "end_lr": 0.0, "momentum": 0.875,
+        "weight_decay": 3.05e-5, "warmup_epochs": 8, "mutate_until": 120, "mutate_every": 2, "p": 0.05,
+        "p_milestones": (90,), "p_decay": 0.5, "importance_lambda": 0.001, "data": "imagenet",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "data"),
+    [
+        *((f"{net}-{data}{de}", net, data) for net in ("vgg19", "resnet32") for data in ("cifar10", "cifar100")
+          for de in ("", "-de")),
+        ("resnet50-imagenet", "imagenet", "imagenet"),
+        ("resnet34-imagenet", "imagenet", "imagenet"),
+    ],
+)  # fmt: skip
+def test_the_papers_recipes_are_those_of_its_table(name, column, data):
+    recipe = load_recipe(name).as_mapping()
+    expected = {key: list(value) if isinstance(value, tuple) else value for key, value in TABLE_G1[column].items()}
+    assert {key: recipe[key] for key in expected} == expected
+    assert (recipe["data"], recipe["mutation"], recipe["label_smoothing"]) == (data, "em&s", 0.0)
+    if name.endswith("-imagenet"):
+        assert recipe["model"] == name.removesuffix("-imagenet")
+
+
+@pytest.mark.parametrize("name", [name for name in available_recipes() if name.endswith("-de")])
+def test_data_efficient_recipes_add_data_efficiency_alone(name):
+    recipe, base = load_recipe(name), load_recipe(name.removesuffix("-de"))
+    assert dataclasses.replace(recipe, de_epoch=None, de_threshold=None) == base
+    assert recipe.de_threshold == 0
+    assert recipe.de_epoch == round(70 / 160 * recipe.epochs)
+
+
+def test_recipes_say_what_they_are():
+    assert list(described_recipes()) == available_recipes()
+    assert all(len(line) > 20 for line in described_recipes().values())
+    assert described_recipes()["mnist-em"].endswith("MEST+EM.")
+
+
+def test_its_text_is_the_whole_recipe():
+    recipe = load_recipe("resnet32-cifar10-de")
+    content = yaml.safe_load(recipe.text())
+    assert list(content) == [field.name for field in dataclasses.fields(Recipe)]
+    assert Recipe.from_mapping(content, "text") == recipe
 
 
 @pytest.mark.parametrize("name", available_recipes())
@@ -67,6 +125,20 @@ def test_every_recipe_of_the_package_loads(name):
         (MINIMAL + "scheme: block\n", "names a scheme and its sparsity together"),
         (MINIMAL + "scheme: block\nsparsity: 1\n", "sparsity of a recipe is at least 0 and below 1, not 1.0"),
         (MINIMAL + "profile: p.yaml\nscheme: block\nsparsity: 0.9\n", "not both"),
+        (MINIMAL + "noise: -1\n", "noise of a recipe is at least 0, not -1.0"),
+        (MINIMAL + "size: 0\n", "size of a recipe is at least 1, not 0"),
+        (MINIMAL + "examples: 0\n", "examples of a recipe is at least 1, not 0"),
+        (MINIMAL + "label_smoothing: 1\n", "label_smoothing of a recipe is at least 0 and below 1"),
+        (MINIMAL + "mutation: me\n", "mutation of a recipe is one of static, vanilla, em, em&s"),
+        (MINIMAL + "mutation: em\n", "'em' of a recipe needs mutate_until"),
+        (MINIMAL + "mutation: em\nmutate_until: 2\n", "'em' of a recipe needs a scheme with its sparsity"),
+        (MINIMAL + "mutate_until: 3\n", r"mutate_until of a recipe is at least 0 and at most epochs \(2\), not 3"),
+        (MINIMAL + "p: 0\n", "p of a recipe is above 0 and below 1"),
+        (MINIMAL + "p_milestones: [1.5]\n", "p_milestones of a recipe is a list of whole numbers"),
+        (MINIMAL + "de_epoch: 2\nde_threshold: 0\n", r"de_epoch of a recipe is at least 1 and below epochs \(2\)"),
+        (MINIMAL + "de_epoch: 1\n", "de_epoch with de_threshold or with de_remove, one of the two"),
+        (MINIMAL + "de_epoch: 1\nde_threshold: 0\nde_remove: 1\n", "one of the two"),
+        (MINIMAL + "de_epoch: 1\nde_remove: 0\n", "de_remove of a recipe is at least 1"),
         (MINIMAL + "x: !!python/object/apply:os.getcwd []\n", "is not YAML"),
     ],
 )
@@ -78,5 +150,5 @@ def test_wrong_recipes_are_refused(tmp_path, text, sentence):
 def test_missing_recipes_are_named(tmp_path):
     with pytest.raises(MestError, match="cannot be read"):
         load_recipe(str(tmp_path / "none.yaml"))
-    with pytest.raises(MestError, match=r"unknown recipe 'dmo': choose one of demo, .*or name a \.yaml file"):
+    with pytest.raises(MestError, match=r"unknown recipe 'dmo' \(did you mean 'demo'\?\): choose one of demo, "):
         load_recipe("dmo")

@@ -26,4 +26,4 @@ app = typer.Typer(name="report", cls=Reports, no_args_is_help=True, add_completi
 
 @app.callback()
 def report() -> None:
-    """Measure a figure or a table of the MEST paper on this machine, as a picture and a table beside the paper's."""
+    """Measure a figure or a table of the MEST paper on this machine, or draw how a run went and what it forgot."""

@@ -1,0 +1,146 @@
+"""The two backends of `mest train`: the compiled step, and masked training in PyTorch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mest_compiler.errors import DeviceError, MestError, ProfileError
+
+if TYPE_CHECKING:
+    from mest_compiler.cli.training_start import Start
+    from mest_compiler.runtime.artifact import Artifact
+    from mest_compiler.runtime.trainer import Trainer
+    from mest_compiler.training.data import Examples
+    from mest_compiler.training.ranks import Ranks
+    from mest_compiler.training.recipe import Recipe
+    from mest_compiler.training.torch_backend import TorchBackend
+
+COMPILED, TORCH = "compiled", "torch"
+BACKENDS = (COMPILED, TORCH)
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A backend that is ready for its first step.
+
+    kind: one of BACKENDS; device: what it computes on; threads: of the CPU; artifact: of the compiled backend.
+    """
+
+    kind: str
+    backend: Trainer | TorchBackend
+    device: str
+    threads: int
+    artifact: Artifact | None = None
+
+
+def check_backend(kind: str, device: str, *, measures: bool) -> None:
+    """Raise, before any work, what a backend refuses. measures: whether kernels are to be timed for a scheme "auto".
+
+    Raises:
+        MestError: no such backend, or several processes for the compiled step. DeviceError: it does not run on this
+            device. ProfileError: PyTorch has no kernels to time.
+    """
+    if kind not in BACKENDS:
+        raise MestError(f"There is no backend {kind!r}: use {' or '.join(BACKENDS)}.")
+    if kind == TORCH:
+        from mest_compiler.training.torch_backend import torch_device
+
+        torch_device(device)
+        if measures:
+            raise ProfileError(
+                "Scheme 'auto' measures compiled kernels, and --backend torch has none: name a scheme, or a profile."
+            )
+        return
+    if device != CPU:
+        raise DeviceError(f"The compiled step runs on {CPU}, not on {device!r}: add --backend torch, or leave it out.")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise MestError("The compiled step trains in one process: add --backend torch, or start it without torchrun.")
+
+
+def ranks_of(kind: str, device: str) -> Ranks:
+    """The processes that train together; see `training.process_group`."""
+    if kind == COMPILED:
+        from mest_compiler.training.ranks import Alone
+
+        return Alone()
+    from mest_compiler.training.process_group import ranks_of_environment
+
+    return ranks_of_environment(device)
+
+
+def torch_backend(recipe: Recipe, start: Start, device: str, threads: int | None, ranks: Ranks) -> Built:
+    """Masked training in PyTorch; threads: None leaves them as PyTorch has them."""
+    import torch
+
+    from mest_compiler.training.torch_backend import TorchBackend
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    local = ranks.local(device)
+    backend = TorchBackend(
+        start.sparse.model,
+        start.masks,
+        start.schemes,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay,
+        label_smoothing=recipe.label_smoothing,
+        device=local,
+        seed=recipe.seed,
+        ranks=ranks,
+    )
+    return Built(TORCH, backend, local, torch.get_num_threads())
+
+
+def compiled_backend(recipe: Recipe, data: Examples, start: Start, device: str, threads: int | None) -> Built:
+    """Compiles the step."""
+    from mest_compiler.cli.compiling import compile_with_bar
+    from mest_compiler.schedules.cpu.sgd import Sgd
+
+    _one_pool_of_threads()
+    artifact = compile_with_bar(
+        recipe.model,
+        start.sparse.model,
+        input_shape=data.input_shape,
+        batch=recipe.batch,
+        profile=start.sparse.profile,
+        masks=start.sparse.masks,
+        masks_from_weights=start.sparse.masks_from_weights,
+        seed=recipe.seed,
+        headroom=recipe.mutations.headroom,
+        label_smoothing=recipe.label_smoothing,
+        optimizer=Sgd(recipe.momentum, recipe.weight_decay, recipe.nesterov),
+        device=device,
+        threads=threads,
+        name=recipe.model,
+    )
+    return _trainer(recipe, artifact, threads)
+
+
+def loaded_backend(recipe: Recipe, path: Path, threads: int | None) -> Built:
+    """The step that was compiled before, at `path`.
+
+    Its kernels' way of adding up is part of it, so the number of threads changes nothing of what is computed.
+    """
+    from mest_compiler.runtime.artifact import Artifact
+
+    _one_pool_of_threads()
+    return _trainer(recipe, Artifact.load(path), threads)
+
+
+def _trainer(recipe: Recipe, artifact: Artifact, threads: int | None) -> Built:
+    from mest_compiler.runtime.trainer import Trainer
+
+    trainer = Trainer(artifact, threads, recipe.seed)
+    return Built(COMPILED, trainer, artifact.manifest["device"]["name"], trainer.session.threads, artifact)
+
+
+def _one_pool_of_threads() -> None:
+    """PyTorch's threads would fight with the step's for the cores."""
+    import torch
+
+    torch.set_num_threads(1)

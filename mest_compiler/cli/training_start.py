@@ -1,0 +1,170 @@
+"""What a run starts from, whichever backend trains it: a network, its weights, and the masks of its sparse layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mest_compiler.errors import CheckpointError, MestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from mest_compiler.cli.model_options import SparseModel
+    from mest_compiler.runtime.checkpoint import Content
+    from mest_compiler.sparsity.schemes import Scheme, Shape
+    from mest_compiler.training.data import Examples
+    from mest_compiler.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Start:
+    """A network with its weights, and how it is sparse.
+
+    sparse: as the compiler is told it. schemes, masks: of each sparse layer by parameter name, masks bool
+    [F, C, kh, kw]; both empty where "auto" has the compiler choose.
+    """
+
+    sparse: SparseModel
+    schemes: dict[str, str]
+    masks: dict[str, np.ndarray]
+
+    def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
+        """As of a `Backend`."""
+        from mest_compiler.sparsity.schemes import get_scheme
+
+        return {name: (get_scheme(self.schemes[name]), mask.shape) for name, mask in self.masks.items()}
+
+    def kept_units(self) -> dict[str, np.ndarray]:
+        """As of a `Backend`."""
+        import numpy as np
+
+        return {
+            name: np.flatnonzero(scheme.mask_to_units(self.masks[name])).astype(np.int32)
+            for name, (scheme, _) in self.sparse_layers().items()
+        }
+
+
+def load_examples(recipe: Recipe) -> Examples:
+    """The recipe's data set."""
+    from mest_compiler.training.data import load_data
+
+    return load_data(recipe.data, recipe.data_root, size=recipe.size, examples=recipe.examples, noise=recipe.noise)
+
+
+def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: Path | None) -> Start:
+    """The start of a run's first epoch: weights and masks that the recipe's seed draws, or those of files.
+
+    Raises:
+        ModelError, ProfileError, MaskError: of the model, or a sparsity that it cannot have.
+    """
+    from mest_compiler.cli.model_options import sparse_model
+    from mest_compiler.sparsity.automatic import Automatic
+    from mest_compiler.sparsity.starting_masks import starting_masks
+
+    sparse = sparse_model(
+        _network(recipe, data),
+        scheme=recipe.scheme,
+        sparsity=recipe.sparsity,
+        profile=recipe.profile and Path(recipe.profile),
+        masks=masks,
+        masks_from=masks_from,
+    )
+    if isinstance(sparse.profile, Automatic):
+        return Start(sparse, {}, {})
+    layers = _layers(sparse.model, data)
+    plan, drawn = starting_masks(
+        sparse.profile,
+        layers.convolutions,
+        layers.linears,
+        {name: parameter.detach().numpy() for name, parameter in sparse.model.named_parameters()},
+        masks=sparse.masks,
+        from_weights=sparse.masks_from_weights,
+        seed=recipe.seed,
+    )
+    return Start(sparse, {name: layer.scheme for name, layer in plan.items()}, drawn)
+
+
+def start_of_checkpoint(recipe: Recipe, data: Examples, path: Path) -> Start:
+    """What a run that stopped at a checkpoint goes on with, its layers at their target sparsity.
+
+    A layer that keeps more in between (EM&S) is thinned to what it keeps in the end: what matters of a mask here is its
+    scheme and how many units it keeps, since the backend takes all else from the checkpoint.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another model.
+    """
+    from mest_compiler.cli.model_options import SparseModel
+    from mest_compiler.runtime import checkpoint
+    from mest_compiler.sparsity.profile import LayerPlan, Profile
+
+    content = checkpoint.read(path, None)
+    model = _network(recipe, data)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    content.dense_state(shapes, str(path))  # raises where this is another model
+    masks = _thinned(content, content.masks(shapes, str(path)), path)
+    # A ratio of 0 would make the layer a dense one.
+    layers = {name: LayerPlan(content.schemes[name], max(1 - float(mask.mean()), 1e-9)) for name, mask in masks.items()}
+    profile = Profile(LayerPlan("unstructured", 0.0), layers=layers) if masks else None
+    return Start(SparseModel(model, profile, masks or None, False), dict(content.schemes), masks)
+
+
+def _thinned(content: Content, masks: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    from mest_compiler.sparsity.mutation import remove_to
+    from mest_compiler.sparsity.schemes import get_scheme
+
+    thinned = {}
+    for name, mask in masks.items():
+        scheme, units = get_scheme(content.schemes[name]), content.units[name]
+        try:
+            count = content.extra["mutation"]["base"][name]
+            kept = remove_to(scheme, mask.shape, units, np.zeros(len(units)), count)
+        except (KeyError, TypeError, MestError) as error:
+            raise CheckpointError(
+                f"{path} does not say how many units layer {name!r} keeps in the end ({error!r}): use another one"
+            ) from error
+        thinned[name] = np.zeros(mask.shape, np.bool_)
+        thinned[name].reshape(-1)[scheme.weights_of(kept, mask.shape)] = True
+    return thinned
+
+
+def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
+    """Raise what the run would raise later: after compiling, or after epochs of training.
+
+    Raises:
+        DataError: not a batch of training images. ProfileError, MaskError: a layer cannot mutate as the recipe says.
+        MestError: not a batch would be left by data efficiency.
+    """
+    from mest_compiler.training.feed import steps_per_epoch
+    from mest_compiler.training.mutator import Mutator
+
+    images = len(data.train_y)
+    steps_per_epoch(images, recipe.batch)
+    if recipe.de_remove is not None and images - recipe.de_remove < recipe.batch:
+        raise MestError(
+            f"de_remove of {recipe.de_remove} would leave {max(images - recipe.de_remove, 0)} of {images} training "
+            f"images, fewer than a batch of {recipe.batch}: lower it"
+        )
+    Mutator(recipe.mutations, start, recipe.seed)
+
+
+def _network(recipe: Recipe, data: Examples) -> nn.Module:
+    from mest_compiler.cli.compiling import seeded_model
+
+    return seeded_model(
+        recipe.model, seed=recipe.seed, classes=data.classes, in_channels=data.channels, width=recipe.width
+    )
+
+
+def _layers(model: nn.Module, data: Examples):
+    """The network's layers, looked up in a copy: the look leaves hooks, and a model in eval mode."""
+    import copy
+
+    from mest_compiler.cli.network_layers import network_layers
+
+    return network_layers(copy.deepcopy(model), data.input_shape)

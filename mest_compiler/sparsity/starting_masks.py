@@ -1,0 +1,55 @@
+"""The masks that a network starts with: the same ones whatever trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mest_compiler.errors import ModelError
+
+from .masks import Masks, masks_from_zeros, random_masks
+from .profile import LayerPlan, Profile
+from .schemes import Shape
+
+
+def starting_masks(
+    profile: Profile | None,
+    convolutions: Mapping[str, Shape],
+    linears: Mapping[str, tuple[int, int]],
+    weights: Mapping[str, np.ndarray],
+    *,
+    masks: Mapping[str, np.ndarray] | None = None,
+    from_weights: bool = False,
+    seed: int = 0,
+) -> tuple[dict[str, LayerPlan], Masks]:
+    """What each sparse layer gets: (scheme and ratio, mask bool [F, C, kh, kw]), both by parameter name.
+
+    Args:
+        profile: which layers are sparse; None: none.
+        convolutions: weight shape (F, C, kh, kw) by parameter name, in network order; linears: (F, C), likewise.
+        weights: by parameter name; only their zeros count, and only with `from_weights`.
+        masks: for all layers of the profile; None: random balanced ones from `seed`.
+        from_weights: take the masks from the zeros of the weights instead.
+
+    Raises:
+        ModelError: masks without a profile, from two places, or of other layers than the profile's.
+        ProfileError, MaskError: see `Profile.assign`, `random_masks` and `masks_from_zeros`.
+    """
+    if masks is not None and from_weights:
+        raise ModelError("Masks come either from the caller or from the zeros of the weights: give one of the two.")
+    if profile is None:
+        if masks or from_weights:
+            raise ModelError("Masks need a profile that says which scheme their layers have: give one.")
+        return {}, {}
+    plan = profile.assign(convolutions, linears)
+    shapes = {**convolutions, **{name: (*shape, 1, 1) for name, shape in linears.items()}}
+    if from_weights:
+        masks = masks_from_zeros(weights, plan, shapes)
+    elif masks is None:
+        masks = random_masks(plan, shapes, seed)
+    missing, surplus = sorted(set(plan) - set(masks)), sorted(set(masks) - set(plan))
+    if missing or surplus:
+        what = f"has none for {missing[0]!r}" if missing else f"has one for {surplus[0]!r}, which is no sparse layer"
+        raise ModelError(f"The masks do not fit the profile: the set {what}.")
+    return plan, {name: masks[name] for name in plan}

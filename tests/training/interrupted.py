@@ -1,0 +1,43 @@
+"""Runs that somebody interrupts, and what must then be equal."""
+
+import dataclasses
+import signal
+
+from mest_compiler.training.progress import QuietReporter
+
+TIMES = {"ms_per_iteration", "seconds", "mutation_ms", "memory_mb"}
+
+
+class CtrlC(QuietReporter):
+    """Presses Ctrl-C after so many steps, counted over the run, or at an epoch's end."""
+
+    def __init__(self, after_steps=None, after_epoch=None):
+        self.left, self.after_epoch, self.notes = after_steps, after_epoch, []
+
+    def step_finished(self, done, loss):
+        if self.left is not None:
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGINT)
+
+    def epoch_finished(self, record, epochs):
+        if record.epoch == self.after_epoch:
+            signal.raise_signal(signal.SIGINT)
+
+    def note(self, sentence):
+        self.notes.append(sentence)
+
+
+def without_times(records):
+    """Records, or lines of a log, without what depends on the machine."""
+    records = [record if isinstance(record, dict) else dataclasses.asdict(record) for record in records]
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def same_state(a, b):
+    """Fails unless two backends hold the same bits."""
+    for part in ("state", "momentum", "masks"):
+        ours, theirs = getattr(a, part)(), getattr(b, part)()
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert ours[name].tobytes() == theirs[name].tobytes(), name

@@ -1,0 +1,205 @@
+"""What each process of the tests of several processes runs: `python one_process.py TASK FOLDER [SPEC]`.
+
+SPEC: JSON. Results go into FOLDER, by rank; a MestError becomes its sentence and exit code 2, as in the command line.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mest_compiler.errors import MestError
+from mest_compiler.sparsity.schemes import get_scheme
+from mest_compiler.training.augment import Augmentation
+from mest_compiler.training.data import DataSet
+from mest_compiler.training.global_batch_norm import with_global_batch_norm
+from mest_compiler.training.loop import train
+from mest_compiler.training.process_group import ranks_of_environment
+from mest_compiler.training.progress import QuietReporter
+from mest_compiler.training.ranks import Ranks
+from mest_compiler.training.recipe import Recipe
+from mest_compiler.training.torch_backend import TorchBackend
+
+CLASSES = 3
+SPARSE = "3.weight"
+BATCH = 16
+CHECKPOINT_STEPS = 2
+
+
+def data() -> DataSet:
+    """100 + 41 noisy 8x8 images whose class is a bright row."""
+    rng = np.random.default_rng(0)
+
+    def part(n: int) -> tuple[np.ndarray, np.ndarray]:
+        y = rng.integers(0, CLASSES, size=n)
+        x = rng.normal(size=(n, 1, 8, 8)).astype(np.float32)
+        x[np.arange(n), 0, 2 * y + 1] += 1.5
+        return x, y
+
+    return DataSet(
+        "rows", *part(100), *part(41), classes=CLASSES, channels=1, plane=(8, 8), black=np.zeros(1, np.float32),
+        augmentation=Augmentation(padding=1, flip=True),
+    )  # fmt: skip
+
+
+def backend(recipe: Recipe, ranks: Ranks) -> TorchBackend:
+    """Convolutions, batch norms and a linear layer, in float64; the second convolution is sparse."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2, bias=False),
+        nn.BatchNorm2d(8, momentum=None),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(72, CLASSES),
+    )
+    mask = get_scheme(recipe.scheme).random_mask((8, 6, 3, 3), recipe.sparsity, np.random.default_rng(2))
+    schemes = {SPARSE: recipe.scheme}
+    return TorchBackend(model, {SPARSE: mask}, schemes, dtype=torch.float64, seed=recipe.seed, ranks=ranks)
+
+
+class Stopped(QuietReporter):
+    """After so many steps of the run this process is interrupted, or dies without a word."""
+
+    def __init__(self, after: int | None, dies: bool) -> None:
+        self.left, self.dies = after, dies
+
+    def step_finished(self, done: int, loss: float) -> None:
+        """Count."""
+        if self.left is None:
+            return
+        self.left -= 1
+        if not self.left:
+            if self.dies:
+                os._exit(3)
+            raise KeyboardInterrupt
+
+
+def train_runs(folder: Path, spec: Mapping, ranks: Ranks) -> None:
+    """Train every one of `runs` in its own folder under `folder`, and write the networks that come out."""
+    for name, run in spec["runs"].items():
+        recipe = Recipe(model="tiny", data="rows", batch=BATCH, seed=3, **run["recipe"])
+        dying = run.get("dying")
+        reporter = Stopped(run.get("stopped") if dying in (None, ranks.rank) else None, dying is not None)
+        network, resume = backend(recipe, ranks), run.get("resume", False)
+        try:
+            summary = train(
+                network, data(), recipe, folder / name, resume=resume, reporter=reporter,
+                checkpoint_steps=CHECKPOINT_STEPS, ranks=ranks,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            continue
+        arrays = {f"state/{key}": value for key, value in network.state().items()}
+        arrays |= {f"momentum/{key}": value for key, value in network.momentum().items()}
+        numbers = [(r.loss, r.train_accuracy, r.test_accuracy, r.unforgettable) for r in summary.records]
+        units = network.kept_units()[SPARSE]
+        np.savez(folder / name / f"rank{ranks.rank}.npz", units=units, numbers=np.array(numbers), **arrays)
+
+
+def normalise(folder: Path, spec: Mapping, ranks: Ranks) -> None:
+    """A batch norm, forward and backward and then in evaluation mode, on this process's part of each stored batch."""
+    for name, options in spec["norms"].items():
+        stored = np.load(folder / f"{name}.npz")
+        share = ranks.share(len(stored["x"]))
+        x, gradient = (torch.from_numpy(stored[key][share]) for key in ("x", "gradient"))
+        kind = getattr(nn, options.pop("kind"))
+        norm = with_global_batch_norm(kind(x.shape[1], dtype=x.dtype, **options))
+        norm.load_state_dict({key[6:]: torch.from_numpy(stored[key]) for key in stored if key.startswith("state/")})
+        x.requires_grad_()
+        y = norm(x)
+        y.backward(gradient)
+        found = {"y": y, "x.grad": x.grad, **norm.state_dict()}
+        found |= {f"{key}.grad": parameter.grad for key, parameter in norm.named_parameters()}
+        found["evaluated"] = norm.eval()(x)
+        arrays = {key: tensor.detach().numpy() for key, tensor in found.items()}
+        np.savez(folder / f"{name}-rank{ranks.rank}.npz", **arrays)
+
+
+def ask(folder: Path, spec: Mapping, ranks: Ranks) -> None:
+    """Write what each of QUESTIONS answers, an error as its class and sentence."""
+    answers = {}
+    for question in QUESTIONS:
+        try:
+            answers[question.__name__] = question(ranks)
+        except MestError as error:
+            answers[question.__name__] = sentence(error)
+    (folder / f"rank{ranks.rank}.json").write_text(json.dumps(answers))
+
+
+def gathered(ranks: Ranks) -> tuple[float, list[bool]]:
+    """What a step exchanges, with the largest digest."""
+    loss, everyone = ranks.gathered(0.1 + ranks.rank, np.arange(5) % 2 == ranks.rank, 2**32 - 1)
+    return loss, everyone.tolist()
+
+
+def total(ranks: Ranks) -> int:
+    """10 + 11 + ..."""
+    return ranks.total(10 + ranks.rank)
+
+
+def shares(ranks: Ranks) -> list[int]:
+    """This process's part of four examples."""
+    return list(range(4))[ranks.share(4)]
+
+
+def odd_batch(ranks: Ranks) -> slice:
+    """A batch that has no equal parts."""
+    return ranks.share(33)
+
+
+def other_masks(ranks: Ranks) -> tuple[float, np.ndarray]:
+    """A step with other masks in each process."""
+    return ranks.gathered(0.0, np.zeros(1, np.bool_), ranks.rank)
+
+
+def idle_parameter(ranks: Ranks) -> None:
+    """Training of a network with a parameter that its loss does not depend on."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    model.register_parameter("idle", nn.Parameter(torch.zeros(1)))
+    network, examples = TorchBackend(model, ranks=ranks), data()
+    for _ in range(2):
+        network.step(examples.train_x[:4], examples.train_y[:4], 0.1)
+
+
+QUESTIONS = (gathered, total, shares, odd_batch, other_masks, idle_parameter)
+
+
+def wait_in_vain(folder: Path, spec: Mapping, ranks: Ranks) -> None:
+    """The last process is silent for `sleeps` seconds while the others wait for it."""
+    if ranks.rank < ranks.size - 1:
+        ranks.barrier()
+    else:
+        time.sleep(spec["sleeps"])
+
+
+TASKS = {task.__name__: task for task in (train_runs, normalise, ask, wait_in_vain)}
+
+
+def sentence(error: MestError) -> str:
+    """As a person sees it."""
+    return f"{type(error).__name__}: {error}"
+
+
+def main(task: str, folder: str, spec: str = "{}") -> int:
+    """Do the task among the processes of the environment; returns the exit code."""
+    content = json.loads(spec)
+    try:
+        with closing(ranks_of_environment("cpu", content.get("timeout_s", 60.0))) as ranks:
+            TASKS[task](Path(folder), content, ranks)
+    except MestError as error:
+        print(sentence(error), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
