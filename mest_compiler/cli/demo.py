@@ -77,12 +77,14 @@ def demonstrate(recipe: Recipe, run_dir: Path, *, threads: int | None, rounds: i
 
 
 def _timed(run: Run, run_dir: Path, rounds: int) -> dict[str, Any]:
-    """The report of the run's step against PyTorch."""
+    """The report of the run's step against PyTorch, both from the first weights, with the masks of the end."""
+    import tempfile
+
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.cli.measuring import measured
-    from mest_compiler.cli.training import ARTIFACT, MASKS
+    from mest_compiler.cli.training import MASKS
 
-    recipe, threads = run.recipe, run.built.threads
+    recipe, built = run.recipe, run.built
     case = NetworkCase(
         model=recipe.model,
         classes=run.data.classes,
@@ -92,8 +94,12 @@ def _timed(run: Run, run_dir: Path, rounds: int) -> dict[str, Any]:
         width=recipe.width,
         masks=str(run_dir / MASKS),
     )
-    artifacts, folders = {"sparse": run.built.artifact}, {"sparse": run_dir / ARTIFACT}
-    return measured(artifacts, folders, case, recipe.seed, threads, rounds, False)
+    state = {name: tensor.numpy() for name, tensor in case.network().state_dict().items()}
+    step = built.artifact.started_from(state, built.backend.masks())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "step")
+        step.save(path)
+        return measured({"sparse": step}, {"sparse": path}, case, recipe.seed, built.threads, rounds, False)
 
 
 def _show(summary: dict[str, Any]) -> None:

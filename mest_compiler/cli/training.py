@@ -28,7 +28,6 @@ from mest_compiler.cli.training_start import check_start, first_start, load_exam
 from mest_compiler.errors import CheckpointError, MaskError
 
 if TYPE_CHECKING:
-    from mest_compiler.cli.training_start import Start
     from mest_compiler.training.data import Examples
     from mest_compiler.training.ranks import Ranks
     from mest_compiler.training.recipe import Recipe
@@ -130,9 +129,10 @@ def resume_run(
     threads: int | None = None,
     checkpoint_steps: int | None = None,
 ) -> Run:
-    """Go on from a run's last checkpoint with either backend, None: the one that it was begun with.
+    """Go on from a run's last checkpoint, whichever backend wrote it.
 
-    The compiled one takes the step that lies in the run's folder, and compiles it where there is none.
+    backend: None is the compiled one where the run's folder holds a step, and PyTorch elsewhere. The compiled one takes
+    that step, and where there is none it compiles one, with room for all that the recipe's mutation may still keep.
     """
     from mest_compiler.training.run_folder import CHECKPOINT
 
@@ -150,15 +150,15 @@ def resume_run(
         if backend == COMPILED and holds_step:
             built = loaded_backend(recipe, run_dir / ARTIFACT, threads)
         else:
+            # PyTorch reads the checkpoint of a step that is yet to be compiled, and says what is wrong with it.
             start = start_of_checkpoint(recipe, data, run_dir / CHECKPOINT)
-            if backend == TORCH:
-                built = torch_backend(recipe, start, device, threads, ranks)
-            else:
-                _check_resumable(recipe, run_dir, data, start)
-                say(f"{run_dir} holds no compiled step: compiling it")
-                built = compiled_backend(recipe, data, start, device, threads)
-                built.artifact.save(run_dir / ARTIFACT)
+            built = torch_backend(recipe, start, device, threads, ranks)
+        _check_resumable(recipe, run_dir, data, built)
         _show(recipe, run_dir, ranks)
+        if built.kind != backend:
+            say(f"{run_dir} holds no compiled step: compiling it")
+            built = compiled_backend(recipe, data, start, device, threads)
+            built.artifact.save(run_dir / ARTIFACT)
         return _train(recipe, run_dir, data, built, ranks, True, checkpoint_steps)
 
 
@@ -178,16 +178,15 @@ def refuse_masks(masks: Path | None, masks_from: Path | None) -> None:
         raise MaskError("A run that is resumed goes on with its own masks: leave out --masks and --masks-from.")
 
 
-def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, start: Start) -> None:
-    """Raise what the loop would raise of the checkpoint, before a step is compiled for it: PyTorch reads it too."""
+def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, built: Built) -> None:
+    """Raise what the loop would raise of the checkpoint."""
     from mest_compiler.training.data_efficiency import DataEfficiency
     from mest_compiler.training.mutator import Mutator
-    from mest_compiler.training.ranks import Alone
     from mest_compiler.training.run_folder import RunFolder
 
-    reader = torch_backend(recipe, start, CPU, None, Alone()).backend
-    mutator, efficiency = Mutator(recipe.mutations, reader, recipe.seed), DataEfficiency(recipe, len(data.train_y))
-    RunFolder(run_dir, recipe, data).resume(reader, mutator, efficiency, writes=False)
+    mutator = Mutator(recipe.mutations, built.backend, recipe.seed)
+    efficiency = DataEfficiency(recipe, len(data.train_y))
+    RunFolder(run_dir, recipe, data).resume(built.backend, mutator, efficiency, writes=False)
 
 
 def _show(recipe: Recipe, run_dir: Path, ranks: Ranks) -> None:

@@ -56,7 +56,9 @@ def check_backend(kind: str, device: str, *, measures: bool) -> None:
             )
         return
     if device != CPU:
-        raise DeviceError(f"The compiled step runs on {CPU}, not on {device!r}: add --backend torch, or leave it out.")
+        raise DeviceError(
+            f"The compiled step runs on {CPU}, not on {device!r}: add --backend torch, or leave out --device."
+        )
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise MestError("The compiled step trains in one process: add --backend torch, or start it without torchrun.")
 
