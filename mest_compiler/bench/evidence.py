@@ -8,6 +8,7 @@ differ.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mest_compiler.bench.csv_rows import origin
+from mest_compiler.bench.worker import end_with
 from mest_compiler.errors import BenchError
 from mest_compiler.training.recipe import Recipe
 
@@ -121,12 +123,12 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
     from mest_compiler.schedules.cpu.sgd import Sgd
     from mest_compiler.sparsity.masks import random_masks
     from mest_compiler.sparsity.profile import LayerPlan, Profile
-    from mest_compiler.training.data import load_data
+    from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.loop import train
     from mest_compiler.training.progress import QuietReporter
 
     torch.set_num_threads(1)
-    data = load_data(base.data, base.data_root, size=base.size, examples=base.examples, noise=base.noise)
+    data = load_recipe_data(base)
     artifact, rows = None, []
     for cell, seed in group:
         recipe = recipe_of(cell, base, seed)
@@ -181,7 +183,8 @@ def measure(
     """Rows as the groups of runs are done, `jobs` groups at a time, each in a process of its own."""
     said = {"jobs": jobs, **origin(threads=threads, device=device, command=command)}
     # spawned: TVM's and PyTorch's threads do not survive a fork
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as pool:
         try:
             pending = [pool.submit(train_group, group, base, threads, said) for group in groups(wanted, base)]
             for done in as_completed(pending):

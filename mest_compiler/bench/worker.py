@@ -37,7 +37,7 @@ def main() -> None:
     spec = json.loads(sys.stdin.readline() or "null")
     if spec is None:
         return
-    _die_with(spec["parent"])
+    end_with(spec["parent"])
     if spec["core"] is not None:
         os.sched_setaffinity(0, {spec["core"]})
     start = time.perf_counter()
@@ -99,7 +99,7 @@ def _reply(replies: TextIO, answer: dict[str, Any]) -> None:
     replies.flush()
 
 
-def _die_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Have the kernel end this process when the parent is gone, also in the middle of a run (Linux only)."""
     if sys.platform != "linux":
         return

@@ -31,17 +31,9 @@ Torch = Annotated[
         help="Write the state_dict to FILE.safetensors and the masks to FILE.masks.safetensors.",
     ),
 ]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True, file_okay=False, help="Folder of the data set.", show_default="where the run's recipe says"
-    ),
-]
 
 
-def command(
-    run_dir: RunDir, onnx: Onnx = None, torch: Torch = None, data_root: DataRoot = None, json: Json = None
-) -> None:
+def command(run_dir: RunDir, onnx: Onnx = None, torch: Torch = None, json: Json = None) -> None:
     """Write the network of a run's last checkpoint as files that others read, with zeros where weights were removed.
 
     --torch: `model.load_state_dict(safetensors.torch.load_file("net.safetensors"))` takes the weights;
@@ -52,8 +44,6 @@ def command(
     onnx's checker has accepted it, and onnx's reference evaluator agreed with PyTorch on random images. Its metadata
     has the recipe (mest.recipe), a profile (mest.profile) and the masks (mest.masks): JSON with the shape of each, and
     its bits, 1 = kept, in C order, as numpy.packbits packs them, in base64.
-
-    The run's data set must be there: it says how large images are and how many classes there are.
 
     Examples:
 
@@ -71,7 +61,7 @@ def command(
 
     from mest_compiler.training.export import Trained
 
-    trained = Trained.of_run(run_dir, data_root)
+    trained = Trained.of_run(run_dir)
     facts: dict[str, Any] = {
         "run_dir": run_dir,
         "model": trained.recipe.model,

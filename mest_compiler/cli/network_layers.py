@@ -5,6 +5,7 @@ Tracing says the same and more, but takes seconds; a look at a profile should be
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mest_compiler.sparsity.schemes import Shape
+
+
+_CONV2D = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+"""Arguments of torch.conv2d by position; the first three are those of linear too."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class NetworkLayers:
 
 
 def network_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> NetworkLayers:
-    """The layers that a forward pass in eval mode runs; the model is left in eval mode.
+    """The layers that a forward pass in eval mode runs, called as modules or as functions; the model is left as it is.
 
     Args:
         model: takes float32 [1, *input_shape].
@@ -55,28 +60,36 @@ def network_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> Netwo
         ModelError: the forward pass fails.
     """
     import torch
-    from torch import nn
+    from torch.overrides import TorchFunctionMode
 
     found = NetworkLayers()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
 
-    def note(name: str, module: nn.Module) -> None:
-        shape = tuple(module.weight.shape)
-        if name in found.order:
+    def note(func: Callable, weight: torch.Tensor, groups: int) -> None:
+        name = names.get(id(weight))
+        if name is None or name in found.order:
             return
         found.order.append(name)
-        if isinstance(module, nn.Linear):
-            found.linears[name] = shape
-        elif module.groups == 1:
-            found.convolutions[name] = shape
+        if func is torch.nn.functional.linear:
+            found.linears[name] = tuple(weight.shape)
+        elif groups == 1:
+            found.convolutions[name] = tuple(weight.shape)
         else:
-            found.grouped[name] = shape
+            found.grouped[name] = tuple(weight.shape)
 
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            weight = f"{name}.weight" if name else "weight"
-            module.register_forward_pre_hook(lambda module, _, weight=weight: note(weight, module))
+    class Calls(TorchFunctionMode):
+        """Notes every call of a layer's function, which its module makes too."""
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            given = dict(kwargs or {})
+            if func in (torch.conv2d, torch.nn.functional.linear):
+                named = dict(zip(_CONV2D, args, strict=False)) | given
+                note(func, named["weight"], named.get("groups", 1))
+            return func(*args, **given)
+
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Calls():
             model.eval()(torch.zeros(1, *input_shape))
     except Exception as error:  # a user's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -84,4 +97,7 @@ def network_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> Netwo
             f"The model cannot be run on an input of shape {[1, *input_shape]} ({reason}): give the --plane and "
             "--channels it is made for."
         ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
     return found

@@ -24,7 +24,7 @@ from mest_compiler.cli.training_backends import (
     ranks_of,
     torch_backend,
 )
-from mest_compiler.cli.training_start import check_start, first_start, load_examples, start_of_checkpoint
+from mest_compiler.cli.training_start import check_start, first_start, start_of_checkpoint
 from mest_compiler.errors import CheckpointError, MaskError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def begin_run(
     What can go wrong early goes wrong before there is a folder. Raises the MestErrors of data, models, masks, compiling
     and training.
     """
+    from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.run_folder import CHECKPOINT
 
     check_backend(backend, device, measures=recipe.scheme == AUTO)
@@ -104,7 +105,7 @@ def begin_run(
         check_artifact_place(run_dir / ARTIFACT)
     check_writable(run_dir / ARTIFACT)
     with closing(ranks_of(backend, device)) as ranks:
-        data = load_examples(recipe)
+        data = load_recipe_data(recipe)
         start = first_start(recipe, data, masks, masks_from)
         check_start(recipe, data, start)
         _show(recipe, run_dir, ranks)
@@ -134,6 +135,7 @@ def resume_run(
     backend: None is the compiled one where the run's folder holds a step, and PyTorch elsewhere. The compiled one takes
     that step, and where there is none it compiles one, with room for all that the recipe's mutation may still keep.
     """
+    from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.run_folder import CHECKPOINT
 
     holds_step = (run_dir / ARTIFACT).exists()
@@ -146,7 +148,7 @@ def resume_run(
     with closing(ranks_of(backend, device)) as ranks:
         if ranks.rank == 0:
             _clear_leftovers(run_dir)
-        data = load_examples(recipe)
+        data = load_recipe_data(recipe)
         if backend == COMPILED and holds_step:
             built = loaded_backend(recipe, run_dir / ARTIFACT, threads)
         else:

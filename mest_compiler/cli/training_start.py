@@ -48,13 +48,6 @@ class Start:
         }
 
 
-def load_examples(recipe: Recipe) -> Examples:
-    """The recipe's data set."""
-    from mest_compiler.training.data import load_data
-
-    return load_data(recipe.data, recipe.data_root, size=recipe.size, examples=recipe.examples, noise=recipe.noise)
-
-
 def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: Path | None) -> Start:
     """The start of a run's first epoch: weights and masks that the recipe's seed draws, or those of files.
 
@@ -62,6 +55,7 @@ def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: 
         ModelError, ProfileError, MaskError: of the model, or a sparsity that it cannot have.
     """
     from mest_compiler.cli.model_options import sparse_model
+    from mest_compiler.cli.network_layers import network_layers
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.starting_masks import starting_masks
 
@@ -75,7 +69,7 @@ def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: 
     )
     if isinstance(sparse.profile, Automatic):
         return Start(sparse, {}, {})
-    layers = _layers(sparse.model, data)
+    layers = network_layers(sparse.model, data.input_shape)
     plan, drawn = starting_masks(
         sparse.profile,
         layers.convolutions,
@@ -159,12 +153,3 @@ def _network(recipe: Recipe, data: Examples) -> nn.Module:
     return seeded_model(
         recipe.model, seed=recipe.seed, classes=data.classes, in_channels=data.channels, width=recipe.width
     )
-
-
-def _layers(model: nn.Module, data: Examples):
-    """The network's layers, looked up in a copy: the look leaves hooks, and a model in eval mode."""
-    import copy
-
-    from mest_compiler.cli.network_layers import network_layers
-
-    return network_layers(copy.deepcopy(model), data.input_shape)

@@ -16,6 +16,7 @@ from mest_compiler.training.data_cifar import CIFAR10, CIFAR100, CifarForm, read
 from mest_compiler.training.data_folder import FolderData, read_folder
 from mest_compiler.training.data_mnist import mnist_split
 from mest_compiler.training.raw_data import RawData
+from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.streams import stream
 
 # The MNIST images are 28 x 28 and the networks here are built for 32 x 32 planes.
@@ -184,6 +185,12 @@ def load_data(
             )
         data = data.with_training(evenly_chosen(data.train_y, examples, seed))
     return data
+
+
+def load_recipe_data(recipe: Recipe, root: Path | str | None = None) -> Examples:
+    """The data set of a recipe; root: the folder it lies in, None: where the recipe says. Errors as `load_data`."""
+    root = recipe.data_root if root is None else root
+    return load_data(recipe.data, root, size=recipe.size, examples=recipe.examples, noise=recipe.noise)
 
 
 def _load_mnist(root: Path | str | None, seed: int, size: int | None) -> DataSet:

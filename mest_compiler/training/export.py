@@ -36,7 +36,7 @@ from mest_compiler.sparsity.masks import save_masks
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.run_folder import CHECKPOINT
-from mest_compiler.training.run_reading import data_of, read_checkpoint
+from mest_compiler.training.run_reading import read_checkpoint
 from mest_compiler.training.whole_file import whole_file
 
 INPUT, OUTPUT = "images", "logits"
@@ -62,18 +62,16 @@ class Trained:
     epochs: int
 
     @classmethod
-    def of_run(cls, run_dir: Path, data_root: Path | None = None) -> Trained:
-        """The network of a run, finished or not; data_root: where its data lie, None: where the recipe says.
-
-        The data set says how large images are and how many classes there are.
+    def of_run(cls, run_dir: Path) -> Trained:
+        """The network of a run, finished or not; its data set is not needed.
 
         Raises:
             CheckpointError: no run, or a checkpoint that is damaged or does not fit the recipe's model. ModelError: the
-                model cannot be built, such as one whose file is gone. DataError: the data set is not there.
+                model cannot be built, such as one whose file is gone.
         """
         recipe, content = read_checkpoint(run_dir)
-        data = data_of(run_dir, recipe, content, data_root)
-        model = models.build(recipe.model, classes=data.classes, in_channels=data.channels, width=recipe.width)
+        input_shape, classes = tuple(content.extra["network"]["input_shape"]), content.extra["network"]["classes"]
+        model = models.build(recipe.model, classes=classes, in_channels=input_shape[0], width=recipe.width)
         shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         source = str(run_dir / CHECKPOINT)
         # Copied, because what a file is read into may be read-only.
@@ -81,7 +79,7 @@ class Trained:
         model.to(next(tensor.dtype for tensor in state.values() if tensor.is_floating_point()))
         model.load_state_dict(state)
         masks = content.masks(shapes, source)
-        return cls(recipe, model.eval(), masks, content.schemes, data.input_shape, content.extra["position"]["epoch"])
+        return cls(recipe, model.eval(), masks, content.schemes, input_shape, content.extra["position"]["epoch"])
 
     @property
     def zeros(self) -> float:

@@ -33,6 +33,8 @@ class RunFolder:
         self._path = path
         self._recipe = recipe
         self._fingerprint = data.fingerprint()
+        # What the network is built for: with it whoever has no data can still read the run.
+        self._network = {"input_shape": list(data.input_shape), "classes": data.classes}
 
     def begin(self) -> None:
         """Make the folder of a new run, with its recipe and an empty log.
@@ -56,7 +58,7 @@ class RunFolder:
             raise CheckpointError(f"{self._path} holds no checkpoint to resume: start the run without resuming")
         source = str(self.checkpoint)
         extra, arrays = backend.load(self.checkpoint)
-        if not {"position", "recipe", "data", "mutation"} <= extra.keys():
+        if not {"position", "recipe", "data", "mutation", "network"} <= extra.keys():
             raise CheckpointError(f"{source} was not written by this training loop: use another one")
         ours = self._recipe.as_mapping()
         theirs = extra["recipe"]
@@ -85,6 +87,7 @@ class RunFolder:
             "recipe": self._recipe.as_mapping(),
             "data": self._fingerprint,
             "mutation": mutator.state(),
+            "network": self._network,
         }
         backend.save(self.checkpoint, extra, efficiency.arrays())
 

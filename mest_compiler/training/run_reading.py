@@ -12,7 +12,7 @@ from pathlib import Path
 from mest_compiler.errors import CheckpointError, DataError
 from mest_compiler.runtime import checkpoint
 from mest_compiler.sparsity.mutation_schedule import STATIC
-from mest_compiler.training.data import Examples, load_data
+from mest_compiler.training.data import Examples, load_recipe_data
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import EpochRecord
 from mest_compiler.training.run_folder import CHECKPOINT, LOG, RECIPE
@@ -106,7 +106,7 @@ def read_checkpoint(run_dir: Path) -> tuple[Recipe, checkpoint.Content]:
     """
     recipe = read_recipe(run_dir)
     content = checkpoint.read(run_dir / CHECKPOINT, None)
-    if not {"position", "data"} <= content.extra.keys():
+    if not {"position", "data", "network"} <= content.extra.keys():
         raise CheckpointError(f"{run_dir / CHECKPOINT} was not written by a training run: use another one")
     return recipe, content
 
@@ -117,8 +117,7 @@ def data_of(run_dir: Path, recipe: Recipe, content: checkpoint.Content, data_roo
     Raises:
         DataError: it is not there whole, or its images are not those of the run.
     """
-    root = recipe.data_root if data_root is None else data_root
-    data = load_data(recipe.data, root, size=recipe.size, examples=recipe.examples, noise=recipe.noise)
+    data = load_recipe_data(recipe, data_root)
     if data.fingerprint() != content.extra["data"]:
         raise DataError(
             f"{run_dir} was trained on other images or labels than data set {data.name} has here: name their folder "
