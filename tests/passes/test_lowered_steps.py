@@ -16,7 +16,7 @@ from mest_compiler.errors import ModelError
 from mest_compiler.frontend import TrainingGraph, ops, trace
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.passes.pipeline import Lowered, lower
-from mest_compiler.passes.program import op_name
+from mest_compiler.passes.program import op_name, shape_of
 from mest_compiler.passes.sparsify_convolutions import SparseLayer, SparsifyConvolutions
 from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.sgd import Sgd
@@ -167,8 +167,13 @@ def test_every_update_is_in_place(network) -> None:
     p, b = len(graph.parameters), len(graph.buffers)
     parameters, buffers = step.params[:p], step.params[p : p + b]
     momenta = step.params[-1 - p : -1]
-    _, _, *updated = program_outputs(step)
+    layers = result.tiles.layers
+    sparse = [i for i, name in enumerate(graph.parameters) if name in layers and layers[name].sparse is not None]
+    _, _, *rest = program_outputs(step)
+    gradients, updated = rest[: len(sparse)], rest[len(sparse) :]
     assert len(updated) == 2 * p + b
+    # a gradient for each sparse layer, compact as its values are: what a mutation needs
+    assert [shape_of(gradient) for gradient in gradients] == [shape_of(parameters[i]) for i in sparse]
     for i, (weight, momentum) in enumerate(zip(parameters, momenta, strict=True)):
         assert written_in_place(updated[2 * i], defined, weight), weight.name
         assert written_in_place(updated[2 * i + 1], defined, momentum), momentum.name
