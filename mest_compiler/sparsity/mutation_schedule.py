@@ -86,7 +86,8 @@ def units_at(name: str, scheme: Scheme, shape: Shape, base: int, offset: float) 
     """Units that a layer keeps at an offset from its target sparsity, at which it keeps `base`.
 
     Raises:
-        ProfileError: nothing would be left, or more than the scheme can keep; the sentence names the layer.
+        ProfileError: p takes all that is kept, or more is asked for than the scheme can keep; the sentence names the
+            layer.
     """
     if not offset:
         return base
@@ -103,7 +104,6 @@ def units_at(name: str, scheme: Scheme, shape: Shape, base: int, offset: float) 
             f"A mutation of p = {-offset:g} takes layer {name!r} to a sparsity of {lowered:.4g}, below the "
             f"{scheme.lowest:.4g} that scheme {scheme.name!r} can have: {advice}."
         )
-    count = scheme.kept_units(shape, max(lowered, scheme.lowest))
-    if not count:
-        raise ProfileError(f"A mutation of p = {offset:g} would leave layer {name!r} no unit: {advice}.")
-    return count
+    # Rounding empties no layer: where p is less than what is kept, a unit stays, and of a balanced scheme one a row.
+    least = min(scheme.grid(shape)[0] if scheme.balanced else 1, base)
+    return max(scheme.kept_units(shape, max(lowered, scheme.lowest)), least)
