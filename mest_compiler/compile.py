@@ -118,7 +118,6 @@ def planned_bytes(
     input_shape: tuple[int, int, int],
     batch: int,
     profile: Profile | None,
-    headroom: float = 0.0,
     device: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, dict[str, int]]:
@@ -129,7 +128,7 @@ def planned_bytes(
     """
     cpu = get_device(device, threads)
     graph = _trace(model, input_shape, batch, "float32", 0.0)
-    _, structures = _structures(graph, profile, None, False, 0, cpu, headroom)
+    _, structures = _structures(graph, profile, None, False, 0, cpu, 0.0)
     rule = Sgd(momentum=0.9, weight_decay=0, nesterov=False)
     lowered = lower(graph, _sparse_layers(structures), rule, cpu)
     return {p: layer.state_bytes() for p, layer in lowered.tiles.layers.items()}
@@ -173,7 +172,7 @@ def _capacity(name: str, scheme: str, mask: np.ndarray, headroom: float) -> int 
     if not headroom:
         return None
     kind, shape = get_scheme(scheme), tuple(mask.shape)
-    base = int(np.count_nonzero(kind.mask_to_units(mask)))
+    base = len(kind.units_of(mask))
     return max(base, units_at(name, kind, shape, base, -headroom))
 
 

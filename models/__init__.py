@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import isfinite
 from numbers import Integral, Real
 
+import torch
 from torch import nn
 
 from mest_compiler.errors import ModelError
@@ -34,7 +35,9 @@ def available() -> tuple[str, ...]:
     return tuple(_MODELS)
 
 
-def build(name: str, *, classes: int = 10, in_channels: int = 3, width: float = 1) -> nn.Module:
+def build(
+    name: str, *, classes: int = 10, in_channels: int = 3, width: float = 1, seed: int | None = None
+) -> nn.Module:
     """A freshly initialised model, drawn from torch's global generator.
 
     Args:
@@ -43,6 +46,7 @@ def build(name: str, *, classes: int = 10, in_channels: int = 3, width: float = 
         classes: number of logits.
         in_channels: channels of the input.
         width: factor on the channels of every layer; 2 for the paper's ResNet-32.
+        seed: what that generator starts from; None goes on with it as it is.
 
     Raises:
         ModelError: no such model, file or callable, one that fails or returns no nn.Module, or sizes that
@@ -53,6 +57,8 @@ def build(name: str, *, classes: int = 10, in_channels: int = 3, width: float = 
             raise ModelError(f"A model cannot be built with {what}={size!r}: use a whole number, at least 1.")
     if not isinstance(width, Real) or not isfinite(width) or width <= 0:
         raise ModelError(f"A model cannot be built with width={width!r}: use a number above 0.")
+    if seed is not None:
+        torch.manual_seed(seed)
     arguments = {"classes": classes, "in_channels": in_channels, "width": width}
     if name in _MODELS:
         return _MODELS[name](**arguments)

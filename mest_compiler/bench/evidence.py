@@ -16,12 +16,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mest_compiler.bench.csv_rows import origin
 from mest_compiler.bench.worker import end_with
 from mest_compiler.errors import BenchError
 from mest_compiler.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mest_compiler.training.data import Examples
 
 DENSE, DE = "dense", "+de"
 METHODS = (DENSE, "static", "vanilla", "em", "em&s", "em&s+de")
@@ -113,6 +116,12 @@ def groups(wanted: Sequence[tuple[Cell, int]], base: Recipe) -> list[list[tuple[
     return list(found.values())
 
 
+def settings(base: Recipe, data: Examples) -> dict[str, Any]:
+    """The fields of a row that all rows of one table have in common."""
+    fields = {name: getattr(base, name) for name in ("model", "width", "data", "noise", "epochs", "batch")}
+    return {**fields, "examples": len(data.train_y)}
+
+
 def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, said: dict[str, Any]) -> list[Trained]:
     """Compile the step of a group once and train all its runs; `said`: the rest of each row."""
     import torch
@@ -132,8 +141,8 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
     artifact, rows = None, []
     for cell, seed in group:
         recipe = recipe_of(cell, base, seed)
-        torch.manual_seed(seed)
-        model = models.build(recipe.model, classes=data.classes, in_channels=data.channels, width=recipe.width)
+        sizes = {"classes": data.classes, "in_channels": data.channels, "width": recipe.width}
+        model = models.build(recipe.model, **sizes, seed=seed)
         if artifact is None:
             artifact = compile_step(
                 model,
@@ -163,14 +172,8 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
                 ms_per_iteration=summary.ms_per_iteration,
                 removed=len(data.train_y) - summary.records[-1].examples,
                 state_mb=summary.records[-1].state_mb,
-                model=recipe.model,
-                width=recipe.width,
-                data=recipe.data,
-                examples=len(data.train_y),
-                noise=recipe.noise,
-                epochs=recipe.epochs,
-                batch=recipe.batch,
                 p=recipe.p,
+                **settings(base, data),
                 **said,
             )
         )

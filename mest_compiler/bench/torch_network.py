@@ -37,8 +37,8 @@ class NetworkCase:
 
     def network(self) -> torch.nn.Module:
         """The model in training mode, its masked weights set to zero."""
-        torch.manual_seed(self.seed)
-        network = build(self.model, classes=self.classes, in_channels=self.input_shape[0], width=self.width)
+        sizes = {"classes": self.classes, "in_channels": self.input_shape[0], "width": self.width}
+        network = build(self.model, **sizes, seed=self.seed)
         _set_zeros(network, self.masks)
         return network.train()
 

@@ -68,11 +68,12 @@ def command(
     check_artifact_place(output)
     if momentum >= 1 or (nesterov and momentum == 0):
         raise MestError(f"A momentum of {momentum:g} cannot be used: it is below 1, and with --nesterov above 0.")
-    from mest_compiler.cli.compiling import compile_with_bar, seeded_model
+    from mest_compiler import models
+    from mest_compiler.cli.compiling import compile_with_bar
     from mest_compiler.schedules.cpu.sgd import Sgd
     from mest_compiler.training.memory import peak_rss_mb
 
-    network = seeded_model(model, seed=seed, classes=classes, in_channels=channels, width=width)
+    network = models.build(model, classes=classes, in_channels=channels, width=width, seed=seed)
     sparse = sparse_model(
         network, scheme=scheme, sparsity=sparsity, profile=profile, masks=masks, masks_from=masks_from
     )

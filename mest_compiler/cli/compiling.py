@@ -39,13 +39,3 @@ def compiled(case: NetworkCase, profile: Profile | None, *, device: str, threads
         threads=threads,
         name=case.model,
     )
-
-
-def seeded_model(name: str, *, seed: int, classes: int, in_channels: int, width: float) -> nn.Module:
-    """`models.build` with weights that the seed draws."""
-    import torch
-
-    from mest_compiler import models
-
-    torch.manual_seed(seed)
-    return models.build(name, classes=classes, in_channels=in_channels, width=width)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mest_compiler.cli.options import Json
+from mest_compiler.cli.options import Json, RunDir
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.places import check_writable, no_empty_folders
 from mest_compiler.errors import ModelError
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 SAFETENSORS = ".safetensors"
 
-RunDir = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, finished or not, that mest train wrote.")
-]
 Onnx = Annotated[
     Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write the network in evaluation mode as ONNX.")
 ]

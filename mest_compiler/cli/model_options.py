@@ -223,5 +223,7 @@ def _profile_of_masks(masks: dict[str, np.ndarray], scheme: str) -> Profile:
 
 def _maskable(model: nn.Module) -> Shapes:
     """Shapes (F, C, kh, kw) of the parameters that masks can be of; a linear layer's kernel is 1x1."""
+    from mest_compiler.sparsity.schemes import kernel_shape
+
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return {name: (*shape, 1, 1)[:4] for name, shape in shapes.items() if len(shape) in (2, 4)}
+    return {name: kernel_shape(shape) for name, shape in shapes.items() if len(shape) in (2, 4)}

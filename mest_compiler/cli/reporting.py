@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from mest_compiler.cli.places import check_writable
 from mest_compiler.errors import BenchError
+
+Row = TypeVar("Row")
 
 Output = Annotated[
     Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the picture and the CSV file.")
@@ -51,7 +53,20 @@ def fractions_of(text: str | None, everything: tuple[float, ...]) -> tuple[float
     return numbers
 
 
-def prepare(output: Path, file: str) -> Path:
-    """The path of a file in the output folder, tried; the folder itself is made when there is something to write."""
-    check_writable(output / file)
-    return output / file
+def prepare(output: Path, file: str, kind: type[Row], resume: bool) -> tuple[Path, list[Row]]:
+    """The path of a report's table in the output folder, and the rows that it holds already, to go on from.
+
+    The path is tried; the folder itself is made when there is something to write.
+
+    Raises:
+        BenchError: the table exists and is not to be gone on with, or is none of this report's.
+    """
+    from mest_compiler.bench.csv_rows import read_rows
+
+    path = output / file
+    check_writable(path)
+    if not path.exists():
+        return path, []
+    if not resume:
+        raise BenchError(f"{path} exists: go on with --resume, choose another --output, or remove it.")
+    return path, read_rows(path, kind)

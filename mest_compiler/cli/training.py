@@ -230,12 +230,13 @@ def _write_result(run_dir: Path, built: Built) -> None:
     import safetensors.numpy
 
     from mest_compiler.sparsity.masks import save_masks
+    from mest_compiler.sparsity.schemes import kernel_shape
     from mest_compiler.training.whole_file import whole_file
 
     with whole_file(run_dir / WEIGHTS) as path:
         path.write_bytes(safetensors.numpy.save(built.backend.state()))
     # A linear layer's mask is stored as one of 1x1 kernels.
-    masks = {name: mask.reshape((*mask.shape, 1, 1)[:4]) for name, mask in built.backend.masks().items()}
+    masks = {name: mask.reshape(kernel_shape(mask.shape)) for name, mask in built.backend.masks().items()}
     if masks:
         save_masks(run_dir / MASKS, masks)
 

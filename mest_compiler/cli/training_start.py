@@ -40,12 +40,7 @@ class Start:
 
     def kept_units(self) -> dict[str, np.ndarray]:
         """As of a `Backend`."""
-        import numpy as np
-
-        return {
-            name: np.flatnonzero(scheme.mask_to_units(self.masks[name])).astype(np.int32)
-            for name, (scheme, _) in self.sparse_layers().items()
-        }
+        return {name: scheme.units_of(self.masks[name]) for name, (scheme, _) in self.sparse_layers().items()}
 
 
 def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: Path | None) -> Start:
@@ -122,8 +117,7 @@ def _thinned(content: Content, masks: Mapping[str, np.ndarray], path: Path) -> d
             raise CheckpointError(
                 f"{path} does not say how many units layer {name!r} keeps in the end ({error!r}): use another one"
             ) from error
-        thinned[name] = np.zeros(mask.shape, np.bool_)
-        thinned[name].reshape(-1)[scheme.weights_of(kept, mask.shape)] = True
+        thinned[name] = scheme.mask_of(kept, mask.shape)
     return thinned
 
 
@@ -148,8 +142,8 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
 
 
 def _network(recipe: Recipe, data: Examples) -> nn.Module:
-    from mest_compiler.cli.compiling import seeded_model
+    from mest_compiler import models
 
-    return seeded_model(
-        recipe.model, seed=recipe.seed, classes=data.classes, in_channels=data.channels, width=recipe.width
+    return models.build(
+        recipe.model, classes=data.classes, in_channels=data.channels, width=recipe.width, seed=recipe.seed
     )

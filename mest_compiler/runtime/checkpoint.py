@@ -26,7 +26,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from mest_compiler.errors import CheckpointError, StructureError
-from mest_compiler.sparsity.schemes import Shape, get_scheme
+from mest_compiler.sparsity.schemes import Scheme, get_scheme, kernel_shape
 from mest_compiler.sparsity.structure import from_units
 
 Form = tuple[str, Sequence[int]]
@@ -60,7 +60,17 @@ class Content:
         return {f"{part}/{name}": np.asarray(a, order="C") for part, some in parts for name, a in some.items()}
 
     def dense_state(self, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
-        """Parameters and running statistics as torch has them, with their zeros; of what was read.
+        """Parameters and running statistics as torch has them, with their zeros; see `_dense`."""
+        return self._dense(self.state, shapes, source)
+
+    def dense_momentum(self, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
+        """Momenta by parameter name, likewise."""
+        return self._dense(self.momentum, shapes, source)
+
+    def _dense(
+        self, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]], source: str
+    ) -> dict[str, np.ndarray]:
+        """Tensors that are compact where sparse, with their zeros; of what was read.
 
         Args:
             shapes: of all of them, by torch name, in the order of the result.
@@ -69,15 +79,15 @@ class Content:
         Raises:
             CheckpointError: this is of a model with other names or shapes.
         """
-        for name in (*shapes, *self.state):
-            if name not in shapes or name not in self.state:
+        for name in (*shapes, *tensors):
+            if name not in shapes or name not in tensors:
                 who = "the checkpoint" if name in shapes else "the model"
                 raise CheckpointError(f"{source} is of another model than its recipe says: {who} has no {name!r}.")
         dense = {}
         for name, shape in shapes.items():
-            values = self.state[name]
+            values = tensors[name]
             if name in self.units:
-                places = self._places(name, shape, source)
+                places = self._scheme(name, shape, source).weights_of(self.units[name], kernel_shape(shape))
                 if values.shape == places.shape:
                     compact, values = values, np.zeros(tuple(shape), values.dtype)
                     values.reshape(-1)[places] = compact
@@ -92,24 +102,19 @@ class Content:
     def masks(self, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
         """bool masks [F, C, kh, kw], True = kept, of the sparse parameters by name; arguments and errors as of
         `dense_state`, which is asked first whether the model is this one."""
-        masks = {name: np.zeros(_four(shapes[name]), np.bool_) for name in self.units}
-        for name, mask in masks.items():
-            mask.reshape(-1)[self._places(name, shapes[name], source)] = True
-        return masks
+        return {
+            name: self._scheme(name, shapes[name], source).mask_of(units, kernel_shape(shapes[name]))
+            for name, units in self.units.items()
+        }
 
-    def _places(self, name: str, shape: Sequence[int], source: str) -> np.ndarray:
-        """int64 [units, unit_size]: where in the flat parameter its compact values stand."""
+    def _scheme(self, name: str, shape: Sequence[int], source: str) -> Scheme:
+        """Scheme of a sparse parameter, once its units are known to be units of this shape."""
         if name not in self.schemes:
             raise CheckpointError(f"{source} does not say the scheme of {name!r}: use a checkpoint of this version.")
-        scheme, units, shape = get_scheme(self.schemes[name]), self.units[name], _four(shape)
+        scheme, units, shape = get_scheme(self.schemes[name]), self.units[name], kernel_shape(shape)
         if len(units) and not 0 <= units.min() <= units.max() < scheme.units(shape):
             raise CheckpointError(f"{source} keeps units of {name!r} that shape {shape} does not have: use another.")
-        return scheme.weights_of(units, shape)
-
-
-def _four(shape: Sequence[int]) -> Shape:
-    """(F, C, kh, kw); a linear layer's kernels are 1x1."""
-    return (*shape, 1, 1)[:4]
+        return scheme
 
 
 @dataclass(frozen=True)
@@ -227,7 +232,7 @@ def _check_fits(path: Path, content: Content, identity: Identity) -> None:
             raise CheckpointError(f"Checkpoint {path} {what} tensor '{part}/{name}': use another one.")
     compact = {}
     for name, scheme in identity.schemes.items():
-        units, shape = content.units[name], _four(forms[name][1])
+        units, shape = content.units[name], kernel_shape(forms[name][1])
         if units.dtype != np.int32 or units.ndim != 1:
             raise CheckpointError(
                 f"Checkpoint {path} has {units.dtype} {units.shape} for units of {name!r}, not int32."

@@ -13,10 +13,9 @@ from mest_compiler.errors import ArtifactError, CheckpointError, MaskError, Mest
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import SparseConv, index_arrays
 from mest_compiler.sparsity import mutation
-from mest_compiler.sparsity import structure as structures_of
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
-from mest_compiler.sparsity.structure import Structure
+from mest_compiler.sparsity.structure import Structure, from_units
 
 from . import checkpoint
 from .artifact import Artifact
@@ -50,9 +49,8 @@ class Trainer:
         self.parameters, self.buffers = list(self.manifest["parameters"]), list(self.manifest["buffers"])
         self.layers = {p: layer for p, layer in self.manifest["layers"].items() if "capacity" in layer}
         self.structures: dict[str, Structure] = {}
-        # The step hands out the gradients of the sparse layers behind loss and logits.
-        self._gradient_names = [name for name in self.parameters if name in self.layers]
-        self._gradients: dict[str, tvm.runtime.Tensor] = {}
+        # What the last step handed out: loss, logits and the gradients of the sparse layers in parameter order.
+        self._outputs: Any = None
         self._tensors = {n: tvm.runtime.tensor(np.asarray(a, order="C")) for n, a in artifact.tensors.items()}
         self._momenta = {p: tvm.runtime.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
@@ -118,9 +116,9 @@ class Trainer:
         if self.manifest["seeded"]:
             self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps)))
         self.steps += 1
-        outputs = self.session["step"](*self._step_args)
-        self._gradients = dict(zip(self._gradient_names, list(outputs)[2 : 2 + len(self.layers)], strict=True))
-        return outputs[0], outputs[1]
+        self._outputs = None  # or two steps' gradients would take memory at the same time
+        self._outputs = self.session["step"](*self._step_args)
+        return self._outputs[0], self._outputs[1]
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Logits [N, classes] in evaluation mode for any N >= 1 of x [N, C, H, W]; changes nothing.
@@ -163,16 +161,13 @@ class Trainer:
         Raises:
             MestError: there was no step since the start, or since the last mutation or `load`.
         """
-        if not self._gradients:
+        if self._outputs is None:
             raise MestError("The importance of weights needs a gradient: train a step first.")
-        return {
-            name: mutation.importance(
-                structure.by_unit(self._tensors[name].numpy()),
-                structure.by_unit(self._gradients[name].numpy()),
-                coefficient,
-            )
-            for name, structure in self.structures.items()
-        }
+        found = {}
+        for place, name in enumerate((p for p in self.parameters if p in self.layers), start=2):
+            values = self._tensors[name].numpy(), self._outputs[place].numpy()
+            found[name] = mutation.importance(*map(self.structures[name].by_unit, values), coefficient)
+        return found
 
     def mutate(self, changes: Mapping[str, Change]) -> None:
         """Other units are kept from now on, without compiling; see `Change`. Layers not named stay as they are.
@@ -183,17 +178,18 @@ class Trainer:
         """
         new = {}
         for name, change in changes.items():  # all are checked before the first is changed
-            layer = self._layer(name)
-            new[name] = structures_of.from_units(
-                change.kept, tuple(layer["shape"]), layer["scheme"], layer["capacity"],
-                self.manifest["device"]["threads"],
-            )  # fmt: skip
+            new[name] = self._structure(name, change.kept)
         for name, structure in new.items():
             for tensor in (self._tensors[name], self._momenta[name]):
                 moved = self.structures[name].remap(structure, tensor.numpy(), changes[name].survivors)
                 tensor.copyfrom(moved)
             self._bind(name, structure)
-        self._gradients = {}
+        self._outputs = None
+
+    def _structure(self, name: str, units: np.ndarray) -> Structure:
+        """The structure of a layer that keeps these units, with the capacity that the program has room for."""
+        layer, threads = self._layer(name), self.manifest["device"]["threads"]
+        return from_units(units, tuple(layer["shape"]), layer["scheme"], layer["capacity"], threads)
 
     def _layer(self, name: str) -> Mapping[str, Any]:
         if name not in self.layers:
@@ -215,7 +211,7 @@ class Trainer:
             layer, mask = self._layer(name), np.asarray(mask)
             if list(mask.shape) != layer["shape"]:
                 raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {layer['shape']}.")
-            kept = np.flatnonzero(get_scheme(layer["scheme"]).mask_to_units(mask)).astype(np.int32)
+            kept = get_scheme(layer["scheme"]).units_of(mask)
             changes[name] = Change(np.intersect1d(kept, self.structures[name].unit_ids()), kept)
         self.mutate(changes)
 
@@ -240,7 +236,7 @@ class Trainer:
     def state_bytes(self) -> dict[str, int]:
         """Bytes of weights, gradients, momentum and indices that the training state takes."""
         weights = sum(int(np.prod(self._tensors[p].shape)) * self.dtype.itemsize for p in self.parameters)
-        indices = sum(t.numpy().nbytes for t in self._index.values())
+        indices = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in self._index.values())
         return {"weights": weights, "gradients": weights, "momentum": weights, "indices": indices}
 
     def to_artifact(self) -> Artifact:
@@ -280,12 +276,8 @@ class Trainer:
                 artifact has room for; nothing is changed then.
         """
         content = checkpoint.read(path, self._identity())
-        new, threads = {}, self.manifest["device"]["threads"]
         try:
-            for name, layer in self.layers.items():
-                new[name] = structures_of.from_units(
-                    content.units[name], tuple(layer["shape"]), layer["scheme"], layer["capacity"], threads
-                )
+            new = {name: self._structure(name, content.units[name]) for name in self.layers}
         except StructureError as error:
             raise CheckpointError(f"Checkpoint {path} does not fit this artifact: {error}") from error
         filled = [
@@ -297,5 +289,5 @@ class Trainer:
         for tensors, arrays in zip((self._tensors, self._momenta), filled, strict=True):
             for name, tensor in tensors.items():
                 tensor.copyfrom(np.asarray(arrays[name], order="C"))
-        self.seed, self.steps, self._gradients = content.seed, content.steps, {}
+        self.seed, self.steps, self._outputs = content.seed, content.steps, None
         return content.extra, dict(content.arrays)

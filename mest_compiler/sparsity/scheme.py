@@ -8,6 +8,7 @@ beside this one and an entry in `schemes`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from math import prod
 from numbers import Real
 
@@ -16,6 +17,11 @@ import numpy as np
 from mest_compiler.errors import MaskError, ProfileError
 
 Shape = tuple[int, int, int, int]
+
+
+def kernel_shape(shape: Sequence[int]) -> Shape:
+    """(F, C, kh, kw) of a convolution's or linear layer's weight; the latter's kernels are 1x1."""
+    return (*shape, 1, 1)[:4]
 
 
 class Scheme(ABC):
@@ -120,8 +126,16 @@ class Scheme(ABC):
                 f"Kept units of a weight of shape {tuple(shape)} under scheme {self.name!r} are a bool array "
                 f"of {units}, not {kept.dtype} of shape {kept.shape}."
             )
+        return self.mask_of(np.flatnonzero(kept), shape)
+
+    def units_of(self, mask: np.ndarray) -> np.ndarray:
+        """int32, ascending: ids of the units that a bool mask [F, C, kh, kw] keeps; errors as of `mask_to_units`."""
+        return np.flatnonzero(self.mask_to_units(mask)).astype(np.int32)
+
+    def mask_of(self, units: np.ndarray, shape: Shape) -> np.ndarray:
+        """bool mask [F, C, kh, kw] that keeps the units with these ids, int [n]: the inverse of `units_of`."""
         mask = np.zeros(prod(shape), np.bool_)
-        mask[self.weights_of(np.flatnonzero(kept), shape)] = True
+        mask[self.weights_of(units, shape)] = True
         return mask.reshape(shape)
 
     def cover(self, mask: np.ndarray) -> np.ndarray:

@@ -10,9 +10,9 @@ from mest_compiler.errors import ProfileError
 from .block import Block
 from .pattern import Pattern
 from .planes import Planes
-from .scheme import Scheme, Shape, check_sparsity
+from .scheme import Scheme, Shape, check_sparsity, kernel_shape
 
-__all__ = ["SCHEMES", "Scheme", "Shape", "check_sparsity", "get_scheme"]
+__all__ = ["SCHEMES", "Scheme", "Shape", "check_sparsity", "get_scheme", "kernel_shape"]
 
 SCHEMES = (
     Block("unstructured", 1, aliases=("block:1x1",)),

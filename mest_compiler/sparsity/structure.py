@@ -85,9 +85,7 @@ class Structure:
 
     def to_mask(self) -> np.ndarray:
         """bool mask [F, C, kh, kw], True = kept."""
-        mask = np.zeros(prod(self.shape), np.bool_)
-        mask[self.places()] = True
-        return mask.reshape(self.shape)
+        return self.kind.mask_of(self.unit_ids(), self.shape)
 
     def compact(self, weight: np.ndarray) -> np.ndarray:
         """Values [capacity, unit_size] of a dense weight [F, C, kh, kw], in entry order; tail zero, dtype kept.
@@ -238,7 +236,7 @@ def build(mask: np.ndarray, scheme: str, capacity: int | None = None, parts: int
         StructureError: more entries than capacity, fewer than one part, or sizes over the range of int32.
     """
     shape = tuple(int(size) for size in mask.shape)
-    return from_units(np.flatnonzero(get_scheme(scheme).mask_to_units(mask)), shape, scheme, capacity, parts)
+    return from_units(get_scheme(scheme).units_of(mask), shape, scheme, capacity, parts)
 
 
 def from_units(

@@ -165,8 +165,8 @@ class Recipe:
 
     def as_mapping(self) -> dict[str, Any]:
         """All fields as plain YAML and JSON values."""
-        lists = {name: list(value) for name, value in dataclasses.asdict(self).items() if isinstance(value, tuple)}
-        return dataclasses.asdict(self) | lists
+        fields = dataclasses.asdict(self)
+        return fields | {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
 
     def text(self) -> str:
         """All fields as YAML, which `load` reads back."""

@@ -16,7 +16,7 @@ from mest_compiler.runtime import checkpoint
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.sparsity import mutation
 from mest_compiler.sparsity.mutation import Change
-from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
+from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme, kernel_shape
 from mest_compiler.training.ranks import Alone, Ranks
 
 # Bounds the memory of activations; any number gives the same logits up to rounding.
@@ -75,20 +75,18 @@ class TorchBackend:
             shape = self._shape(name)
             if mask.dtype != np.bool_ or mask.shape not in (shape, tuple(self._parameters[name].shape)):
                 raise MaskError(f"The mask of {name} is {mask.dtype} {mask.shape}, expected bool {shape}.")
-            self._keep(name, np.flatnonzero(self._schemes[name].mask_to_units(mask.reshape(shape))))
+            self._keep(name, self._schemes[name].units_of(mask.reshape(shape)))
         self._clear_removed()
 
     def _shape(self, name: str) -> Shape:
         """(F, C, kh, kw) of a sparse parameter; a linear layer's kernels are 1x1."""
         if name not in self._parameters:
             raise MaskError(f"There is a mask for {name}, which is no parameter of the model: remove or rename it.")
-        return (*self._parameters[name].shape, 1, 1)[:4]
+        return kernel_shape(self._parameters[name].shape)
 
     def _keep(self, name: str, units: np.ndarray) -> None:
         """Note which units of a layer are kept; changes no weight."""
-        places = self._schemes[name].weights_of(units, self._shape(name)).reshape(-1)
-        removed = torch.ones(self._parameters[name].numel(), dtype=torch.bool)
-        removed[torch.from_numpy(places)] = False
+        removed = torch.from_numpy(~self._schemes[name].mask_of(units, self._shape(name)))
         self._removed[name] = removed.reshape(self._parameters[name].shape).to(self.device)
         self._units[name] = units.astype(np.int32)
 
@@ -238,20 +236,13 @@ class TorchBackend:
         content = checkpoint.read(path, self._identity())
         for name, units in content.units.items():
             self._keep(name, units)
-        for tensors, stored in ((self.model.state_dict(), content.state), (self._momenta(), content.momentum)):
-            for name, tensor in tensors.items():
-                self._fill(name, tensor, stored[name])
+        own = (self.model.state_dict(), content.dense_state), (self._momenta(), content.dense_momentum)
+        for tensors, stored in own:
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            for name, array in stored(shapes, str(path)).items():
+                tensors[name].copy_(torch.from_numpy(array.copy()))  # what a file is read into may be read-only
         self.seed, self.steps, self._has_gradients = content.seed, content.steps, False
         return content.extra, dict(content.arrays)
-
-    def _fill(self, name: str, tensor: torch.Tensor, stored: np.ndarray) -> None:
-        """Take a tensor of a checkpoint, with zeros for what is not kept."""
-        if name in self._schemes:
-            places = self._schemes[name].weights_of(self._units[name], self._shape(name))
-            dense = np.zeros(tuple(tensor.shape), stored.dtype)
-            dense.reshape(-1)[places] = stored
-            stored = dense
-        tensor.copy_(torch.from_numpy(stored.copy()))  # what a file is read into may be read-only
 
 
 def torch_device(name: str) -> torch.device:

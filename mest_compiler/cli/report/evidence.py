@@ -13,10 +13,10 @@ from mest_compiler.cli.options import Json
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.reporting import Output, fractions_of, names_of, prepare, typed
 from mest_compiler.cli.tables import show
-from mest_compiler.errors import BenchError
 
 if TYPE_CHECKING:
     from mest_compiler.bench.evidence import Cell, Entry, Trained
+    from mest_compiler.training.data import Examples
     from mest_compiler.training.recipe import Recipe
 
 CSV, PNG = "evidence.csv", "evidence.png"
@@ -65,7 +65,8 @@ def command(
     mest report evidence --methods "dense,em,em&s" --schemes block --sparsities 0.98 --seeds 1
     """
     from mest_compiler.bench import evidence
-    from mest_compiler.bench.csv_rows import check_settings, read_rows
+    from mest_compiler.bench.csv_rows import check_settings
+    from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.recipe import load_recipe
 
     base = load_recipe(recipe)
@@ -74,15 +75,10 @@ def command(
         names_of(schemes, evidence.SCHEMES),
         fractions_of(sparsities, evidence.SPARSITIES),
     )
-    for cell in cells:
-        evidence.recipe_of(cell, base, 0)  # raises for what cannot be
-    path = prepare(output, CSV)
-    rows: list[Trained] = []
-    if path.exists():
-        if not resume:
-            raise BenchError(f"{path} exists: go on with --resume, choose another --output, or remove it.")
-        rows = read_rows(path, evidence.Trained)
-        check_settings(path, rows, {"model": base.model, "epochs": base.epochs, "batch": base.batch})
+    path, rows = prepare(output, CSV, evidence.Trained, resume)
+    data = load_recipe_data(base)
+    check_settings(path, rows, evidence.settings(base, data))
+    _check(base, data, cells)
     rows = _trained(base, cells, seeds, rows, path, jobs=jobs, threads=threads, command=typed(context))
     entries = evidence.table(rows)
     _draw(output / PNG, rows, entries)
@@ -90,6 +86,16 @@ def command(
     say(f"{output / PNG}, {path}: {len(rows)} runs")
     if json is not None:
         write_json(json, _result(rows, entries, output))
+
+
+def _check(base: Recipe, data: Examples, cells: Sequence[Cell]) -> None:
+    """Raise now what a cell would raise after hours of the others."""
+    from mest_compiler.bench.evidence import recipe_of
+    from mest_compiler.cli.training_start import check_start, first_start
+
+    for cell in cells:
+        recipe = recipe_of(cell, base, 0)
+        check_start(recipe, data, first_start(recipe, data, None, None))
 
 
 def _trained(

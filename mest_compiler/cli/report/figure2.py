@@ -72,7 +72,6 @@ def command(
 
     mest report figure2 --schemes block,unstructured --sparsities 0.7,0.8,0.9 --threads 2 --json -
     """
-    from mest_compiler.bench.csv_rows import read_rows
     from mest_compiler.bench.figure2 import SCHEMES, SPARSITIES, Figure, Point, break_evens, in_order, plan
     from mest_compiler.bench.layer_spec import LayerSpec
     from mest_compiler.devices import get_device
@@ -82,13 +81,8 @@ def command(
     )
     chosen = names_of(schemes, SCHEMES), fractions_of(sparsities, SPARSITIES)
     plan(figure.layer, *chosen)  # raises for what does not exist
-    path = prepare(output, CSV)
-    points: list[Point] = []
-    if path.exists():
-        if not resume:
-            raise BenchError(f"{path} exists: go on with --resume, choose another --output, or remove it.")
-        points = read_rows(path, Point)
-        figure.check(path, points)
+    path, points = prepare(output, CSV, Point, resume)
+    figure.check(path, points)
     points = in_order(_measured(figure, plan(figure.layer, *chosen, done=points), points, path))
     if not points:
         raise BenchError("None of these schemes can have one of these sparsities: choose others.")

@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mest_compiler.cli.options import Json
+from mest_compiler.cli.options import Json, RunDir
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.places import check_writable
 
 PNG = "forgetting.png"
 
-RunDir = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, finished or not, that mest train wrote.")
-]
 Output = Annotated[
     Path | None,
     typer.Option(

@@ -13,7 +13,8 @@ from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.model_options import Width
 from mest_compiler.cli.options import Batch, Device, Json, Seed, Threads
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.reporting import Output, names_of, prepare, typed
+from mest_compiler.cli.places import check_writable
+from mest_compiler.cli.reporting import Output, names_of, typed
 from mest_compiler.cli.tables import show
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def command(
     names = names_of(rows, tuple(table_k1.ROWS))
     table_k1.check_rows(names)
     threads = get_device(device, threads).threads
-    path = prepare(output, CSV)
+    path = output / CSV
+    check_writable(path)
     case = NetworkCase(table_k1.MODEL, table_k1.CLASSES, table_k1.INPUT_SHAPE, batch, seed, width)
     timings, zeros = _timed(case, names, device, threads, rounds)
     found = table_k1.table(timings, zeros, case, threads=threads, device=device, command=typed(context))
