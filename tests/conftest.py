@@ -1,5 +1,8 @@
-"""No test writes into the user's cache of measured kernels, nor depends on what is there."""
+"""What holds for every test: no user's cache of measured kernels, and a Ctrl-C that arrives."""
 
 import os
+import signal
 
 os.environ["MEST_CACHE"] = ""  # nothing is kept; before anything is imported, so that child processes have it too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
