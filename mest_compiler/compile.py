@@ -16,7 +16,9 @@ from torch import nn
 from .devices import CpuProfile, get_device
 from .errors import DeviceError, ModelError
 from .frontend import TrainingGraph, trace
-from .passes.pipeline import Lowered, build, lower, probable
+from .passes.fit_memory import Fitted, Fitter
+from .passes.options import StepOptions
+from .passes.pipeline import PLAIN, build, probable, tile
 from .passes.sparsify_convolutions import SparseLayer
 from .runtime.artifact import SCHEMA, Artifact
 from .schedules.cpu.sgd import Sgd
@@ -52,6 +54,7 @@ def compile_step(
     name: str = "",
     progress: Progress | None = None,
     measure: bool = True,
+    options: StepOptions = PLAIN,
 ) -> Artifact:
     """Compiles a model's whole training step: forward, cross-entropy, backward, SGD update, and its prediction.
 
@@ -75,9 +78,10 @@ def compile_step(
             with "lower: ..." for every layer that is measured.
         measure: time the kernels that can compute a sparse layer, its dense one with zeros kept among them, and take
             the fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one.
+        options: less memory or fewer passes over it; see `StepOptions`.
 
     Raises:
-        ModelError, ProfileError, MaskError, DeviceError: one sentence each.
+        ModelError, ProfileError, MaskError, DeviceError, MemoryLimitError: one sentence each.
     """
     begin, say = time.perf_counter(), progress or (lambda phase: None)
     rule = optimizer or Sgd(momentum=0.9, weight_decay=5e-4, nesterov=False)
@@ -86,28 +90,33 @@ def compile_step(
     cpu = get_device(device, threads)
     cpu.lanes(dtype)
     say("trace")
-    graph = _trace(model, input_shape, batch, dtype, label_smoothing)
+
+    def retrace(size: int) -> TrainingGraph:
+        return _trace(model, input_shape, size, dtype, label_smoothing)
+
+    graph = retrace(_micro_batch(batch, options))
     say("masks")
     fastest = Fastest(cpu, lambda what: say(f"lower: measuring {what}"))
     if isinstance(profile, Automatic):
         if masks_from_weights:
             weights = {p: graph.state[p] != 0 for p, c in graph.convolutions.items() if c.groups == 1}
             masks, masks_from_weights = {p: mask for p, mask in weights.items() if not mask.all()}, False
-        dense = lower(graph, {}, rule, cpu).tiles.layers
+        dense = tile(graph, {}, cpu).tiles.layers
         found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
         profile = fastest_schemes(profile, found, fastest, masks)
     plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, cpu, headroom)
     say("lower")
-    lowered = lower(graph, _sparse_layers(structures), rule, cpu, fastest if measure else probable)
+    fitter = Fitter(_sparse_layers(structures), rule, cpu, options)
+    fitted = fitter.fit(graph, batch, retrace, fastest if measure else probable)
     say("build")
-    executable = build(lowered.module, cpu)
+    executable = build(fitted.planned, cpu)
     say("pack")
     library = _library(executable)
     tensors = {
         p: structures[p].compact(value.reshape(structures[p].shape)) if p in structures else value
         for p, value in graph.state.items()
     }
-    manifest = _manifest(graph, lowered, plan, structures, rule, cpu, device, name)
+    manifest = _manifest(fitted, plan, structures, rule, cpu, device, name, batch)
     manifest["compile_seconds"] = round(time.perf_counter() - begin, 3)
     return Artifact(manifest, library, tensors, structures)
 
@@ -129,9 +138,45 @@ def planned_bytes(
     cpu = get_device(device, threads)
     graph = _trace(model, input_shape, batch, "float32", 0.0)
     _, structures = _structures(graph, profile, None, False, 0, cpu, 0.0)
+    tiles = tile(graph, _sparse_layers(structures), cpu).tiles
+    return {p: layer.state_bytes() for p, layer in tiles.layers.items()}
+
+
+def planned_memory(
+    model: nn.Module,
+    *,
+    input_shape: tuple[int, int, int],
+    batch: int,
+    profile: Profile | None = None,
+    options: StepOptions = PLAIN,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> dict[str, object]:
+    """What the artifact's manifest would say of its "memory", without building code.
+
+    Arguments and errors as `compile_step`; the kernels are the probable ones.
+    """
+    cpu = get_device(device, threads)
+
+    def retrace(size: int) -> TrainingGraph:
+        return _trace(model, input_shape, size, "float32", 0.0)
+
+    graph = retrace(_micro_batch(batch, options))
+    _, structures = _structures(graph, profile, None, False, 0, cpu, 0.0)
     rule = Sgd(momentum=0.9, weight_decay=0, nesterov=False)
-    lowered = lower(graph, _sparse_layers(structures), rule, cpu)
-    return {p: layer.state_bytes() for p, layer in lowered.tiles.layers.items()}
+    return Fitter(_sparse_layers(structures), rule, cpu, options).fit(graph, batch, retrace).describe()
+
+
+def _micro_batch(batch: int, options: StepOptions) -> int:
+    """How many examples of a batch go through the network at a time."""
+    size = batch if options.micro_batch is None else options.micro_batch
+    if not 1 <= size <= batch or batch % size:
+        divisors = [str(n) for n in range(1, batch + 1) if batch % n == 0]
+        raise ModelError(
+            f"A batch of {batch} examples cannot be split into micro-batches of {size}: use a divisor of the batch "
+            f"({', '.join(divisors)})."
+        )
+    return size
 
 
 def _trace(
@@ -196,16 +241,16 @@ def _library(executable: tvm.relax.VMExecutable) -> bytes:
 
 
 def _manifest(
-    graph: TrainingGraph,
-    lowered: Lowered,
+    fitted: Fitted,
     plan: Mapping[str, LayerPlan],
     structures: Mapping[str, Structure],
     rule: Sgd,
     cpu: CpuProfile,
     device: str,
     name: str,
+    batch: int,
 ) -> dict[str, object]:
-    layers = {}
+    graph, lowered, layers = fitted.graph, fitted.lowered, {}
     for param, layer in lowered.tiles.layers.items():
         layers[param] = {
             "scheme": plan[param].scheme if param in plan else "dense",
@@ -228,7 +273,8 @@ def _manifest(
         "tvm": tvm.__version__,
         "device": {"name": device, **asdict(cpu)},
         "model": name,
-        "batch": graph.batch,
+        "batch": batch,
+        "micro_batch": graph.batch,
         "input_shape": list(graph.input_shape),
         "classes": graph.classes,
         "dtype": graph.dtype,
@@ -237,5 +283,6 @@ def _manifest(
         "parameters": {p: list(graph.state[p].shape) for p in graph.parameters},
         "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},
         "index_arrays": {f: [list(pair) for pair in pairs] for f, pairs in lowered.tiles.index_names.items()},
+        "memory": fitted.describe(),
         "layers": layers,
     }

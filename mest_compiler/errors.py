@@ -40,5 +40,13 @@ class DeviceError(MestError):
     """A device or its limits do not allow what was asked."""
 
 
+class MemoryLimitError(MestError):
+    """No way to compute a step fits the limit; `smallest`: bytes of the smallest one found."""
+
+    def __init__(self, message: str, smallest: int) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+
+
 class BenchError(MestError):
     """A benchmark was described wrongly or one of its contestants failed."""

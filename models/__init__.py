@@ -18,7 +18,7 @@ from .resnet import resnet18, resnet18_cifar, resnet34, resnet34_cifar, resnet50
 from .resnet_cifar import resnet20, resnet32, resnet110
 from .vgg import vgg19_bn
 
-__all__ = ["available", "build"]
+__all__ = ["available", "build", "usual_plane"]
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     model.__name__: model
@@ -28,6 +28,13 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
         resnet18_cifar, resnet34_cifar, resnet50_cifar, mobilenet_v2_cifar,
     )
 }  # fmt: skip
+
+_FOR_LARGE_IMAGES = frozenset({"resnet18", "resnet34", "resnet50", "mobilenet_v2"})
+
+
+def usual_plane(name: str) -> tuple[int, int]:
+    """Height and width of the images that a model of this name is made for; of a model of one's own, small ones."""
+    return (224, 224) if name in _FOR_LARGE_IMAGES else (32, 32)
 
 
 def available() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
 from pathlib import Path
 from time import perf_counter
@@ -11,6 +12,7 @@ import numpy as np
 
 from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LEARNING_RATE, network_inputs
+from mest_compiler.runtime.allocated import bytes_in_use
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.footprint import Footprint, dense_footprint, kept_footprint
@@ -51,9 +53,11 @@ class CompiledStep:
 
     def __init__(self, artifact: str, seed: int, threads: int) -> None:
         loaded = Artifact.load(artifact)
-        self.trainer = Trainer(loaded, threads)
         m = loaded.manifest
+        gc.collect()
+        self._before = bytes_in_use()
         x, y = network_inputs(tuple(m["input_shape"]), classes=m["classes"], batch=m["batch"], seed=seed)
+        self.trainer = Trainer(loaded, threads)
         self.loss, self.logits = self.trainer.step(x, y, LEARNING_RATE)
 
     def run(self) -> None:
@@ -65,13 +69,25 @@ class CompiledStep:
         np.savez(path, loss=np.float32(self.loss), logits=self.logits)
 
     def result(self) -> dict[str, Any]:
-        """Bytes of the training state by kind, what the paper's formula says of it, and the kernels by layer."""
+        """Bytes of the training state by kind, what the paper's formula says of it, bytes of all training memory as
+        planned and as measured, and the kernels by layer."""
         layers = self.trainer.manifest["layers"]
         return {
+            "bytes": self._bytes(),
             "state_bytes": self.trainer.state_bytes(),
             "table_a1_bytes": table_a1_bytes(self.trainer),
             "kernels": {name: layer["kernels"] for name, layer in layers.items()},
         }
+
+    def _bytes(self) -> dict[str, int | None]:
+        """The plan's bytes by kind and their sum, `planned_peak`; `measured_peak`: what this process's allocator has
+        handed out since before there was a trainer, without the program's code. The runtime's pool keeps what it once
+        took, so that is its peak; None where the C library does not count."""
+        plan = self.trainer.manifest["memory"]
+        gc.collect()
+        now = bytes_in_use()
+        measured = None if now is None else now - self._before - self.trainer.session.program_bytes
+        return {**plan["planned"], "planned_peak": plan["planned_peak"], "measured_peak": measured}
 
 
 class ProfiledStep(CompiledStep):

@@ -14,9 +14,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from mest_compiler.bench.break_even import BreakEven
 from mest_compiler.bench.evidence import Entry, Trained
 from mest_compiler.bench.figure2 import PAPER, Point
+from mest_compiler.bench.memory import KINDS, REST, least_torch, panel_of
+from mest_compiler.bench.memory import Row as MemoryRow
 from mest_compiler.bench.table_k1 import Row
 from mest_compiler.training.whole_file import whole_file
 
+MIB = 2**20
 MARKERS = "osD^vPX*"
 SPEEDUPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 """Ticks of a logarithmic axis of speed-ups."""
@@ -112,6 +115,48 @@ def plot_evidence(path: Path, rows: Sequence[Trained], entries: Sequence[Entry])
     title = f"{one.model} on {one.examples} images of {one.data}{noise}, {one.epochs} epochs, {runs} seeds"
     _title(canvas, panels[len(panels) // 2], title, one)
     _save(canvas, path)
+
+
+def plot_memory(path: Path, rows: Sequence[MemoryRow]) -> None:
+    """Memory of an iteration as stacked bars, a step each, those under limits in a panel of their own with their times;
+    PNG; at least PyTorch's row and one more."""
+    limits = panel_of(rows, "limits")
+    steps = [least_torch(rows), *(row for row in panel_of(rows, "steps") if row.planned_peak is not None)]
+    canvas = Canvas(figsize=(15 if limits else 10, 7), layout="constrained")
+    panels = canvas.subplots(1, 2 if limits else 1, squeeze=False, width_ratios=[3, 2] if limits else [1])[0]
+    names = ["dense PyTorch", *(f"{row.row}\n{row.sparsity:.0%} zeros" for row in steps[1:])]
+    _stacked(panels[0], steps, names)
+    panels[0].set_ylabel("MiB at the peak of an iteration")
+    panels[0].legend(fontsize=9)
+    if limits:
+        names = [f"{row.memory_limit / MIB:.1f}\n{row.micro_batch} at a time" for row in limits]
+        _stacked(panels[1], limits, names)
+        panels[1].set_xlabel(f"--memory-limit, MiB ({limits[0].scheme}, {limits[0].sparsity:.0%} zeros)")
+        times = panels[1].twinx()
+        times.plot(range(len(limits)), [row.ms for row in limits], color="black", marker="o")
+        times.set_ylim(0, 1.25 * max(row.ms for row in limits))
+        times.set_ylabel("ms an iteration (line)")
+    one = rows[0]
+    _title(canvas, panels[0], f"Training memory of {one.model}, width {one.width:g}, batch {one.batch}", one)
+    _save(canvas, path)
+
+
+def _stacked(axes: Axes, rows: Sequence[MemoryRow], names: Sequence[str]) -> None:
+    """A bar a row of what was planned by kind, and a line where its measured peak is."""
+    places, floor = range(len(rows)), [0.0] * len(rows)
+    for kind in (*KINDS, REST):
+        sizes = [(getattr(row, kind) or 0) / MIB for row in rows]
+        if any(sizes):
+            label = "PyTorch's activations and workspace" if kind == REST else kind
+            axes.bar(places, sizes, 0.6, floor, label=label)
+            floor = [low + size for low, size in zip(floor, sizes, strict=True)]
+    peaks = [row.peak / MIB for row in rows]
+    axes.hlines(peaks, [x - 0.38 for x in places], [x + 0.38 for x in places], "black", label="measured peak")
+    for place, peak, top, row in zip(places, peaks, floor, rows, strict=True):
+        text = f"{peak:.1f} MiB\n{row.ms:.0f} ms"
+        axes.annotate(text, (place, max(peak, top)), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_xticks(places, names, fontsize=8)
+    axes.margins(y=0.12)
 
 
 def _bar_text(seconds: float, speedup: float | None) -> str:

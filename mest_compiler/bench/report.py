@@ -66,6 +66,20 @@ def state_bytes(comparison: Comparison) -> dict[str, Any]:
     return {"state_bytes": totals, "state_bytes_details": details, "table_a1_bytes": formula}
 
 
+def memory_bytes(comparison: Comparison) -> dict[str, Any]:
+    """`bytes` of a network's comparison: of the subject, by kind as planned, `planned_peak` and `measured_peak` (null
+    where the C library does not count), and `torch_peak`, of the PyTorch variant that needs the least, where PyTorch
+    took part; `bytes_of`: the same of every contestant of ours, and of that variant as `torch`."""
+    timings = comparison.timings
+    found = {name: timings[name].extra["result"]["bytes"] for name in COMPILED if name in timings}
+    subject = dict(found[comparison.subject])
+    variants = [t.extra["result"]["bytes"] for name, t in timings.items() if name.startswith(TORCH)]
+    if variants:
+        found[TORCH] = min(variants, key=lambda one: one["peak"])
+        subject["torch_peak"] = found[TORCH]["peak"]
+    return {"bytes": subject, "bytes_of": found}
+
+
 def _named(timings: Mapping[str, Timing]) -> dict[str, Timing]:
     """Ours by their names, and the fastest PyTorch variant as `torch`."""
     named = {name: timings[name] for name in COMPILED if name in timings}

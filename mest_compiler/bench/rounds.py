@@ -17,6 +17,9 @@ from mest_compiler.bench.child import Child, Contestant
 from mest_compiler.bench.machine import available_cores
 from mest_compiler.errors import BenchError
 
+FEW_S = 1e-6
+"""Seconds of a turn that warms up and then runs once."""
+
 Progress = Callable[[int, int, str], None]
 """Called as (turns done, turns in all, name of the contestant whose turn comes next or ended last)."""
 
@@ -96,6 +99,19 @@ def interleave(
     if progress is not None:
         progress(total, total, children[-1].name)
     return {name: _timing(turns_of_one, extra[name]) for name, turns_of_one in samples.items()}
+
+
+def run_alone(contestant: Contestant, limits: Limits | None = None) -> dict[str, Any]:
+    """What a contestant says about itself (its `result`) after some runs that nobody times.
+
+    Raises BenchError as `interleave`; its process has ended when this returns or raises.
+    """
+    limits = limits or Limits()
+    _check([contestant], 1)
+    with Child(contestant, _core(contestant.threads)) as child:
+        child.wait_built(limits.build)
+        child.ask("turn", limits.ask, seconds=FEW_S)
+        return child.ask("result", limits.ask)["result"]
 
 
 def turns(children: Sequence[Any], rounds: int) -> list[Any]:

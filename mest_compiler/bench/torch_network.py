@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, network_inputs
+from mest_compiler.bench.torch_memory import peak_of
 from mest_compiler.models import build
 from mest_compiler.sparsity.masks import load_masks
 
@@ -77,10 +78,11 @@ class NetworkIteration:
         loss, logits = self._iterate()
         np.savez(path, loss=loss.detach().numpy(), logits=logits.detach().numpy())
 
-    def result(self) -> dict[str, int]:
-        """Bytes of the training state: weights, gradients and momentum."""
+    def result(self) -> dict[str, Any]:
+        """Bytes of the training state (weights, gradients and momentum), and of all memory at the peak of an iteration,
+        see `torch_memory.peak_of`."""
         weights = sum(parameter.nbytes for parameter in self.network.parameters())
-        return {"state_bytes": 3 * weights}
+        return {"state_bytes": 3 * weights, "bytes": peak_of(self)}
 
     def _iterate(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.optimizer.zero_grad(set_to_none=True)

@@ -78,9 +78,10 @@ def outputs(runner: Any, path: str) -> dict[str, bool]:
 
 
 def result(runner: Any) -> dict[str, Any]:
-    """What the contestant says about itself ({} where it says nothing) and its peak memory in MiB."""
+    """What the contestant says about itself ({} where it says nothing) and its peak memory in MiB until then."""
+    peak = peak_rss_mb()  # first: to find out what it says may take memory of its own
     said = runner.result() if hasattr(runner, "result") else {}
-    return {"result": said, "peak_rss_mb": peak_rss_mb()}
+    return {"result": said, "peak_rss_mb": peak}
 
 
 REQUESTS: dict[str, Callable[..., dict[str, Any]]] = {"turn": turn, "outputs": outputs, "result": result}

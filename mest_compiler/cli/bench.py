@@ -12,17 +12,30 @@ import typer
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.measuring import measured
 from mest_compiler.cli.model_options import AUTO, Channels, Classes, Plane, Width, plane_of, profile_of
-from mest_compiler.cli.options import Batch, Device, Json, Profile, Scheme, Seed, Sparsity, Threads
+from mest_compiler.cli.options import (
+    Activations,
+    Batch,
+    Device,
+    Json,
+    MemoryLimit,
+    Profile,
+    Scheme,
+    Seed,
+    Sparsity,
+    Threads,
+    step_options,
+)
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.tables import MIB, show_comparison, show_kernels
+from mest_compiler.cli.tables import MIB, show_comparison, show_kernels, show_memory
 from mest_compiler.errors import ArtifactError, BenchError
 
 if TYPE_CHECKING:
     from mest_compiler.bench.torch_network import NetworkCase
+    from mest_compiler.passes.options import StepOptions
     from mest_compiler.sparsity.profile import Profile as Rules
 
 LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
-OF_NETWORKS = ("profile", "width", "channels", "plane", "classes")
+OF_NETWORKS = ("profile", "width", "channels", "plane", "classes", "memory_limit", "activations")
 OF_LAYERS = ("uneven",)
 OF_MODELS = (*OF_NETWORKS, *OF_LAYERS, "scheme", "sparsity", "compare")
 """Options that say nothing about a layer, about a network, and about an artifact."""
@@ -74,6 +87,8 @@ def command(
     channels: Channels = 3,
     plane: Plane = "32x32",
     classes: Classes = 10,
+    memory_limit: MemoryLimit = None,
+    activations: Activations = None,
     seed: Seed = 0,
     uneven: Uneven = False,
     profile_kernels: ProfileKernels = False,
@@ -83,7 +98,9 @@ def command(
 
     Every contestant runs in a process of its own, on the same data and threads, in alternating rounds; what is
     reported are medians. A layer's time is that of its forward convolution and both gradients, an iteration's that of
-    forward, loss, backward and update. Without --scheme the model is dense.
+    forward, loss, backward and update. Without --scheme the model is dense. Bytes of all training memory, as planned,
+    as measured and as PyTorch's profiler counts PyTorch's, are beside the times; --memory-limit and --activations are
+    about all steps of ours.
 
     Examples:
 
@@ -92,6 +109,8 @@ def command(
     mest bench resnet32 --width 2 --scheme block --sparsity 0.9 --compare torch --profile-kernels
 
     mest bench net.py:make --plane 28x28 --channels 1 --scheme unstructured --sparsity 0.8
+
+    mest bench resnet32 --width 2 --scheme block --sparsity 0.9 --memory-limit 100MB --activations bf16
 
     mest bench layer:64,64,3,16x16 --scheme block --sparsity 0.9 --uneven --compare unordered --threads 2
 
@@ -118,8 +137,8 @@ def command(
         if UNORDERED in opponents:
             raise BenchError(f"--compare {UNORDERED} is about a single layer: leave it out.")
         case = NetworkCase(what, classes, (channels, *plane_of(plane)), batch, seed, width)
-        rules = profile_of(scheme, sparsity, profile)
-        result = _network(case, rules, device, opponents, threads, rounds or NETWORK_ROUNDS, profile_kernels)
+        rules, options = profile_of(scheme, sparsity, profile), step_options(memory_limit, activations)
+        result = _network(case, rules, options, device, opponents, threads, rounds or NETWORK_ROUNDS, profile_kernels)
     _show(what, result, profile_kernels)
     if json is not None:
         write_json(json, result)
@@ -160,20 +179,22 @@ def _layer(
 def _network(
     case: NetworkCase,
     rules: Rules | None,
+    options: StepOptions,
     device: str,
     opponents: tuple[str, ...],
     threads: int,
     rounds: int,
     profile_kernels: bool,
 ) -> dict[str, Any]:
-    from mest_compiler.cli.compiling import compiled
+    from mest_compiler.cli.compiling import compiled, say_plan
     from mest_compiler.sparsity.masks import save_masks
 
     with TemporaryDirectory(prefix="mest-") as folder:
         artifacts, paths = {}, {}
 
         def add(name: str, its_rules: Rules | None) -> None:
-            artifacts[name] = compiled(case, its_rules, device=device, threads=threads, title=name)
+            artifacts[name] = compiled(case, its_rules, device=device, threads=threads, title=name, options=options)
+            say_plan(artifacts[name].manifest["memory"], name)
             paths[name] = artifacts[name].save(Path(folder, name))
 
         if rules is not None:
@@ -217,7 +238,7 @@ def _refuse(context: typer.Context, names: tuple[str, ...], what: str) -> None:
     """Raise BenchError for the first of these options that was given."""
     for name in names:
         if _given(context, name):
-            raise BenchError(f"--{name} says nothing about {what}: leave it out.")
+            raise BenchError(f"--{name.replace('_', '-')} says nothing about {what}: leave it out.")
 
 
 def _show(what: str, result: dict[str, Any], profile_kernels: bool) -> None:
@@ -230,5 +251,7 @@ def _show(what: str, result: dict[str, Any], profile_kernels: bool) -> None:
         say(f"weights, gradients and momentum of {name}: {size / MIB:.2f} MiB" + (f" ({parts})" if parts else ""))
         if formula is not None:
             say(f"    of it, as Table A.1 counts (weights, gradients and 16-bit indices): {formula / MIB:.2f} MiB")
+    if "bytes_of" in result:
+        show_memory(result["bytes_of"])
     if profile_kernels:
         show_kernels(result["kernel_ms"])

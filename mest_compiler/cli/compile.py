@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mest_compiler.cli.model_options import Channels, Classes, Masks, MasksFrom, Plane, Width, plane_of, sparse_model
-from mest_compiler.cli.options import Batch, Device, Json, Model, Profile, Scheme, Seed, Sparsity, Threads
+from mest_compiler.cli.options import (
+    Activations,
+    Batch,
+    Device,
+    Json,
+    MemoryLimit,
+    Model,
+    Profile,
+    Scheme,
+    Seed,
+    Sparsity,
+    Threads,
+    step_options,
+)
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.places import check_artifact_place, no_empty_folders
 from mest_compiler.cli.tables import show_layers
@@ -47,6 +60,8 @@ def command(
     momentum: Momentum = 0.9,
     nesterov: Nesterov = False,
     weight_decay: WeightDecay = 5e-4,
+    memory_limit: MemoryLimit = None,
+    activations: Activations = None,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
@@ -63,13 +78,15 @@ def command(
     mest compile net.py:make --plane 28x28 --channels 1 --scheme unstructured --sparsity 0.8 --output step.zip
 
     mest compile resnet20 --scheme block --masks-from trained.pt --output runs/step
+
+    mest compile resnet32 --width 2 --scheme block --sparsity 0.9 --memory-limit 100MB --output runs/small
     """
     begin = time.perf_counter()
     check_artifact_place(output)
     if momentum >= 1 or (nesterov and momentum == 0):
         raise MestError(f"A momentum of {momentum:g} cannot be used: it is below 1, and with --nesterov above 0.")
     from mest_compiler import models
-    from mest_compiler.cli.compiling import compile_with_bar
+    from mest_compiler.cli.compiling import compile_with_bar, say_plan
     from mest_compiler.schedules.cpu.sgd import Sgd
     from mest_compiler.training.memory import peak_rss_mb
 
@@ -90,16 +107,18 @@ def command(
         device=device,
         threads=threads,
         name=model,
+        options=step_options(memory_limit, activations),
     )
     with no_empty_folders(output.parent):
         artifact.save(output)
     seconds, peak = time.perf_counter() - begin, peak_rss_mb()
     layers = described_layers(artifact)
     show_layers(layers)
+    say_plan(artifact.manifest["memory"])
     say(f"{output}: {model}, compiled in {seconds:.1f} s with at most {peak:.0f} MiB")
     if json is not None:
         manifest = artifact.manifest
-        facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes", "optimizer")}
+        facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes", "optimizer", "memory")}
         result = {"seconds": seconds, "peak_rss_mb": peak, "artifact": str(output), **facts}
         write_json(json, {**result, "device": device, "threads": manifest["device"]["threads"], "layers": layers})
 

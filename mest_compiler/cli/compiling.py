@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mest_compiler.cli.bars import phase_bar
+from mest_compiler.cli.output import say
+from mest_compiler.cli.tables import MIB
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from mest_compiler.bench.torch_network import NetworkCase
+    from mest_compiler.passes.options import StepOptions
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.sparsity.profile import Profile
 
@@ -22,9 +27,18 @@ def compile_with_bar(title: str, model: nn.Module, **arguments: Any) -> Artifact
         return compile_step(model, progress=begin, **arguments)
 
 
-def compiled(case: NetworkCase, profile: Profile | None, *, device: str, threads: int, title: str) -> Artifact:
-    """The step of a bench's network, with the optimiser that its opponents have."""
+def compiled(
+    case: NetworkCase,
+    profile: Profile | None,
+    *,
+    device: str,
+    threads: int,
+    title: str,
+    options: StepOptions | None = None,
+) -> Artifact:
+    """The step of a bench's network, with the optimiser that its opponents have; options: None is none."""
     from mest_compiler.bench.inputs import MOMENTUM, WEIGHT_DECAY
+    from mest_compiler.passes.options import StepOptions
     from mest_compiler.schedules.cpu.sgd import Sgd
 
     return compile_with_bar(
@@ -38,4 +52,23 @@ def compiled(case: NetworkCase, profile: Profile | None, *, device: str, threads
         device=device,
         threads=threads,
         name=case.model,
+        options=options or StepOptions(),
     )
+
+
+def say_plan(memory: Mapping[str, Any], name: str = "") -> None:
+    """Print what the compiler planned for the memory of a step (of this name, where there are several): the `memory` of
+    its manifest."""
+    again = sum(memory["recomputed"].values())
+    of = f" of {name}" if name else ""
+    parts = [f"planned peak of training memory{of}: {memory['planned_peak'] / MIB:.2f} MiB"]
+    if memory["stored"] == "bfloat16":
+        parts.append("activations wait for the backward pass as bf16")
+    if again:
+        parts.append(f"{again / MIB:.2f} MiB are computed again in the backward pass")
+    if memory["micro_batches"] > 1:
+        parts.append(
+            f"a batch is trained as {memory['micro_batches']} parts of {memory['micro_batch']} examples, over each of "
+            "which batch norm takes its statistics"
+        )
+    say("; ".join(parts))

@@ -24,7 +24,7 @@ def measured(
     """The report of a network's comparison, with what the artifacts say about themselves."""
     from mest_compiler.bench import compiled_network
     from mest_compiler.bench.compare import compare_network
-    from mest_compiler.bench.report import report, state_bytes
+    from mest_compiler.bench.report import memory_bytes, report, state_bytes
 
     manifest = next(iter(artifacts.values())).manifest
     make = compiled_network.profiled if profile_kernels else compiled_network.contestant
@@ -37,5 +37,6 @@ def measured(
         **facts,
         **report(comparison, device=manifest["device"]["name"], threads=threads),
         **state_bytes(comparison),
+        **memory_bytes(comparison),
         "compile_seconds": manifest["compile_seconds"],
     }

@@ -26,7 +26,9 @@ AUTO = "auto"
 _PLANE = re.compile(r"(\d+)x(\d+)")
 
 
-def _plane(text: str) -> str:
+def _plane(text: str | None) -> str | None:
+    if text is None:
+        return None
     match = _PLANE.fullmatch(text)
     if match is None or "0" in match.groups():
         raise typer.BadParameter(f"{text!r} is not a plane: write HEIGHTxWIDTH, such as 32x32")
@@ -39,6 +41,15 @@ Width = Annotated[
 Channels = Annotated[int, typer.Option(min=1, help="Channels of the input: 3 for colour images, 1 for grey ones.")]
 Plane = Annotated[
     str, typer.Option(callback=_plane, metavar="HxW", help="Height and width of the input, such as 32x32.")
+]
+UsualPlane = Annotated[
+    str | None,
+    typer.Option(
+        callback=_plane,
+        metavar="HxW",
+        help="Height and width of the input, such as 32x32.",
+        show_default="what the model is made for: 224x224 or 32x32",
+    ),
 ]
 Classes = Annotated[int, typer.Option(min=1, help="Classes that the model tells apart.")]
 Masks = Annotated[

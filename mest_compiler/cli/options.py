@@ -3,13 +3,27 @@
 Use as types: `def command(model: Model, device: Device = "cpu", threads: Threads = None, json: Json = None)`.
 """
 
+from __future__ import annotations
+
 import os
+import re
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mest_compiler.cli.output import STANDARD_OUTPUT
+
+if TYPE_CHECKING:
+    from mest_compiler.passes.options import StepOptions
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
+_UNITS = {
+    "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30,
+}  # fmt: skip
+STORED = {"fp32": "float32", "bf16": "bfloat16"}
+"""Values of --activations, and the dtypes of `StepOptions.stored`."""
 
 
 def _fraction(value: float | None) -> float | None:
@@ -28,6 +42,33 @@ def writable(target: str | None) -> str | None:
     if not os.access(path.parent, os.W_OK):
         raise typer.BadParameter(f"the folder '{path.parent}' does not exist or cannot be written to")
     return target
+
+
+def bytes_of(text: str) -> int:
+    """Bytes of a size such as "200MB", "1.5 GiB" or "1000000"."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = match and _UNITS.get(match[2].lower())
+    if not unit:
+        raise typer.BadParameter(
+            f"{text!r} is no size: write a number of bytes, or one with kB, MB, GB, KiB, MiB or GiB, such as 200MB"
+        )
+    size = int(Decimal(match[1]) * unit)
+    if size < 1:
+        raise typer.BadParameter(f"{text!r} is not a size that anything fits in: it must be at least one byte")
+    return size
+
+
+def _stored(name: str | None) -> str | None:
+    if name is not None and name not in STORED:
+        raise typer.BadParameter(f"{name!r} is no way to store activations: use {' or '.join(STORED)}")
+    return name
+
+
+def step_options(memory_limit: int | None, activations: str | None) -> StepOptions:
+    """What --memory-limit and --activations ask of the compiler."""
+    from mest_compiler.passes.options import StepOptions
+
+    return StepOptions(memory_limit=memory_limit, stored=activations and STORED[activations])
 
 
 Model = Annotated[str, typer.Argument(help="A model's name, or FILE.py:CALLABLE for one of your own.", metavar="MODEL")]
@@ -61,4 +102,25 @@ Seed = Annotated[int, typer.Option(min=0, help="Where all random numbers start: 
 Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", callback=writable, help="Write the result as JSON, - for standard output."),
+]
+MemoryLimit = Annotated[
+    int | None,
+    typer.Option(
+        parser=bytes_of,
+        metavar="SIZE",
+        help="Keep the planned peak of all training memory under this size, such as 200MB or 1.5GiB: activations are "
+        "computed again instead of kept, and where that is not enough a batch is trained in parts whose gradients are "
+        "added up (batch norm then sees a part at a time, as in PyTorch's gradient accumulation).",
+        show_default="no limit",
+    ),
+]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        callback=_stored,
+        metavar="fp32|bf16",
+        help="How activations wait for the backward pass: bf16 halves them and rounds what the gradients are computed "
+        "from; the arithmetic stays fp32.",
+        show_default="fp32",
+    ),
 ]

@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mest_compiler.cli.model_options import AUTO, Channels, Classes, Plane, Width, plane_of, profile_of
-from mest_compiler.cli.options import Batch, Device, Json, Model, Profile, Scheme, Sparsity, Threads, writable
+from mest_compiler.cli.model_options import AUTO, Channels, Classes, UsualPlane, Width, plane_of, profile_of
+from mest_compiler.cli.options import (
+    Activations,
+    Batch,
+    Device,
+    Json,
+    MemoryLimit,
+    Model,
+    Profile,
+    Scheme,
+    Sparsity,
+    Threads,
+    step_options,
+    writable,
+)
 from mest_compiler.cli.output import STANDARD_OUTPUT, say, write_json
 from mest_compiler.cli.tables import MIB, show
-from mest_compiler.errors import ProfileError
+from mest_compiler.errors import MestError, ProfileError
 
 if TYPE_CHECKING:
     from mest_compiler.cli.network_layers import NetworkLayers
@@ -33,6 +46,14 @@ Program = Annotated[
         "gradients, momentum and all index arrays. Takes some seconds.",
     ),
 ]
+Memory = Annotated[
+    bool,
+    typer.Option(
+        "--memory",
+        help="Also compile the step and run it: bytes of all training memory by kind, planned and measured, beside "
+        "dense PyTorch's. Takes a minute or so, and as much memory as the step.",
+    ),
+]
 Dump = Annotated[
     str | None,
     typer.Option(
@@ -50,11 +71,14 @@ def command(
     profile: Profile = None,
     width: Width = 1.0,
     channels: Channels = 3,
-    plane: Plane = "32x32",
+    plane: UsualPlane = None,
     classes: Classes = 10,
     weight_bits: WeightBits = 32,
     index_bits: IndexBits = 16,
     program: Program = False,
+    memory: Memory = False,
+    memory_limit: MemoryLimit = None,
+    activations: Activations = None,
     batch: Batch = 64,
     device: Device = "cpu",
     threads: Threads = None,
@@ -91,6 +115,8 @@ def command(
 
     mest profile resnet50_cifar --scheme block --sparsity 0.9 --program
 
+    mest profile resnet32 --width 2 --scheme block --sparsity 0.9 --memory --memory-limit 100MB
+
     mest profile vgg19_bn --scheme unstructured --sparsity 0.95 --index-bits 8 --json -
     """
     if dump == json == STANDARD_OUTPUT:
@@ -100,11 +126,13 @@ def command(
     from mest_compiler.sparsity.profile import LayerPlan
     from mest_compiler.sparsity.profile import Profile as Rules
 
+    if not memory and (memory_limit is not None or activations is not None):
+        raise MestError("--memory-limit and --activations are about the compiled step: add --memory.")
     if scheme == AUTO:
         raise ProfileError("Scheme 'auto' is decided by measuring when a model is compiled: mest compile prints it.")
     rules = profile_of(scheme, sparsity, profile) or Rules(LayerPlan("unstructured", 0.0))
     network = models.build(model, classes=classes, in_channels=channels, width=width)
-    input_shape = (channels, *plane_of(plane))
+    input_shape = (channels, *(models.usual_plane(model) if plane is None else plane_of(plane)))
     layers = network_layers(network, input_shape)
     plan = rules.assign(layers.convolutions, layers.linears)
     rows = described(layers, plan, weight_bits, index_bits)
@@ -122,6 +150,17 @@ def command(
     if dump is not None:
         _write(dump, rules.resolved(layers.convolutions, layers.linears).dump())
     _show(model, rows, totals)
+    if memory:
+        from mest_compiler.bench.torch_network import NetworkCase
+        from mest_compiler.cli.profile_memory import profiled_memory, show_profiled
+        from mest_compiler.devices import get_device
+
+        threads = get_device(device, threads).threads
+        case = NetworkCase(model, classes, input_shape, batch, 0, width)
+        options = step_options(memory_limit, activations)
+        found = profiled_memory(case, rules if plan else None, options, device=device, threads=threads)
+        show_profiled(found)
+        totals |= {"training_memory": found}
     if json is not None:
         facts = {"model": model, "input_shape": input_shape, "weight_bits": weight_bits, "index_bits": index_bits}
         write_json(json, {**facts, **totals, "layers": rows})

@@ -48,8 +48,8 @@ def fractions_of(text: str | None, everything: tuple[float, ...]) -> tuple[float
         numbers = tuple(float(number) for number in text.split(",") if number.strip())
     except ValueError:
         numbers = ()
-    if not numbers:
-        raise BenchError(f"{text!r} is no list of sparsities: write fractions of zeros, such as 0.5,0.9.")
+    if not numbers or not all(0 <= number < 1 for number in numbers):
+        raise BenchError(f"{text!r} is no list of sparsities: write fractions of zeros from 0 to below 1: 0.5,0.9.")
     return numbers
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from mest_compiler.cli.output import console
+from mest_compiler.cli.output import console, say
 
 MIB = 2**20
+PLANNED = "planned_peak"
+"""Key that the bytes of a compiled step have, and PyTorch's lack."""
 SMALL = 0.005
 """Share of an iteration below which a kernel gets no line of its own."""
 
@@ -41,6 +43,23 @@ def show_comparison(title: str, result: Mapping[str, Any]) -> None:
             )
         )
     show(title, ("contestant", "ms (median)", "spread", f"{subject} is faster by", "peak MiB"), rows)
+
+
+def show_memory(bytes_of: Mapping[str, Mapping[str, int | None]]) -> None:
+    """`bytes_of` of a report: training memory by kind, a column a contestant."""
+    steps = {name: one for name, one in bytes_of.items() if PLANNED in one}
+    rows = [(kind, *(_mib(one[kind]) for one in steps.values())) for kind in next(iter(steps.values()))]
+    rows = [(kind.replace("_", " "), *cells) for kind, *cells in rows]
+    if (torch := bytes_of.get("torch")) is not None:
+        own = {**torch, "activations": torch["rest"], "measured peak": torch["peak"]}
+        rows = [(kind, *cells, _mib(own[kind]) if kind in own else "") for kind, *cells in rows]
+    show("training memory, MiB", ("", *bytes_of), rows)
+    if torch is not None:
+        say("PyTorch's peak is its own profiler's, of the dense network; its workspace is among its activations")
+
+
+def _mib(size: int | None) -> str:
+    return "-" if size is None else f"{size / MIB:.2f}"
 
 
 def show_kernels(times: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:

@@ -74,6 +74,8 @@ CheckpointSteps = Annotated[
     ),
 ]
 Threads = of_recipe.in_panel(of_recipe.RUN, options.Threads)
+MemoryLimit = of_recipe.in_panel(of_recipe.RUN, options.MemoryLimit)
+Activations = of_recipe.in_panel(of_recipe.RUN, options.Activations)
 Json = of_recipe.in_panel(of_recipe.RUN, options.Json)
 
 
@@ -121,6 +123,8 @@ def command(
     backend: BackendName = None,
     device: Device = "cpu",
     threads: Threads = None,
+    memory_limit: MemoryLimit = None,
+    activations: Activations = None,
     seed: of_recipe.RecipeSeed = None,
     json: Json = None,
 ) -> None:
@@ -141,6 +145,8 @@ def command(
 
     mest train demo --mutation 'em&s' --p 0.1 --masks-from trained.pt --lr 0.01 --run-dir runs/again
 
+    mest train resnet32-cifar10 --data-root data/cifar-10-batches-py --memory-limit 100MB --run-dir runs/small
+
     torchrun --nproc-per-node 2 -m mest_compiler.cli.main train mnist-ems --backend torch --run-dir runs/two
     """
     from mest_compiler.cli import training
@@ -158,12 +164,15 @@ def command(
     }  # fmt: skip
     chosen = of_recipe.chosen_recipe(recipe, run_dir, resume, fields)
     where = {"device": device, "threads": threads, "checkpoint_steps": checkpoint_steps}
+    asked = options.step_options(memory_limit, activations)
     if resume:
         training.refuse_masks(masks, masks_from)
+        training.refuse_step_options(asked)
         run = training.resume_run(chosen, run_dir, backend=backend, **where)
     else:
         backend = backend or training.COMPILED
-        run = training.begin_run(chosen, run_dir, backend=backend, masks=masks, masks_from=masks_from, **where)
+        start_from = {"masks": masks, "masks_from": masks_from}
+        run = training.begin_run(chosen, run_dir, backend=backend, options=asked, **start_from, **where)
     if not run.first:
         return
     say(f"{run_dir}: test accuracy {run.summary.test_accuracy:.2%} after {run.summary.epochs} epochs")

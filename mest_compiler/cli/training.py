@@ -25,9 +25,10 @@ from mest_compiler.cli.training_backends import (
     torch_backend,
 )
 from mest_compiler.cli.training_start import check_start, first_start, start_of_checkpoint
-from mest_compiler.errors import CheckpointError, MaskError
+from mest_compiler.errors import CheckpointError, MaskError, MestError
 
 if TYPE_CHECKING:
+    from mest_compiler.passes.options import StepOptions
     from mest_compiler.training.data import Examples
     from mest_compiler.training.ranks import Ranks
     from mest_compiler.training.recipe import Recipe
@@ -89,9 +90,11 @@ def begin_run(
     masks: Path | None = None,
     masks_from: Path | None = None,
     checkpoint_steps: int | None = None,
+    options: StepOptions | None = None,
 ) -> Run:
     """Train as the recipe says from the first epoch, with a step that is compiled now or with PyTorch.
 
+    options: of the compiled step; None is none. They stay with the step, so a run that is resumed has them too.
     What can go wrong early goes wrong before there is a folder. Raises the MestErrors of data, models, masks, compiling
     and training.
     """
@@ -99,6 +102,12 @@ def begin_run(
     from mest_compiler.training.run_folder import CHECKPOINT
 
     check_backend(backend, device, measures=recipe.scheme == AUTO)
+    options = options or no_options()
+    if backend == TORCH and options != no_options():
+        raise MestError(
+            "--backend torch keeps all activations as they are: leave out --memory-limit and --activations, or train "
+            "through the compiled step."
+        )
     if (run_dir / CHECKPOINT).exists():
         raise CheckpointError(f"{run_dir} already holds a run: go on with --resume, or choose another --run-dir.")
     if (run_dir / ARTIFACT).exists():
@@ -112,7 +121,7 @@ def begin_run(
         if backend == TORCH:
             built = torch_backend(recipe, start, device, threads, ranks)
         else:
-            built = compiled_backend(recipe, data, start, device, threads)
+            built = compiled_backend(recipe, data, start, device, threads, options)
         with _unless_begun(run_dir) if ranks.rank == 0 else nullcontext():
             if ranks.rank == 0:
                 clear_run(run_dir)  # of one that was killed before its first checkpoint
@@ -134,6 +143,8 @@ def resume_run(
 
     backend: None is the compiled one where the run's folder holds a step, and PyTorch elsewhere. The compiled one takes
     that step, and where there is none it compiles one, with room for all that the recipe's mutation may still keep.
+    PyTorch goes on from a step with micro-batches too, but with other arithmetic: its batch norm and its dropouts take
+    the whole batch.
     """
     from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.run_folder import CHECKPOINT
@@ -159,7 +170,7 @@ def resume_run(
         _show(recipe, run_dir, ranks)
         if built.kind != backend:
             say(f"{run_dir} holds no compiled step: compiling it")
-            built = compiled_backend(recipe, data, start, device, threads)
+            built = compiled_backend(recipe, data, start, device, threads, no_options())
             built.artifact.save(run_dir / ARTIFACT)
         return _train(recipe, run_dir, data, built, ranks, True, checkpoint_steps)
 
@@ -172,6 +183,21 @@ def clear_run(run_dir: Path) -> None:
     shutil.rmtree(run_dir / ARTIFACT, ignore_errors=True)
     for name in (RECIPE_FILE, LOG, CHECKPOINT, WEIGHTS, MASKS, SUMMARY):
         (run_dir / name).unlink(missing_ok=True)
+
+
+def no_options() -> StepOptions:
+    """The options of a step that nothing was asked of."""
+    from mest_compiler.passes.options import StepOptions
+
+    return StepOptions()
+
+
+def refuse_step_options(options: StepOptions) -> None:
+    """Raise MestError if something is asked of the step of a run that has its own."""
+    if options != no_options():
+        raise MestError(
+            "A run that is resumed goes on with the step it was begun with: leave out --memory-limit and --activations."
+        )
 
 
 def refuse_masks(masks: Path | None, masks_from: Path | None) -> None:

@@ -11,6 +11,7 @@ from mest_compiler.errors import DeviceError, MestError, ProfileError
 
 if TYPE_CHECKING:
     from mest_compiler.cli.training_start import Start
+    from mest_compiler.passes.options import StepOptions
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.trainer import Trainer
     from mest_compiler.training.data import Examples
@@ -98,9 +99,11 @@ def torch_backend(recipe: Recipe, start: Start, device: str, threads: int | None
     return Built(TORCH, backend, local, torch.get_num_threads())
 
 
-def compiled_backend(recipe: Recipe, data: Examples, start: Start, device: str, threads: int | None) -> Built:
+def compiled_backend(
+    recipe: Recipe, data: Examples, start: Start, device: str, threads: int | None, options: StepOptions
+) -> Built:
     """Compiles the step."""
-    from mest_compiler.cli.compiling import compile_with_bar
+    from mest_compiler.cli.compiling import compile_with_bar, say_plan
     from mest_compiler.schedules.cpu.sgd import Sgd
 
     _one_pool_of_threads()
@@ -119,7 +122,9 @@ def compiled_backend(recipe: Recipe, data: Examples, start: Start, device: str, 
         device=device,
         threads=threads,
         name=recipe.model,
+        options=options,
     )
+    say_plan(artifact.manifest["memory"])
     return _trainer(recipe, artifact, threads)
 
 

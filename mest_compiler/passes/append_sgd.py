@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import tvm
 from tvm import relax
 
@@ -44,62 +46,90 @@ class AppendSgd:
         single = not isinstance(program.result, relax.Tuple)
         params = list(program.params)
         if name == "step":
-            weights = params[: len(self.parameters)]
-            momenta = [relax.Var("v_" + w.name, w.ty) for w in weights]
-            lr = relax.Var("lr", relax.TensorType((), dtype_of(weights[0])))
+            count = len(self.parameters)
+            weights, buffers = params[:count], params[count : count + len(self.buffers)]
+            entries = {p: params[i] for p, i in self.entries.items()}
+            momenta, lr = optimizer_state(weights)
             params += [*momenta, lr]
 
         def body(builder: relax.BlockBuilder) -> list[relax.Expr]:
-            env: Env = dict(kernels)
-            for var, expr in program.bindings:
-                env[var] = builder.emit(substitute(expr, env), var.name)
-            outputs = [substitute(out, env) for out in program.outputs]
+            outputs = carry_body(builder, program, kernels)
             if name != "step":
                 return outputs
-            gradients = [g for p, g in zip(self.parameters, outputs[2:], strict=False) if p in self.entries]
-            return [*outputs[:2], *gradients, *self._updates(builder, params, momenta, lr, outputs[2:])]
+            loss, logits, *rest = outputs
+            gradients = dict(zip(self.parameters, rest, strict=False))
+            made = KernelTable(builder)
+            updated = update_weights(
+                builder, made, self.device, self.rule, dict(zip(self.parameters, weights, strict=True)), momenta,
+                gradients, lr, entries,
+            )  # fmt: skip
+            kept = assign_buffers(builder, made, buffers, rest[count:])
+            return [loss, logits, *(gradients[p] for p in self.parameters if p in entries), *updated, *kept]
 
         rebuild(builder, name, params, body, single)
 
-    def _updates(
-        self,
-        builder: relax.BlockBuilder,
-        params: list[relax.Var],
-        momenta: list[relax.Var],
-        lr: relax.Var,
-        outputs: list[relax.Expr],
-    ) -> list[relax.Expr]:
-        made = KernelTable(builder)
-        results: list[relax.Expr] = []
-        chunks = self.device.threads
-        for i, name in enumerate(self.parameters):
-            w, v, g = params[i], momenta[i], outputs[i]
-            shape, vec = shape_of(w), Vec(self.device.lanes(dtype_of(w)), dtype_of(w))
-            args = [w, v, g, lr]
-            if name in self.entries:
-                entries = params[self.entries[name]]
-                args.append(entries)
-                kind = dtype_of(entries)
-                function = made.get(
-                    ("compact", shape, kind, vec),
-                    lambda shape=shape, kind=kind, vec=vec: sgd.compact(self.rule, *shape, kind, vec, chunks),
-                )
-            else:
-                function = made.get(
-                    ("dense", shape, vec),
-                    lambda shape=shape, vec=vec: sgd.dense(self.rule, shape, vec, chunks),
-                )
-            new = builder.emit(relax.op.call_tir_inplace(function, args, [0, 1], [w.ty, v.ty]))
-            results += [builder.emit(relax.TupleGetItem(new, k)) for k in (0, 1)]
-        first = len(self.parameters)
-        for i in range(len(self.buffers)):
-            old, value = params[first + i], outputs[first + i]
-            shape, dtype = shape_of(old), dtype_of(old)
-            if not (isinstance(value, relax.Var) and _in_place(builder, value)):
-                function = made.get(("assign", shape, dtype), lambda shape=shape, dtype=dtype: assign(shape, dtype))
-                value = builder.emit(relax.op.call_tir_inplace(function, [old, value], [0], old.ty))
-            results.append(value)
-        return results
+
+def carry_body(
+    builder: relax.BlockBuilder, program: Program, kernels: Env,
+    follow: Callable[[relax.Var, relax.Expr], None] = lambda old, new: None,
+) -> list[relax.Expr]:  # fmt: skip
+    """Emits the bindings of a function as they are; gives its outputs. follow(old variable, new one) may emit more
+    after each binding."""
+    env: Env = dict(kernels)
+    for var, expr in program.bindings:
+        env[var] = builder.emit(substitute(expr, env), var.name)
+        follow(var, env[var])
+    return [substitute(out, env) for out in program.outputs]
+
+
+def optimizer_state(weights: Sequence[relax.Var]) -> tuple[list[relax.Var], relax.Var]:
+    """The parameters of a function that hold the momenta of these weights, and the one that holds the learning rate."""
+    momenta = [relax.Var("v_" + w.name, w.ty) for w in weights]
+    return momenta, relax.Var("lr", relax.TensorType((), dtype_of(weights[0])))
+
+
+def update_weights(
+    builder: relax.BlockBuilder, made: KernelTable, device: CpuProfile, rule: Sgd, weights: Mapping[str, relax.Var],
+    momenta: Sequence[relax.Var], gradients: Mapping[str, relax.Expr], lr: relax.Var, entries: Mapping[str, relax.Var],
+) -> list[relax.Expr]:  # fmt: skip
+    """Emits SGD in place. entries: of a sparse parameter, the argument that holds its number of entries.
+
+    Gives weight and momentum of each parameter in turn.
+    """
+    results: list[relax.Expr] = []
+    chunks = device.threads
+    for (name, w), v in zip(weights.items(), momenta, strict=True):
+        shape, vec = shape_of(w), Vec(device.lanes(dtype_of(w)), dtype_of(w))
+        args = [w, v, gradients[name], lr]
+        if name in entries:
+            args.append(entries[name])
+            kind = dtype_of(entries[name])
+            function = made.get(
+                ("compact", shape, kind, vec),
+                lambda shape=shape, kind=kind, vec=vec: sgd.compact(rule, *shape, kind, vec, chunks),
+            )
+        else:
+            function = made.get(
+                ("dense", shape, vec),
+                lambda shape=shape, vec=vec: sgd.dense(rule, shape, vec, chunks),
+            )
+        new = builder.emit(relax.op.call_tir_inplace(function, args, [0, 1], [w.ty, v.ty]))
+        results += [builder.emit(relax.TupleGetItem(new, k)) for k in (0, 1)]
+    return results
+
+
+def assign_buffers(
+    builder: relax.BlockBuilder, made: KernelTable, buffers: Sequence[relax.Var], values: Sequence[relax.Expr]
+) -> list[relax.Expr]:
+    """Emits what writes the new values of buffers where the old ones stand."""
+    results: list[relax.Expr] = []
+    for old, value in zip(buffers, values, strict=True):
+        shape, dtype = shape_of(old), dtype_of(old)
+        if not (isinstance(value, relax.Var) and _in_place(builder, value)):
+            function = made.get(("assign", shape, dtype), lambda shape=shape, dtype=dtype: assign(shape, dtype))
+            value = builder.emit(relax.op.call_tir_inplace(function, [old, value], [0], old.ty))
+        results.append(value)
+    return results
 
 
 def _in_place(builder: relax.BlockBuilder, value: relax.Var) -> bool:

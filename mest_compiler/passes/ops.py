@@ -21,7 +21,9 @@ def _vector(call: relax.Call) -> relax.TensorType:
 
 
 OPS = {
-    # (x, values [capacity, unit_size]), (gy, values), (gy, x): attributes of mest.conv2d, `weight` (shape), `scheme`
+    # (x, values [capacity, unit_size]), (gy, values), (gy, x): attributes of mest.conv2d, `weight` (shape), `scheme`.
+    # With `sums` batch norm's are taken where the result is written, by sparse and dense ones; backward-data is then
+    # (gy, w, and the first arguments of mest.normalise_backward) -> g, what that would mask as its own attributes say.
     "mest.sparse_conv2d": _of_shape,
     "mest.sparse_conv2d_backward_data": _of_shape,
     "mest.sparse_conv2d_backward_weight": _of_shape,
@@ -29,11 +31,12 @@ OPS = {
     "mest.sparse_linear": _of_shape,
     "mest.sparse_linear_backward_data": _of_shape,
     "mest.sparse_linear_backward_weight": _of_shape,
-    # (x, w, b, running_mean, running_var[, residual]) -> (z, mean, rstd, new running_mean, new running_var)
+    # (x, w, b, running_mean, running_var[, residual]) -> (z, mean, rstd, new running_mean, new running_var);
+    # `sums`: those of x were taken where it was written
     "mest.normalise": lambda call: relax.TupleType([call.args[0].ty, *[_vector(call)] * 4]),
     # (x, w, b, running_mean, running_var[, residual]) -> z
     "mest.normalise_inference": lambda call: call.args[0].ty,
-    # (x, w, b, mean, rstd[, z], gradient[, gradient]) -> (gx, gw, gb, g)
+    # (x, w, b, mean, rstd[, z], gradient[, gradient]) -> (gx, gw, gb, g); `sums`: as above, of the gradient
     "mest.normalise_backward": lambda call: relax.TupleType([call.args[0].ty, *[_vector(call)] * 2, call.args[0].ty]),
 }
 
@@ -50,3 +53,9 @@ for _name, _infer in OPS.items():
 def call(name: str, args: Sequence[relax.Expr], **attrs: object) -> relax.Call:
     """A call of one of `OPS` (or of a frontend operator) with attributes."""
     return relax.Call(tvm.ir.Op.get(name), list(args), tvm.ir.make_node("ir.DictAttrs", **attrs))
+
+
+def changed(old: relax.Call, args: Sequence[relax.Expr], **attrs: object) -> relax.Call:
+    """A call with other arguments, and some attributes new."""
+    kept = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes(old).items()}
+    return call(str(old.op.name), args, **{**kept, **attrs})

@@ -15,19 +15,48 @@ from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.sgd import Sgd
 
+from .accumulate_gradients import UPDATE, AccumulateGradients
 from .append_sgd import AppendSgd
+from .dataflow import Schedule
+from .fuse_backward_sums import FuseBackwardSums
+from .fuse_forward_sums import FuseForwardSums
 from .fuse_normalise import FuseNormalise
+from .fuse_weight_gradients import FuseWeightGradients
+from .options import StepOptions
+from .plan_memory import Arena, PlanMemory
+from .program import relax_functions
+from .recompute import Recompute
 from .sparsify_convolutions import SparseLayer, SparsifyConvolutions
 from .tile_batch import TileBatch
 from .tiling.plan import Pick
 
+PLAIN = StepOptions()
+
 
 @dataclass(frozen=True)
-class Lowered:
-    """A module of kernels and calls, the kernels of each layer, and the index arrays each function takes."""
+class Tiled:
+    """A module of kernels and calls over batch tiles, and what the passes know of it."""
 
     module: tvm.IRModule
     tiles: TileBatch
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A module of kernels and calls with its optimiser, the kernels of each layer, the index arrays each function
+    takes, and what of the step is done again."""
+
+    module: tvm.IRModule
+    tiles: TileBatch
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A module without memory of its own: every tensor has its place, see `Arena`."""
+
+    module: tvm.IRModule
+    arenas: dict[str, Arena]
 
 
 def probable(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
@@ -35,22 +64,45 @@ def probable(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choi
     return found[0]
 
 
-def lower(
-    graph: TrainingGraph, layers: Mapping[str, SparseLayer], rule: Sgd, device: CpuProfile, pick: Pick = probable
-) -> Lowered:
-    """From the traced step to kernels over batch tiles with compact values and the update in place."""
-    # Phase 1. What is computed: masked convolutions on compact values, whole normalisations.
+def tile(
+    graph: TrainingGraph, layers: Mapping[str, SparseLayer], device: CpuProfile, options: StepOptions = PLAIN,
+    pick: Pick = probable,
+) -> Tiled:  # fmt: skip
+    """From the traced step to kernels over batch tiles with compact values."""
+    # What is computed: masked convolutions on compact values, whole normalisations.
     mod = SparsifyConvolutions(graph.parameters, layers)(graph.module)
     mod = FuseNormalise()(mod)
-    # Phase 2. Where it lies and which kernel computes it.
+    mod = FuseWeightGradients()(mod) if options.weight_gradients else mod
+    mod = FuseForwardSums()(mod) if options.forward_sums else mod
+    mod = FuseBackwardSums()(mod) if options.backward_sums else mod
+    # Where it lies and which kernel computes it.
     tiles = TileBatch(device, pick)
-    mod = tiles(mod)
-    # Phase 3. The optimiser, on the state in place.
+    return Tiled(tiles(mod), tiles)
+
+
+def finish(
+    tiled: Tiled, graph: TrainingGraph, rule: Sgd, device: CpuProfile, options: StepOptions = PLAIN,
+    micro_batches: int = 1, alive: int | None = None,
+) -> Lowered:  # fmt: skip
+    """From there to the whole step: what is computed again, the optimiser, and what is left in Relax as loops.
+
+    micro_batches: how many calls of the traced step make up a whole one; see `AccumulateGradients`. alive: bytes that
+    the step's tensors may take at the same time; see `Recompute`.
+    """
+    tiles = tiled.tiles
+    again = Recompute(device, alive, options.stored == "bfloat16", tiles.repeats, tiles.flops)
+    mod = again(tiled.module)
+    # The optimiser, on the state in place.
     first = len(graph.parameters) + len(graph.buffers) + 2 + graph.seeded
     entries = {p: first + i for i, (p, array) in enumerate(tiles.index_names["step"]) if array == "entries"}
-    mod = AppendSgd(device, rule, graph.parameters, graph.buffers, entries)(mod)
-    # Phase 4. What is left in Relax (the classifier, the loss), as loops.
+    if micro_batches == 1:
+        mod = AppendSgd(device, rule, graph.parameters, graph.buffers, entries)(mod)
+    else:
+        mod = AccumulateGradients(device, rule, graph.parameters, graph.buffers, entries, micro_batches)(mod)
+        tiles.index_names[UPDATE] = [(p, "entries") for p in graph.parameters if p in entries]
+    # What is left in Relax (the classifier, the loss).
     t = relax.transform
+    functions = [name for name, _ in relax_functions(mod)]
     with device.target:
         mod = tvm.transform.Sequential(
             [
@@ -59,22 +111,33 @@ def lower(
                 t.FoldConstant(),
                 t.FuseOps(),
                 t.FuseTIR(),
-                t.DeadCodeElimination(["step", "predict"]),
+                t.DeadCodeElimination(functions),
             ]
         )(mod)
-    return Lowered(mod, tiles)
+    return Lowered(mod, tiles, again.schedule)
 
 
-def build(module: tvm.IRModule, device: CpuProfile) -> relax.VMExecutable:
-    """Memory planned, calls lowered, machine code."""
+def lower(
+    graph: TrainingGraph, layers: Mapping[str, SparseLayer], rule: Sgd, device: CpuProfile, pick: Pick = probable
+) -> Lowered:
+    """`tile` and `finish` without options."""
+    return finish(tile(graph, layers, device, pick=pick), graph, rule, device)
+
+
+def plan(module: tvm.IRModule, device: CpuProfile) -> Planned:
+    """Kernels are called on memory whose places are planned."""
+    t, memory = relax.transform, PlanMemory()
+    with device.target:
+        calls = [t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite(), memory]
+        return Planned(tvm.transform.Sequential(calls)(module), memory.arenas)
+
+
+def build(planned: Planned, device: CpuProfile) -> relax.VMExecutable:
+    """Machine code."""
     t = relax.transform
     with device.target:
         module = tvm.transform.Sequential(
             [
-                t.ToNonDataflow(),
-                t.RemovePurityChecking(),
-                t.CallTIRRewrite(),
-                t.StaticPlanBlockMemory(),
                 t.LowerAllocTensor(),
                 t.KillAfterLastUse(),
                 t.LowerRuntimeBuiltin(),
@@ -82,5 +145,5 @@ def build(module: tvm.IRModule, device: CpuProfile) -> relax.VMExecutable:
                 t.VMShapeLower(),
                 t.AttachGlobalSymbol(),
             ]
-        )(module)
+        )(planned.module)
         return relax.build(module, device.target, relax_pipeline=None)

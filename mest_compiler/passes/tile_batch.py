@@ -11,6 +11,7 @@ from tvm import relax
 
 from mest_compiler.devices.cpu import CpuProfile
 
+from .dataflow import Repeat
 from .program import (
     Env,
     KernelTable,
@@ -36,13 +37,15 @@ class TileBatch:
     """Rewrites `step` first (it decides every layer's kernels), then the other functions.
 
     Afterwards `layers` holds the kernels of each convolution by parameter name, and `index_names[function]` the
-    (parameter, array) pairs that stand behind the function's old parameters.
+    (parameter, array) pairs that stand behind the function's old parameters. `repeats` says how the outputs of kernels
+    that update state in place are computed again.
     """
 
     def __init__(self, device: CpuProfile, pick: Pick) -> None:
         self.device, self.pick = device, pick
         self.layers: dict[str, LayerKernels] = {}
         self.index_names: dict[str, list[tuple[str, str]]] = {}
+        self.repeats: dict[str, Repeat] = {}
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module over batch tiles, its kernels called by call_tir."""
@@ -51,7 +54,7 @@ class TileBatch:
         carried = carry_kernels(builder, mod)
         for name, function in relax_functions(mod):
             program = Program.of(function)
-            tiling = Tiling(builder, program, self.device, self.layers, kernels)
+            tiling = Tiling(builder, program, self.device, self.layers, kernels, self.repeats)
             if name == "step":
                 plan_layers(tiling, self.pick)
             wanted = self._index_arrays(name == "step")
@@ -64,6 +67,10 @@ class TileBatch:
             single = not isinstance(program.result, relax.Tuple)
             rebuild(builder, name, params, lambda _, t=tiling: _walk(t, carried), single)
         return builder.finalize()
+
+    def flops(self, kernel: str) -> float:
+        """Floating-point operations of a layer's forward kernel by name; 0 for other kernels."""
+        return next((y.forward_flops for y in self.layers.values() if y.functions.get("forward") == kernel), 0.0)
 
     def _index_arrays(self, training: bool) -> list[tuple[str, str]]:
         return [

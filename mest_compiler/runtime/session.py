@@ -12,13 +12,15 @@ from tvm import relax
 from mest_compiler.devices import available_cores, local_cpu
 from mest_compiler.errors import ArtifactError, DeviceError
 
+from .allocated import bytes_in_use
 from .artifact import Artifact
 
 _ONE_THREAD_A_CORE = 1  # TVM's affinity mode "big": workers stay on the fastest cores
 
 
 class Session:
-    """The functions `step` and `predict` of an artifact, ready to be called on this machine."""
+    """The functions `step` and `predict` of an artifact, and `update` of one that trains in micro-batches, ready to be
+    called on this machine."""
 
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         """Raises ArtifactError where this CPU lacks the artifact's vectors, DeviceError for too many threads."""
@@ -41,7 +43,10 @@ class Session:
         self._folder = tempfile.TemporaryDirectory(prefix="mest-")
         path = Path(self._folder.name) / "library.so"
         path.write_bytes(artifact.library)
+        before = bytes_in_use()
         self.vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+        # Of the C allocator, for the program itself and not for what it computes on; None where nothing counts.
+        self.program_bytes = None if before is None else bytes_in_use() - before
 
     def __getitem__(self, name: str) -> Any:
         """A function of the artifact."""

@@ -34,7 +34,12 @@ def _sparse_conv(layer: Mapping[str, Any]) -> SparseConv:
 
 
 class Trainer:
-    """One network in training: parameters, running statistics, momenta and structures live on the device."""
+    """One network in training: parameters, running statistics, momenta and structures live on the device.
+
+    A step of an artifact with micro-batches is PyTorch's gradient accumulation: the parts of a batch go through the
+    network one after another, each with the running statistics updated and dropouts of its own, and the mean of their
+    gradients makes one update.
+    """
 
     def __init__(self, artifact: Artifact, threads: int | None = None, seed: int = 0) -> None:
         """Args: artifact: a compiled step. threads: None: as many as it was compiled for. seed: at least 0, draws what
@@ -49,24 +54,46 @@ class Trainer:
         self.parameters, self.buffers = list(self.manifest["parameters"]), list(self.manifest["buffers"])
         self.layers = {p: layer for p, layer in self.manifest["layers"].items() if "capacity" in layer}
         self.structures: dict[str, Structure] = {}
-        # What the last step handed out: loss, logits and the gradients of the sparse layers in parameter order.
+        # What the last call of the step handed out: loss, logits, then gradients in parameter order.
         self._outputs: Any = None
         self._tensors = {n: tvm.runtime.tensor(np.asarray(a, order="C")) for n, a in artifact.tensors.items()}
         self._momenta = {p: tvm.runtime.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
         for name, structure in artifact.structures.items():
             self._bind(name, structure)
-        shape = (self.manifest["batch"], *self.manifest["input_shape"])
-        self._x = tvm.runtime.tensor(np.zeros(shape, self.dtype))
-        self._y = tvm.runtime.tensor(np.zeros(shape[0], np.int64))
         self._lr = tvm.runtime.tensor(np.zeros((), self.dtype))
         self.seed, self.steps = seed, 0
         self._step_seed = tvm.runtime.tensor(np.zeros((), np.uint32))
-        seeds = [self._step_seed] if self.manifest["seeded"] else []
+        self._inputs = self._input_buffers()
+        self._sums: list[tvm.runtime.Tensor] = []
+        if len(self._inputs) > 1:
+            self._sums = [tvm.runtime.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters]
+        # Micro-batches hand out the sums of all gradients, a whole batch only those that mutation needs.
+        handed_out = self.parameters if self._sums else [p for p in self.parameters if p in self.layers]
+        self._gradient_at = {p: at for at, p in enumerate(handed_out, start=2) if p in self.layers}
+        self._step_args, self._update_args = self._training_args()
         state = [self._tensors[n] for n in (*self.parameters, *self.buffers)]
-        momenta = [self._momenta[p] for p in self.parameters]
-        self._step_args = [*state, self._x, self._y, *seeds, *self._indices("step"), *momenta, self._lr]
-        self._predict_args = [*state, self._x, *self._indices("predict")]
+        self._predict_args = [*state, self._inputs[0][0], *self._indices("predict")]
+
+    def _input_buffers(self) -> list[tuple[tvm.runtime.Tensor, tvm.runtime.Tensor]]:
+        """Buffers of x and y for each part of a batch."""
+        part, shape = self.manifest["micro_batch"], self.manifest["input_shape"]
+        zeros = np.zeros((part, *shape), self.dtype), np.zeros(part, np.int64)
+        return [tuple(map(tvm.runtime.tensor, zeros)) for _ in range(self.manifest["batch"] // part)]
+
+    def _training_args(self) -> tuple[list[list[tvm.runtime.Tensor]], list[tvm.runtime.Tensor]]:
+        """Arguments of the step for each part of a batch, and those of the update that follows the parts, if any."""
+        weights, momenta = [[t[p] for p in self.parameters] for t in (self._tensors, self._momenta)]
+        before = [*weights, *(self._tensors[b] for b in self.buffers)]
+        between = [*([self._step_seed] if self.manifest["seeded"] else []), *self._indices("step")]
+        if len(self._inputs) == 1:
+            return [[*before, *self._inputs[0], *between, *momenta, self._lr]], []
+        first, later = (tvm.runtime.tensor(np.asarray(flag, np.int32)) for flag in (1, 0))
+        parts = [
+            [*before, *inputs, *between, *self._sums, later if number else first]
+            for number, inputs in enumerate(self._inputs)
+        ]
+        return parts, [*weights, *self._indices("update"), *self._sums, *momenta, self._lr]
 
     def _indices(self, function: str) -> list[tvm.runtime.Tensor]:
         return [self._index[tuple(pair)] for pair in self.manifest["index_arrays"][function]]
@@ -105,20 +132,29 @@ class Trainer:
                 f"Labels run from {y.min()} to {y.max()}, and the model has the classes 0 to "
                 f"{self.manifest['classes'] - 1}."
             )
-        self._x.copyfrom(np.asarray(x, self.dtype, order="C"))
-        self._y.copyfrom(np.asarray(y, np.int64, order="C"))
+        part = self.manifest["micro_batch"]
+        for number, (images, labels) in enumerate(self._inputs):
+            chosen = slice(number * part, (number + 1) * part)
+            images.copyfrom(np.asarray(x[chosen], self.dtype, order="C"))
+            labels.copyfrom(np.asarray(y[chosen], np.int64, order="C"))
         self._lr.copyfrom(np.asarray(lr, self.dtype))
-        loss, logits = self.run()
-        return float(loss.numpy()), logits.numpy()
+        found = [(float(loss.numpy()), logits.numpy()) for loss, logits in self.run()]
+        losses, logits = zip(*found, strict=True)
+        return sum(losses) / len(losses), np.concatenate(logits)
 
-    def run(self) -> tuple[tvm.runtime.Tensor, tvm.runtime.Tensor]:
-        """One update on what the input buffers hold (for timing); (loss, logits) as device tensors."""
-        if self.manifest["seeded"]:
-            self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps)))
+    def run(self) -> list[tuple[tvm.runtime.Tensor, tvm.runtime.Tensor]]:
+        """One update on what the input buffers hold (for timing); (loss, logits) of each part as device tensors."""
+        found, parts = [], len(self._step_args)
+        for number, args in enumerate(self._step_args):
+            if self.manifest["seeded"]:
+                self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps * parts + number)))
+            self._outputs = None  # or two steps' gradients would take memory at the same time
+            self._outputs = self.session["step"](*args)
+            found.append((self._outputs[0], self._outputs[1]))
+        if self._sums:
+            self.session["update"](*self._update_args)
         self.steps += 1
-        self._outputs = None  # or two steps' gradients would take memory at the same time
-        self._outputs = self.session["step"](*self._step_args)
-        return self._outputs[0], self._outputs[1]
+        return found
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Logits [N, classes] in evaluation mode for any N >= 1 of x [N, C, H, W]; changes nothing.
@@ -126,7 +162,7 @@ class Trainer:
         Raises:
             ArtifactError: examples of another shape.
         """
-        batch, shape = self.manifest["batch"], tuple(self.manifest["input_shape"])
+        batch, shape = self.manifest["micro_batch"], tuple(self.manifest["input_shape"])
         if x.ndim != 4 or x.shape[1:] != shape or len(x) < 1:
             raise ArtifactError(f"The artifact predicts examples of shape {list(shape)}, and got {list(x.shape)}.")
         found = []
@@ -134,7 +170,7 @@ class Trainer:
             part = x[start : start + batch]
             padded = np.zeros((batch, *shape), self.dtype)
             padded[: len(part)] = part
-            self._x.copyfrom(padded)
+            self._inputs[0][0].copyfrom(padded)
             found.append(self.session["predict"](*self._predict_args).numpy()[: len(part)])
         return np.concatenate(found)
 
@@ -164,7 +200,7 @@ class Trainer:
         if self._outputs is None:
             raise MestError("The importance of weights needs a gradient: train a step first.")
         found = {}
-        for place, name in enumerate((p for p in self.parameters if p in self.layers), start=2):
+        for name, place in self._gradient_at.items():
             values = self._tensors[name].numpy(), self._outputs[place].numpy()
             found[name] = mutation.importance(*map(self.structures[name].by_unit, values), coefficient)
         return found

@@ -11,14 +11,15 @@ from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
 from .emit import Buffer, Expr, Indices, activation, blocks, function
-from .gather import GatherKnobs, Shape, over_pixels, register_tile, update
+from .epilogue import Epilogue, named
+from .gather import GatherKnobs, Output, Shape, group_of, over_pixels, register_tile, update
 
 MOST_PLANES = 4  # output planes a register tile; a taller block is worked through in parts
 
 
 def _gather(
     name: str, shape: Shape, grids: list[Subgrid], layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
-    back: bool,
+    back: bool, epilogue: Epilogue | None,
 ) -> tirx.PrimFunc:  # fmt: skip
     """A row makes `out` planes of `into` source planes an entry; its values stand at out*by_out + into*by_into."""
     g, vec, kind = shape.geometry, shape.vec, layer.kind
@@ -29,7 +30,7 @@ def _gather(
     def emit() -> None:
         x = activation("X", g.tiles, shape.sources, shape.source, vec)
         vh, indices = T.arg("V", T.handle()), Indices(dtypes)
-        y = activation("Y", g.tiles, shape.targets, shape.target, vec)
+        y = Output(shape, epilogue)
         values = T.match_buffer(vh, (T.int32(), layer.unit_size), g.dtype)
         offsets, ptr, last = indices.match()
         perm, order = (last, None) if back else (None, last)
@@ -44,6 +45,7 @@ def _gather(
                     update(vec, acc, at, moved, scalars)
 
         with T.parallel(g.tiles) as tile:
+            y.begin(tile)
             for number, grid in enumerate(grids):
 
                 def over_rows(inner: Callable, number: int = number) -> None:
@@ -57,7 +59,7 @@ def _gather(
                         for start in range(part.start, part.start + part.size * part.count, part.size):
                             register_tile(
                                 shape, x, y, grid, tile, at, size, [row * out + start + b for b in range(part.size)],
-                                q == 0 if knobs.groups > 1 else None,
+                                group_of(q, knobs.groups),
                                 lambda source, acc, pixels, start=start, n=part.size: run(
                                     source, acc, pixels, lo, hi, start, n
                                 ),
@@ -65,24 +67,28 @@ def _gather(
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(name, emit)
+    return function(named(name, epilogue), emit)
 
 
-def forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def forward(
+    layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
+) -> tirx.PrimFunc:
     """Y[f] = sum over entries V[e] * X[OFF[e] + pixel]; a row is m filters.
 
     Arguments: X, V [capacity, n*m], offset, pointers [rows*groups+1], row [rows], Y; activations are
     [tiles, planes * rows * cols, L]. `dtypes`: of the index arrays by name.
     """
     g = layer.geometry
-    return _gather("block_forward", Shape.forward(g), [g.forward_grid], layer, knobs, dtypes, False)
+    return _gather("block_forward", Shape.forward(g), [g.forward_grid], layer, knobs, dtypes, False, epilogue)
 
 
-def backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def backward_data(
+    layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
+) -> tirx.PrimFunc:
     """dX[c] = sum over entries V[perm[e]] * dY[OFF[e] + pixel], a row is n channels, once for each parity class.
 
     Arguments: dY, V, offset, pointers [classes*C/n*groups+1], perm, dX.
     """
     g = layer.geometry
     grids = [grid for grid, _ in g.backward_grids]
-    return _gather("block_backward_data", Shape.backward(g), grids, layer, knobs, dtypes, True)
+    return _gather("block_backward_data", Shape.backward(g), grids, layer, knobs, dtypes, True, epilogue)

@@ -8,6 +8,7 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.kernels.indices import SparseConv
 
 from .emit import Expr, Vec, blocks, each, split, tree
+from .normalise import Normalisation
 from .weight_gradient import (
     Operands,
     WeightGradientKnobs,
@@ -22,7 +23,9 @@ from .weight_gradient import (
 MOST_FILTERS = 4  # filters a register tile; a taller block is worked through in parts
 
 
-def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def outer(
+    layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str], again: Normalisation | None = None
+) -> tirx.PrimFunc:
     """Outer form: `entries` planes x up to four filters of sums in registers over a band of pixels.
 
     Arguments: X, dY, offset, pointers [rows*groups+1], row, entries, dV [capacity, n*m], DL [capacity*n*m, L].
@@ -32,7 +35,7 @@ def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str])
     m, n = kind.filters, kind.channels
     together = max(1, knobs.entries // n)  # entries whose planes make up a register tile
 
-    def body(o: Operands, tile: Expr, first: Expr, count: Expr) -> None:
+    def body(o: Operands, first: Expr, count: Expr) -> None:
         offsets, ptr, order, _ = o.indices
         for band in split(g.dy.height, knobs.rows):
             with each(band) as h, T.serial(knobs.groups) as q, T.serial(count) as r:
@@ -40,7 +43,7 @@ def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str])
                 length = T.Bind(ptr[(first + r) * knobs.groups + q + 1] - lo)
                 rounds = T.Bind(T.truncdiv(length, together))
                 plane = T.Bind(order[first + r] * m)
-                source = vec.pointer(o.x, tile, h * grid.in_row + grid.in_base, 0)
+                source = vec.pointer(o.x, o.x_tile, h * grid.in_row + grid.in_base, 0)
 
                 def some(e: Expr, entries: int, plane=plane, source=source, band=band, h=h) -> None:
                     at = [vec.pointer(source, offsets[e + i] * g.lanes) for i in range(entries)]
@@ -49,7 +52,7 @@ def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str])
                     for filters in blocks(m, MOST_FILTERS):
                         for b in range(filters.start, filters.start + filters.size * filters.count, filters.size):
                             corner = (plane + b) * g.dy.size + h * g.dy.cols + g.dy.at(0, 0)
-                            d = neighbours(vec, vec.pointer(o.dy, tile, corner, 0), filters.size, g.dy.size)
+                            d = neighbours(vec, vec.pointer(o.dy, o.tile, corner, 0), filters.size, g.dy.size)
                             for k in range(0, len(planes), knobs.entries):
                                 some_planes = planes[k : k + knobs.entries]
                                 sources = [vec.pointer(at[i], c * g.x.size * g.lanes) for i, c in some_planes]
@@ -63,10 +66,12 @@ def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str])
                 with T.serial(length - rounds * together) as k:
                     some(lo + rounds * together + k, 1)
 
-    return sparse(layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.rows), body)
+    return sparse(layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.rows), body, again)
 
 
-def dots(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def dots(
+    layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str], again: Normalisation | None = None
+) -> tirx.PrimFunc:
     """Dot form, for blocks of one filter: a tile of dY stays in registers, a value is a dot product with X. Arguments
     as `outer`."""
     g, n = layer.geometry, layer.kind.channels
@@ -74,15 +79,15 @@ def dots(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str]) 
         raise ValueError("the dot form is for blocks of one filter")
     vec, grid = Vec(g.lanes, g.dtype), g.forward_grid
 
-    def body(o: Operands, tile: Expr, first: Expr, count: Expr) -> None:
+    def body(o: Operands, first: Expr, count: Expr) -> None:
         offsets, ptr, order, _ = o.indices
 
         def dot_tile(h: Expr, w: Expr, pixels: list[tuple[int, int]]) -> None:
             with T.serial(knobs.groups) as q, T.serial(count) as r:
                 lo = T.Bind(ptr[(first + r) * knobs.groups + q])
                 hi = T.Bind(ptr[(first + r) * knobs.groups + q + 1])
-                d = held(vec, g, o.dy, tile, order[first + r], h, w, pixels)
-                source = vec.pointer(o.x, tile, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
+                d = held(vec, g, o.dy, o.tile, order[first + r], h, w, pixels)
+                source = vec.pointer(o.x, o.x_tile, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
                 with T.serial(hi - lo) as k:
                     at = vec.pointer(source, offsets[lo + k] * g.lanes)
                     for c in range(n):
@@ -98,4 +103,4 @@ def dots(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str]) 
 
         over_dy_tiles(g, knobs.pixels, dot_tile)
 
-    return sparse(layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.rows), body)
+    return sparse(layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.rows), body, again)

@@ -13,23 +13,30 @@ from mest_compiler.kernels.indices import SparseConv
 
 from .body_gather import shared_loads
 from .emit import Expr, Vec, tree
+from .normalise import Normalisation
 from .weight_gradient import Operands, WeightGradientKnobs, held, over_dy_tiles, sparse
 
 
-def dots(layer: SparseConv, bodies: Bodies, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def dots(
+    layer: SparseConv,
+    bodies: Bodies,
+    knobs: WeightGradientKnobs,
+    dtypes: dict[str, str],
+    again: Normalisation | None = None,
+) -> tirx.PrimFunc:
     """Arguments: X, dY, offset, pointers [F*groups*bodies+1], first, row, entries, dV [capacity, unit_size],
     DL [capacity*unit_size, L]."""
     g = layer.geometry
     vec, grid = Vec(g.lanes, g.dtype), g.forward_grid
 
-    def body(o: Operands, tile: Expr, start: Expr, count: Expr) -> None:
+    def body(o: Operands, start: Expr, count: Expr) -> None:
         offsets, ptr, first, order, _ = o.indices
 
         def dot_tile(h: Expr, w: Expr, pixels: list[tuple[int, int]]) -> None:
             moved = [a * grid.in_row + b * grid.in_col for a, b in pixels]
             with T.serial(knobs.groups) as q, T.serial(count) as r:
-                d = held(vec, g, o.dy, tile, order[start + r], h, w, pixels)
-                source = vec.pointer(o.x, tile, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
+                d = held(vec, g, o.dy, o.tile, order[start + r], h, w, pixels)
+                source = vec.pointer(o.x, o.x_tile, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
                 base = T.Bind(((start + r) * knobs.groups + q) * len(bodies.forward))
                 for number, one in enumerate(bodies.forward):
                     lo, hi = T.Bind(ptr[base + number]), T.Bind(ptr[base + number + 1])
@@ -51,4 +58,4 @@ def dots(layer: SparseConv, bodies: Bodies, knobs: WeightGradientKnobs, dtypes: 
 
         over_dy_tiles(g, knobs.pixels, dot_tile)
 
-    return sparse(layer, knobs.chunks, dtypes, "body_backward_weight", lambda _: T.int32(g.filters), body)
+    return sparse(layer, knobs.chunks, dtypes, "body_backward_weight", lambda _: T.int32(g.filters), body, again)

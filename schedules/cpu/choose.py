@@ -47,7 +47,8 @@ Knobs = GatherKnobs | WeightGradientKnobs
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel and its knobs.
+    """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(epilogue)`, and for
+    backward-weight `make(again)` (see `source`).
 
     ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
     between an expansion of the values and their compaction. ``source``: "default", "measured" or "tuned". ``times``:
@@ -56,7 +57,7 @@ class Choice:
 
     kernel: str
     knobs: Knobs
-    make: Callable[[], tirx.PrimFunc]
+    make: Callable[..., tirx.PrimFunc]
     indexing: str = ""
     source: str = "default"
     times: Mapping[str, float] = field(default_factory=dict, compare=False)
@@ -109,21 +110,21 @@ def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
         filters = min(4 if device.registers > 16 else 3, g.filters // g.groups)
         # With few filters (a depthwise convolution has one) more places make up the sums in registers.
         knobs = WeightGradientKnobs(entries=9 // filters if filters < 3 else 3, rows=_band(g), chunks=device.threads)
-        return Choice("dense_backward_weight", knobs, lambda: dense_gradient.dense(g, filters, knobs))
+        return Choice("dense_backward_weight", knobs, lambda *again: dense_gradient.dense(g, filters, knobs, *again))
     forward = direction == "forward"
     planes, plane, out = (g.channels, g.x, g.filters) if forward else (g.filters, g.dy, g.channels)
     block = min(DENSE_ROWS, out // g.groups)
     groups = _groups(planes // g.groups, plane, g, DENSE_SLAB_BYTES, g.columns)
     knobs = GatherKnobs(_pixels(device, block), groups, True)
     make = dense_gather.forward if forward else dense_gather.backward_data
-    return Choice(f"dense_{direction}", knobs, lambda: make(g, block, knobs))
+    return Choice(f"dense_{direction}", knobs, lambda *epilogue: make(g, block, knobs, *epilogue))
 
 
 # ---- sparse: one function a family of schemes
 def _choice(kernel: str, direction: str, indexing: str, layer: SparseConv, knobs: Knobs, make: Callable) -> Choice:
-    """`make(knobs, types of the index arrays)` gives the kernel."""
+    """`make(knobs, types of the index arrays[, epilogue or again])` gives the kernel."""
     dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
-    return Choice(f"{kernel}_{direction}", knobs, lambda: make(knobs, dtypes), indexing)
+    return Choice(f"{kernel}_{direction}", knobs, lambda *variant: make(knobs, dtypes, *variant), indexing)
 
 
 def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:

@@ -10,7 +10,8 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.kernels.geometry import ConvGeometry, Subgrid
 
 from .emit import Part, activation, blocks, each, flat, function
-from .gather import GatherKnobs, Shape, over_pixels, register_tile, update
+from .epilogue import Epilogue, named
+from .gather import GatherKnobs, Group, Output, Shape, over_pixels, register_tile, update
 
 
 def _gather(
@@ -20,6 +21,7 @@ def _gather(
     block: int,
     weight_strides: tuple[int, int],
     knobs: GatherKnobs,
+    epilogue: Epilogue | None,
 ) -> tirx.PrimFunc:
     """`weight_strides`: elements of W between output planes and between input planes of a convolution group."""
     g, vec = shape.geometry, shape.vec
@@ -31,7 +33,7 @@ def _gather(
     def emit() -> None:
         x = activation("X", g.tiles, shape.sources, shape.source, vec)
         w = T.arg("W", T.buffer((g.filters, g.channels // g.groups, *g.kernel), g.dtype))
-        y = activation("Y", g.tiles, shape.targets, shape.target, vec)
+        y = Output(shape, epilogue)
         w = flat(w)
 
         def run(source, acc, pixels, taps, row, size, conv_group, planes: Part, start) -> None:
@@ -45,6 +47,7 @@ def _gather(
                     update(vec, acc, at, [p + offset for p in pixels], scalars)
 
         with T.parallel(g.tiles) as tile:
+            y.begin(tile)
             for grid, taps in grids:
 
                 def over_rows(inner: Callable) -> None:
@@ -57,8 +60,9 @@ def _gather(
 
                 def body(at, size, planes, start, count, row, conv_group, grid=grid, taps=taps) -> None:
                     outputs = [conv_group * per_out + row + b for b in range(count)]
+                    group = Group(start == 0, start == per_in - planes.size) if chunk < per_in else None
                     register_tile(
-                        shape, x, y, grid, tile, at, size, outputs, start == 0 if chunk < per_in else None,
+                        shape, x, y, grid, tile, at, size, outputs, group,
                         lambda source, acc, pixels: run(
                             source, acc, pixels, taps, row, count, conv_group, planes, start
                         ),
@@ -66,7 +70,7 @@ def _gather(
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(name, emit)
+    return function(named(name, epilogue), emit)
 
 
 def forward_taps(g: ConvGeometry) -> list[tuple[Subgrid, dict[int, int]]]:
@@ -74,12 +78,12 @@ def forward_taps(g: ConvGeometry) -> list[tuple[Subgrid, dict[int, int]]]:
     return [(g.forward_grid, {t: g.tap_offset(t) for t in range(g.taps)})]
 
 
-def forward(g: ConvGeometry, block: int, knobs: GatherKnobs) -> tirx.PrimFunc:
+def forward(g: ConvGeometry, block: int, knobs: GatherKnobs, epilogue: Epilogue | None = None) -> tirx.PrimFunc:
     """Y = conv(X, W) with W as PyTorch stores it; register tiles of `block` filters. Arguments: X, W, Y."""
-    return _gather("dense_forward", Shape.forward(g), forward_taps(g), block, (g.columns, g.taps), knobs)
+    return _gather("dense_forward", Shape.forward(g), forward_taps(g), block, (g.columns, g.taps), knobs, epilogue)
 
 
-def backward_data(g: ConvGeometry, block: int, knobs: GatherKnobs) -> tirx.PrimFunc:
+def backward_data(g: ConvGeometry, block: int, knobs: GatherKnobs, epilogue: Epilogue | None = None) -> tirx.PrimFunc:
     """dX of the same convolution; register tiles of `block` channels. Arguments: dY, W, dX."""
     grids = list(g.backward_grids)
-    return _gather("dense_backward_data", Shape.backward(g), grids, block, (g.taps, g.columns), knobs)
+    return _gather("dense_backward_data", Shape.backward(g), grids, block, (g.taps, g.columns), knobs, epilogue)

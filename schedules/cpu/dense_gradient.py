@@ -7,14 +7,16 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import ConvGeometry
 
-from .emit import Expr, Vec, activation, blocks, each, flat, function, split
+from .emit import Buffer, Expr, Vec, activation, blocks, each, flat, function, split
+from .normalise import Normalisation
+from .source import Source
 from .weight_gradient import WeightGradientKnobs, band_steps, neighbours, outer_products, reduce, zero
 
 
-def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs) -> tirx.PrimFunc:
+def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs, again: Normalisation | None = None) -> tirx.PrimFunc:
     """dW of a dense convolution, `entries` taps (or channels of a 1x1) x `block` filters of sums in registers.
 
-    Arguments: X, dY, dW, DL [F*columns, L].
+    Arguments: X (or what `Source` has instead), dY, dW, DL [F*columns, L] and, with `again`, a workspace.
     """
     vec, grid = Vec(g.lanes, g.dtype), g.forward_grid
     steps = band_steps(g)
@@ -26,23 +28,26 @@ def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs) -> tirx.PrimF
     channel_step = max(1, knobs.entries // g.taps)
 
     def emit() -> None:
-        x = activation("X", g.tiles, g.channels, g.x, vec)
+        source = Source(g, again)
         dy = activation("DY", g.tiles, g.filters, g.dy, vec)
         out = T.arg("DW", T.buffer((g.filters, per_in, *g.kernel), g.dtype))
         sums = T.arg("DL", T.buffer((g.filters * columns, g.lanes), g.dtype))
+        source.workspace(knobs.chunks)
         out = flat(out)
 
-        def update(tile: Expr, h: Expr, rows: int, row: Expr, size: int, channel: Expr, several: int) -> None:
+        def update(
+            x: tuple[Buffer, Expr], tile: Expr, h: Expr, rows: int, row: Expr, size: int, channel: Expr, several: int
+        ) -> None:
             conv_group = T.Bind(T.truncdiv(row, per_out)) if g.groups > 1 else 0
             d = vec.pointer(dy, tile, row * g.dy.size + h * g.dy.cols + g.dy.at(0, 0), 0)
             dys = neighbours(vec, d, size, g.dy.size)
             plane = (conv_group * per_in + channel) * g.x.size + h * grid.in_row + grid.in_base
-            source = vec.pointer(x, tile, plane, 0)
+            first = vec.pointer(*x, plane, 0)
             target = vec.pointer(sums, row * columns + channel * g.taps, 0)
             for part in tap_parts:
                 for start in range(part.start, part.start + part.size * part.count, part.size):
                     wanted = [(c, start + t) for c in range(several) for t in range(part.size)]
-                    at = [vec.pointer(source, (c * g.x.size + g.tap_offset(t)) * g.lanes) for c, t in wanted]
+                    at = [vec.pointer(first, (c * g.x.size + g.tap_offset(t)) * g.lanes) for c, t in wanted]
                     spots = [[b * columns + c * g.taps + t for b in range(size)] for c, t in wanted]
                     outer_products(vec, at, dys, target, spots, (rows, g.dy.width), steps)
 
@@ -50,10 +55,10 @@ def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs) -> tirx.PrimF
         units = whole + bool(rest)
         chunks = min(knobs.chunks, units)
 
-        def row(tile: Expr, h: Expr, rows: int, unit: Expr, size: int) -> None:
+        def row(x: tuple[Buffer, Expr], tile: Expr, h: Expr, rows: int, unit: Expr, size: int) -> None:
             for channels in blocks(per_in, channel_step):
                 with each(channels) as c:
-                    update(tile, h, rows, unit * block, size, c, channels.size)
+                    update(x, tile, h, rows, unit * block, size, c, channels.size)
 
         with T.parallel(chunks) as chunk:
             first = T.Bind(T.truncdiv(chunk * units, chunks))
@@ -62,17 +67,18 @@ def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs) -> tirx.PrimF
             count = T.Bind(T.min(last * block, g.filters) * columns - start)
             zero(vec, sums, start, count)
             with T.serial(g.tiles) as tile:
+                x = source.at(tile, chunk)
                 for band in bands:
                     with each(band) as h, T.serial(last - first) as k:
                         unit = T.Bind(first + k)
                         if not rest:
-                            row(tile, h, band.size, unit, block)
+                            row(x, tile, h, band.size, unit, block)
                             continue
                         with T.If(unit < whole):
                             with T.Then():
-                                row(tile, h, band.size, unit, block)
+                                row(x, tile, h, band.size, unit, block)
                             with T.Else():
-                                row(tile, h, band.size, unit, rest)
+                                row(x, tile, h, band.size, unit, rest)
             reduce(vec, sums, out, start, count)
 
     return function("dense_backward_weight", emit)

@@ -2,7 +2,7 @@
 
 For each batch tile, tile of pixels, group of input planes and row of the structure: the row's accumulators stay in
 registers, run over the row's entries, and are stored. All lanes share every index, so an irregular weight costs one
-scalar load for a whole vector.
+scalar load for a whole vector. What else is done with finished accumulators is their epilogue (see `epilogue`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import ConvGeometry, Plane, Subgrid
 
-from .emit import Buffer, Expr, Part, Vec, each, split, tile_shape
+from .emit import Buffer, Expr, Part, Vec, activation, each, split, tile_shape
+from .epilogue import SUMS, Epilogue, Finished
 
 
 @dataclass(frozen=True)
@@ -53,54 +54,98 @@ class Shape:
         return Vec(self.geometry.lanes, self.geometry.dtype)
 
 
-def _pixels(grid: Subgrid, rows: int, cols: int) -> list[tuple[int, int]]:
-    """(input, output) displacements of a register tile's pixels."""
-    return [
-        (r * grid.in_row + c * grid.in_col, r * grid.out_row + c * grid.out_col)
-        for r in range(rows)
-        for c in range(cols)
-    ]
+@dataclass(frozen=True)
+class Group:
+    """Whether a group of input planes is the first one of a row, and whether it is the last."""
+
+    first: Expr
+    last: Expr
+
+
+def group_of(number: Expr, groups: int) -> Group | None:
+    """Group `number` of so many; None: the only one."""
+    return Group(number == 0, number == groups - 1) if groups > 1 else None
+
+
+class Output:
+    """The planes that a gather writes; made after its other arguments, which those of the epilogue follow."""
+
+    def __init__(self, shape: Shape, epilogue: Epilogue | None) -> None:
+        self.shape, self.epilogue = shape, epilogue
+        g, targets = shape.geometry, shape.targets
+        self._inputs = epilogue.arguments(g.tiles, targets, shape.vec) if epilogue is not None else ()
+        self.buffer = activation("Y", g.tiles, targets, shape.target, shape.vec)
+        self._sums = activation("SUMS", g.tiles, targets, SUMS, shape.vec) if epilogue is not None else None
+
+    def begin(self, tile: Expr) -> None:
+        """Sets the sums of a batch tile to zero."""
+        if self._sums is None:
+            return
+        vec = self.shape.vec
+        target = vec.pointer(self._sums, tile, 0, 0)
+        with T.serial(self.shape.targets * SUMS.size) as i:
+            vec.store(target, vec.const(0), i)
+
+    def finish(self, finished: Finished) -> None:
+        """Stores a register tile of a plane that has all its groups."""
+        if self.epilogue is None:
+            finished.store()
+        else:
+            self.epilogue.finish(finished, self._inputs, self.buffer, self._sums)
 
 
 def register_tile(
     shape: Shape,
     x: Buffer,
-    y: Buffer,
+    y: Output,
     grid: Subgrid,
     tile: Expr,
     at: tuple[Expr, Expr],
     size: tuple[int, int],
     planes: Sequence[Expr],
-    first: Expr | None,
+    group: Group | None,
     entries: Callable[[Buffer, list[Buffer], list[int]], None],
 ) -> None:
     """One register tile of the output planes: load or zero, run the entries, store.
 
-    `first` says whether this is the first group (None: the only one).
+    `group` says where in the groups of input planes this is (None: there is only one).
     """
-    vec, pixels = shape.vec, _pixels(grid, *size)
+    vec, pixels = shape.vec, [(r, c) for r in range(size[0]) for c in range(size[1])]
     source = vec.pointer(x, tile, at[0] * grid.in_row + at[1] * grid.in_col + grid.in_base, 0)
     corner = at[0] * grid.out_row + at[1] * grid.out_col + grid.out_base
-    targets = [vec.pointer(y, tile, plane * shape.target.size + corner, 0) for plane in planes]
-    places = [(target, out) for target in targets for _, out in pixels]
-    acc = vec.registers(len(places))
+    targets = [vec.pointer(y.buffer, tile, plane * shape.target.size + corner, 0) for plane in planes]
+    acc = vec.registers(len(targets) * len(pixels))
+    parts = [acc[i : i + len(pixels)] for i in range(0, len(acc), len(pixels))]
+    tiles = [
+        Finished(vec, shape.target, grid, tile, plane, at, pixels, target, part)
+        for plane, target, part in zip(planes, targets, parts, strict=True)
+    ]
 
     def zero() -> None:
         for register in acc:
             vec.set(register, vec.const(0))
 
-    if first is None:
+    if group is None:
         zero()
     else:
-        with T.If(first):
+        with T.If(group.first):
             with T.Then():
                 zero()
             with T.Else():
-                for register, (target, place) in zip(acc, places, strict=True):
-                    vec.set(register, vec.load(target, place))
-    entries(source, acc, [p for p, _ in pixels])
-    for register, (target, place) in zip(acc, places, strict=True):
-        vec.store(target, vec.get(register), place)
+                for one in tiles:
+                    one.load()
+    entries(source, acc, [r * grid.in_row + c * grid.in_col for r, c in pixels])
+    if group is None or y.epilogue is None:
+        for one in tiles:
+            y.finish(one)
+    else:
+        with T.If(group.last):
+            with T.Then():
+                for one in tiles:
+                    y.finish(one)
+            with T.Else():
+                for one in tiles:
+                    one.store()
 
 
 def update(vec: Vec, acc: list[Buffer], source: Buffer, pixels: list[int], values: list[Expr]) -> None:

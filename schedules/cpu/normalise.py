@@ -57,7 +57,7 @@ class Normalisation:
         return ranges + ([(full, 1, self.valid(full))] if full < self.tiles else [])
 
 
-def _each_tile(n: Normalisation, body: Callable[[Expr, Callable[[Expr], Expr]], None]) -> None:
+def each_tile(n: Normalisation, body: Callable[[Expr, Callable[[Expr], Expr]], None]) -> None:
     """body(tile, mask of the lanes that hold examples) for every tile."""
     for first, count, valid in n.tile_ranges():
         mask = padding_mask(n.vec, valid)
@@ -82,38 +82,82 @@ def _sums(n: Normalisation, planes: list[Plane], pointers, terms, sums: list[Buf
                     for total, parts in zip(sums, values, strict=True):
                         vec.set(total, vec.get(total) + mask(tree(parts)))
 
-    _each_tile(n, add)
+    each_tile(n, add)
 
 
-def _scale_shift(n: Normalisation, w: Expr, b: Expr, mean: Expr, rstd: Expr) -> tuple[Expr, Expr]:
+def scale_shift(vec: Vec, w: Expr, b: Expr, mean: Expr, rstd: Expr) -> tuple[Expr, Expr]:
+    """Vectors (scale, shift) of a channel, with which batch norm is scale * x + shift."""
     scale = T.Bind(w * rstd)
-    return n.vec.splat(scale), n.vec.splat(T.Bind(b - mean * scale))
+    return vec.splat(scale), vec.splat(T.Bind(b - mean * scale))
+
+
+def masked(vec: Vec, g: Expr, z: Expr, upper: float) -> Expr:
+    """The gradient g behind a ReLU with an upper bound, whose output (or what it was made of) is z."""
+    if upper < math.inf:
+        g = tirx.Select(z < vec.const(upper), g, vec.const(0))
+    return tirx.Select(z > vec.const(0), g, vec.const(0))
 
 
 def _write(n: Normalisation, c: Expr, x: Buffer, residual: Buffer | None, z: Buffer, scale: Expr, shift: Expr) -> None:
     """z = [ReLU](scale * x + shift [+ residual]) over a channel, border zeroed."""
-    vec = n.vec
     with T.serial(n.tiles) as tile:
-        source = vec.pointer(x, tile, c * n.x.size + n.x.at(0, 0), 0)
-        other = vec.pointer(residual, tile, c * n.residual.size + n.residual.at(0, 0), 0) if n.residual else None
-        target = vec.pointer(z, tile, c * n.z.size, 0)
-        zero_border(vec, target, n.z)
-        with T.grid(n.x.height, n.x.width) as (r, q):
-            value = vec.load(source, r * n.x.cols + q) * scale + shift
-            if other is not None:
-                value = value + vec.load(other, r * n.residual.cols + q)
-            if n.relu:
-                value = T.max(vec.const(0), value)  # in this order a NaN stays one, and a diverged loss shows it
-            if n.relu and n.upper < math.inf:
-                value = T.min(vec.const(n.upper), value)
-            vec.store(target, value, r * n.z.cols + q + n.z.at(0, 0))
+        write_plane(n, c, tile, x, residual, n.vec.pointer(z, tile, c * n.z.size, 0), scale, shift)
 
 
-def forward(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
-    """Training-mode batch norm [+ residual] [+ ReLU].
+def write_plane(
+    n: Normalisation, c: Expr, tile: Expr, x: Buffer, residual: Buffer | None, target: Buffer, scale: Expr, shift: Expr
+) -> None:
+    """A plane of z with its border, to a pointer."""
+    vec = n.vec
+    source = vec.pointer(x, tile, c * n.x.size + n.x.at(0, 0), 0)
+    other = vec.pointer(residual, tile, c * n.residual.size + n.residual.at(0, 0), 0) if n.residual else None
+    zero_border(vec, target, n.z)
+    with T.grid(n.x.height, n.x.width) as (r, q):
+        value = vec.load(source, r * n.x.cols + q) * scale + shift
+        if other is not None:
+            value = value + vec.load(other, r * n.residual.cols + q)
+        if n.relu:
+            value = T.max(vec.const(0), value)  # in this order a NaN stays one, and a diverged loss shows it
+        if n.relu and n.upper < math.inf:
+            value = T.min(vec.const(n.upper), value)
+        vec.store(target, value, r * n.z.cols + q + n.z.at(0, 0))
 
-    Arguments: X, W [C], B [C], RM [C], RV [C] (running statistics, updated in place), [R], Z, MEAN [C], RSTD [C].
-    The variance is the mean of squared deviations from the mean; the running one is scaled by N / (N - 1).
+
+def _two_passes(n: Normalisation, c: Expr, x: Buffer, _: None) -> tuple[Expr, Expr]:
+    """Mean of a channel, and the mean of its squared deviations from it."""
+    vec, part = n.vec, tirx.const(1.0 / n.count, n.vec.dtype)
+
+    def source(tile: Expr) -> list[Buffer]:
+        return [vec.pointer(x, tile, c * n.x.size + n.x.at(0, 0), 0)]
+
+    (total,) = vec.registers(1)
+    vec.set(total, vec.const(0))
+    _sums(n, [n.x], source, lambda v, _: [v[0]], [total])
+    mean = T.Bind(vec.total(vec.get(total)) * part)
+    centre = vec.splat(mean)
+    vec.set(total, vec.const(0))
+
+    def squared(v: list[Expr], _) -> list[Expr]:
+        d = T.Bind(v[0] - centre)
+        return [d * d]
+
+    _sums(n, [n.x], source, squared, [total])
+    return mean, T.Bind(vec.total(vec.get(total)) * part)
+
+
+def training(
+    name: str,
+    n: Normalisation,
+    momentum: float,
+    eps: float,
+    statistics: Callable[[Normalisation, Expr, Buffer, Buffer | None], tuple[Expr, Expr]],
+    sums: Plane | None = None,
+) -> tirx.PrimFunc:
+    """Training-mode batch norm [+ residual] [+ ReLU], whose mean and variance come from `statistics(n, channel, X,
+    SUMS)`.
+
+    Arguments: X, W [C], B [C], RM [C], RV [C] (running statistics, updated in place), [R], [SUMS, an activation of
+    planes `sums`], Z, MEAN [C], RSTD [C]. The running variance is scaled by N / (N - 1).
     """
     vec, dtype = n.vec, n.vec.dtype
 
@@ -124,51 +168,57 @@ def forward(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
         x = activation("X", n.tiles, n.channels, n.x, vec)
         w, b, rm, rv = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("W", "B", "RM", "RV"))
         residual = activation("R", n.tiles, n.channels, n.residual, vec) if n.residual else None
+        taken = activation("SUMS", n.tiles, n.channels, sums, vec) if sums is not None else None
         z = activation("Z", n.tiles, n.channels, n.z, vec)
         mean, rstd = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("MEAN", "RSTD"))
         with T.parallel(n.channels) as c:
-
-            def source(tile: Expr) -> list[Buffer]:
-                return [vec.pointer(x, tile, c * n.x.size + n.x.at(0, 0), 0)]
-
-            (total,) = vec.registers(1)
-            vec.set(total, vec.const(0))
-            _sums(n, [n.x], source, lambda v, _: [v[0]], [total])
-            mu = T.Bind(vec.total(vec.get(total)) * const(1.0 / n.count))
-            centre = vec.splat(mu)
-            vec.set(total, vec.const(0))
-
-            def squared(v: list[Expr], _) -> list[Expr]:
-                d = T.Bind(v[0] - centre)
-                return [d * d]
-
-            _sums(n, [n.x], source, squared, [total])
-            var = T.Bind(vec.total(vec.get(total)) * const(1.0 / n.count))
+            mu, var = statistics(n, c, x, taken)
             inverse = T.Bind(const(1) / T.sqrt(var + const(eps)))
             T.buffer_store(mean, mu, [c])
             T.buffer_store(rstd, inverse, [c])
             unbiased = n.count / max(n.count - 1, 1)
             T.buffer_store(rm, rm[c] * const(1 - momentum) + mu * const(momentum), [c])
             T.buffer_store(rv, rv[c] * const(1 - momentum) + var * const(momentum * unbiased), [c])
-            _write(n, c, x, residual, z, *_scale_shift(n, w[c], b[c], mu, inverse))
+            _write(n, c, x, residual, z, *scale_shift(vec, w[c], b[c], mu, inverse))
 
-    return function("normalise", emit)
+    return function(name, emit)
+
+
+def forward(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
+    """Training-mode batch norm [+ residual] [+ ReLU]: three passes over each channel.
+
+    Arguments: X, W [C], B [C], RM [C], RV [C] (running statistics, updated in place), [R], Z, MEAN [C], RSTD [C].
+    """
+    return training("normalise", n, momentum, eps, _two_passes)
 
 
 def inference(n: Normalisation, eps: float) -> tirx.PrimFunc:
     """Batch norm with running statistics [+ residual] [+ ReLU]. Arguments: X, W, B, RM, RV, [R], Z."""
+
+    def inverse(variance: Expr) -> Expr:
+        return T.Bind(tirx.const(1, n.vec.dtype) / T.sqrt(variance + tirx.const(eps, n.vec.dtype)))
+
+    return _with_known_statistics("normalise_inference", n, inverse)
+
+
+def again(n: Normalisation) -> tirx.PrimFunc:
+    """Z of `forward` once more, bit for bit. Arguments: X, W, B, MEAN, RSTD, [R], Z."""
+    return _with_known_statistics("normalise_again", n, lambda rstd: rstd)
+
+
+def _with_known_statistics(name: str, n: Normalisation, inverse: Callable[[Expr], Expr]) -> tirx.PrimFunc:
+    """Arguments: X, W, B, a mean, what `inverse` makes 1 / deviation of, [R], Z."""
     vec, dtype = n.vec, n.vec.dtype
 
     def emit() -> None:
         x = activation("X", n.tiles, n.channels, n.x, vec)
-        w, b, rm, rv = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("W", "B", "RM", "RV"))
+        w, b, mean, spread = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("W", "B", "MEAN", "SPREAD"))
         residual = activation("R", n.tiles, n.channels, n.residual, vec) if n.residual else None
         z = activation("Z", n.tiles, n.channels, n.z, vec)
         with T.parallel(n.channels) as c:
-            inverse = T.Bind(tirx.const(1, dtype) / T.sqrt(rv[c] + tirx.const(eps, dtype)))
-            _write(n, c, x, residual, z, *_scale_shift(n, w[c], b[c], rm[c], inverse))
+            _write(n, c, x, residual, z, *scale_shift(vec, w[c], b[c], mean[c], inverse(spread[c])))
 
-    return function("normalise_inference", emit)
+    return function(name, emit)
 
 
 def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient: bool) -> tirx.PrimFunc:
@@ -195,7 +245,7 @@ def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient
         planes = [*gradients, n.x] + ([n.z] if z is not None else [])
 
         with T.parallel(n.channels) as c:
-            scale, shift = _scale_shift(n, w[c], b[c], mean[c], rstd[c])
+            scale, shift = scale_shift(vec, w[c], b[c], mean[c], rstd[c])
             centre = vec.splat(mean[c])
 
             def sources(tile: Expr) -> list[Buffer]:
@@ -205,10 +255,7 @@ def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient
                 g = tree(v[: len(incoming)])
                 if not n.relu:
                     return g
-                z = v[-1] if reads_z else T.Bind(v[-1] * scale + shift)
-                if n.upper < math.inf:
-                    g = tirx.Select(z < vec.const(n.upper), g, vec.const(0))
-                return tirx.Select(z > vec.const(0), g, vec.const(0))
+                return masked(vec, g, v[-1] if reads_z else T.Bind(v[-1] * scale + shift), n.upper)
 
             def terms(v: list[Expr], place: tuple[Expr, Expr, Expr]) -> list[Expr]:
                 g = T.Bind(gradient(v))
@@ -224,21 +271,47 @@ def backward(n: Normalisation, gradients: list[Plane], dx: Plane, keeps_gradient
             s1, s2 = T.Bind(vec.total(vec.get(sums[0]))), T.Bind(vec.total(vec.get(sums[1])))
             T.buffer_store(db, s1, [c])
             T.buffer_store(dw, s2 * rstd[c], [c])
-            # dX = scale * (g - mean(g) - (x - mean) * rstd^2 * mean(g (x - mean)))
-            part = tirx.const(1.0 / n.count, dtype)
-            slope = vec.splat(T.Bind(s2 * rstd[c] * rstd[c] * part))
-            offset = vec.splat(T.Bind(s1 * part))
 
-            def write(tile: Expr, mask: Callable[[Expr], Expr]) -> None:
+            def pixels(tile: Expr) -> Callable[[Expr, Expr], tuple[Expr, Expr]]:
                 inputs = sources(tile)
-                target = vec.pointer(out, tile, c * dx.size, 0)
-                zero_border(vec, target, dx)
-                with T.grid(n.x.height, n.x.width) as (r, q):
+
+                def pixel(r: Expr, q: Expr) -> tuple[Expr, Expr]:
                     v = [T.Bind(vec.load(s, r * p.cols + q)) for s, p in zip(inputs, planes, strict=True)]
                     g = kept[tile, c * bare.size + r * bare.cols + q, vec.ramp()] if kept is not None else gradient(v)
-                    value = (g - offset - (v[len(incoming)] - centre) * slope) * scale
-                    vec.store(target, mask(value), r * dx.cols + q + dx.at(0, 0))
+                    return g, v[len(incoming)]
 
-            _each_tile(n, write)
+                return pixel
+
+            write_gradient(n, c, out, dx, (s1, s2), (scale, centre, rstd[c]), pixels)
 
     return function("normalise_backward", emit)
+
+
+def write_gradient(
+    n: Normalisation,
+    c: Expr,
+    out: Buffer,
+    dx: Plane,
+    sums: tuple[Expr, Expr],
+    channel: tuple[Expr, Expr, Expr],
+    pixels: Callable[[Expr], Callable[[Expr, Expr], tuple[Expr, Expr]]],
+) -> None:
+    """dX = scale * (g - mean(g) - (x - mean) * rstd^2 * mean(g (x - mean))) over a channel, border zeroed.
+
+    sums: of g and of g (x - mean); channel: scale and mean as vectors, rstd; pixels(tile)(row, column): g and x.
+    """
+    vec, (s1, s2), (scale, centre, rstd) = n.vec, sums, channel
+    part = tirx.const(1.0 / n.count, vec.dtype)
+    slope = vec.splat(T.Bind(s2 * rstd * rstd * part))
+    offset = vec.splat(T.Bind(s1 * part))
+
+    def write(tile: Expr, mask: Callable[[Expr], Expr]) -> None:
+        pixel = pixels(tile)
+        target = vec.pointer(out, tile, c * dx.size, 0)
+        zero_border(vec, target, dx)
+        with T.grid(n.x.height, n.x.width) as (r, q):
+            g, x = pixel(r, q)
+            value = (g - offset - (x - centre) * slope) * scale
+            vec.store(target, mask(value), r * dx.cols + q + dx.at(0, 0))
+
+    each_tile(n, write)

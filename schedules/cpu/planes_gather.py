@@ -16,17 +16,20 @@ from mest_compiler.kernels.indices import SparseConv
 
 from .dense_gather import forward_taps
 from .emit import Buffer, Expr, Index, Indices, Vec, activation, blocks, each, flat_any, function
-from .gather import GatherKnobs, Shape, over_pixels, register_tile, update
+from .epilogue import Epilogue, named
+from .gather import GatherKnobs, Group, Output, Shape, group_of, over_pixels, register_tile, update
 
 Grids = list[tuple[Subgrid, dict[int, int]]]
 
 
-def _arguments(layer: SparseConv, shape: Shape, dtypes: dict[str, str]) -> tuple[Buffer, Buffer, Index, Expr, Buffer]:
+def _arguments(
+    layer: SparseConv, shape: Shape, dtypes: dict[str, str], epilogue: Epilogue | None
+) -> tuple[Buffer, Output, Index, Expr, Buffer]:
     """(X, Y, kept planes, how many, flat V)."""
     g, vec = shape.geometry, shape.vec
     x = activation("X", g.tiles, shape.sources, shape.source, vec)
     vh, indices = T.arg("V", T.handle()), Indices(dtypes)
-    y = activation("Y", g.tiles, shape.targets, shape.target, vec)
+    y = Output(shape, epilogue)
     planes, entries = indices.match()
     values = flat_any(vh, layer.unit_size, g.dtype)
     return x, y, planes, T.Bind(entries[0]), values
@@ -41,13 +44,14 @@ def _taps(
 
 
 def _kept_inputs(
-    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]
-) -> tirx.PrimFunc:
+    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    epilogue: Epilogue | None,
+) -> tirx.PrimFunc:  # fmt: skip
     """V [kept inputs, outputs, taps]."""
     g, vec, taps_of = shape.geometry, shape.vec, layer.geometry.taps
 
     def emit() -> None:
-        x, y, planes, kept, values = _arguments(layer, shape, dtypes)
+        x, y, planes, kept, values = _arguments(layer, shape, dtypes, epilogue)
 
         def run(source, acc, pixels, taps, row, n, lo, hi) -> None:
             with T.serial(hi - lo) as k:
@@ -56,6 +60,7 @@ def _kept_inputs(
                 _taps(vec, acc, at, pixels, taps, weight, taps_of, n)
 
         with T.parallel(g.tiles) as tile:
+            y.begin(tile)
             for grid, taps in grids:
 
                 def over_rows(inner: Callable) -> None:
@@ -69,25 +74,26 @@ def _kept_inputs(
                 def body(at, size, q, lo, hi, row, n, grid=grid, taps=taps) -> None:
                     register_tile(
                         shape, x, y, grid, tile, at, size, [row + b for b in range(n)],
-                        q == 0 if knobs.groups > 1 else None,
+                        group_of(q, knobs.groups),
                         lambda source, acc, pixels: run(source, acc, pixels, taps, row, n, lo, hi),
                     )  # fmt: skip
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(name, emit)
+    return function(named(name, epilogue), emit)
 
 
 def _kept_outputs(
-    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]
-) -> tirx.PrimFunc:
+    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    epilogue: Epilogue | None,
+) -> tirx.PrimFunc:  # fmt: skip
     """V [kept outputs, inputs, taps]."""
     g, vec, taps_of = shape.geometry, shape.vec, layer.geometry.taps
     stride, target = shape.sources * taps_of, shape.target
     chunk = -(-shape.sources // knobs.groups)
 
     def emit() -> None:
-        x, y, planes, kept, values = _arguments(layer, shape, dtypes)
+        x, y, planes, kept, values = _arguments(layer, shape, dtypes, epilogue)
 
         def run(source, acc, pixels, taps, j, n, start, count) -> None:
             with T.serial(count) as c:
@@ -96,8 +102,9 @@ def _kept_outputs(
                 _taps(vec, acc, at, pixels, taps, weight, stride, n)
 
         with T.parallel(g.tiles) as tile:
+            y.begin(tile)
             with T.serial(shape.targets - kept) as k:
-                plane = vec.pointer(y, tile, planes[kept + k] * target.size + target.at(0, 0), 0)
+                plane = vec.pointer(y.buffer, tile, planes[kept + k] * target.size + target.at(0, 0), 0)
                 with T.serial(target.height) as r, T.serial(target.width) as c:
                     vec.store(plane, vec.const(0), r * target.cols + c)
             for grid, taps in grids:
@@ -112,29 +119,36 @@ def _kept_outputs(
                                 inner(start, part.size, whole * block + i, 1)
 
                 def body(at, size, start, count, j, n, grid=grid, taps=taps) -> None:
+                    group = Group(start == 0, start == shape.sources - count) if chunk < shape.sources else None
                     register_tile(
                         shape, x, y, grid, tile, at, size, [T.Bind(planes[j + b]) for b in range(n)],
-                        start == 0 if chunk < shape.sources else None,
+                        group,
                         lambda source, acc, pixels: run(source, acc, pixels, taps, j, n, start, count),
                     )  # fmt: skip
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(name, emit)
+    return function(named(name, epilogue), emit)
 
 
-def forward(layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def forward(
+    layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
+) -> tirx.PrimFunc:
     """Y = conv(X, W) with V the kept channels [kept, F, kh, kw] or filters [kept, C, kh, kw].
 
     Arguments: X, V [capacity, unit_size], planes, entries, Y; register tiles of `block` filters.
     """
     g = layer.geometry
     make = _kept_inputs if layer.kind.axis == 1 else _kept_outputs
-    return make("planes_forward", Shape.forward(g), forward_taps(g), block, layer, knobs, dtypes)
+    return make("planes_forward", Shape.forward(g), forward_taps(g), block, layer, knobs, dtypes, epilogue)
 
 
-def backward_data(layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def backward_data(
+    layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
+) -> tirx.PrimFunc:
     """dX of the same; zero in removed channels. Arguments: dY, V, planes, entries, dX."""
     g = layer.geometry
     make = _kept_outputs if layer.kind.axis == 1 else _kept_inputs
-    return make("planes_backward_data", Shape.backward(g), list(g.backward_grids), block, layer, knobs, dtypes)
+    return make(
+        "planes_backward_data", Shape.backward(g), list(g.backward_grids), block, layer, knobs, dtypes, epilogue
+    )

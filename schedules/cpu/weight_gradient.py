@@ -17,6 +17,8 @@ from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
 
 from .emit import Buffer, Expr, Index, Indices, Vec, activation, each, flat_any, function, split, tile_shape
+from .normalise import Normalisation
+from .source import Source
 
 
 @dataclass(frozen=True)
@@ -83,53 +85,57 @@ def band_steps(g: ConvGeometry) -> tuple[tuple[int, int], tuple[int, int]]:
     return (g.forward_grid.in_row, g.forward_grid.in_col), (g.dy.cols, 1)
 
 
-def shared(total: Expr, chunks: int, body: Callable[[Expr, Expr], None]) -> None:
-    """body(first, count) in parallel over `chunks` even parts of 0..total-1."""
+def shared(total: Expr, chunks: int, body: Callable[[Expr, Expr, Expr], None]) -> None:
+    """body(first, count, chunk) in parallel over `chunks` even parts of 0..total-1."""
     with T.parallel(chunks) as chunk:
         first = T.Bind(T.truncdiv(chunk * total, chunks))
-        body(first, T.Bind(T.truncdiv((chunk + 1) * total, chunks) - first))
+        body(first, T.Bind(T.truncdiv((chunk + 1) * total, chunks) - first), chunk)
 
 
 @dataclass(frozen=True)
 class Operands:
-    """What the body of a sparse weight gradient reads and adds to."""
+    """What the body of a sparse weight gradient reads and adds to; batch tile `tile` is number `x_tile` of x."""
 
     x: Buffer
+    x_tile: Expr
     dy: Buffer
+    tile: Expr
     indices: list[Index]
     sums: Buffer
 
 
 def sparse(
-    layer: SparseConv, chunks: int, dtypes: dict[str, str], name: str, rows: Callable[[Operands], Expr],
-    body: Callable[[Operands, Expr, Expr, Expr], None],
+    layer: SparseConv, chunks: int, dtypes: dict[str, str], name: str, rows: Callable[[list[Index]], Expr],
+    body: Callable[[Operands, Expr, Expr], None], again: Normalisation | None,
 ) -> tirx.PrimFunc:  # fmt: skip
-    """The frame of every sparse weight gradient: `body` is called with (operands, tile, first, count) for a share of
-    the `rows(operands)` rows of the structure. The last index array is `entries`.
+    """The frame of every sparse weight gradient: `body` is called with (operands, first, count) for a share of the
+    `rows(index arrays)` rows of the structure, a batch tile at a time. The last index array is `entries`.
 
-    Arguments: X, dY, index arrays, dV [capacity, unit_size], DL [capacity * unit_size, L].
+    Arguments: X (or what `Source` has instead), dY, index arrays, dV [capacity, unit_size],
+    DL [capacity * unit_size, L] and, with `again`, a workspace (see `Source`).
     """
     g = layer.geometry
     vec = Vec(g.lanes, g.dtype)
 
     def emit() -> None:
-        x = activation("X", g.tiles, g.channels, g.x, vec)
+        source = Source(g, again)
         dy = activation("DY", g.tiles, g.filters, g.dy, vec)
         indices = Indices(dtypes)
         vh, lh = T.arg("DV", T.handle()), T.arg("DL", T.handle())
+        source.workspace(chunks)
         *arrays, entries = indices.match()
         sums = T.match_buffer(lh, (T.int32(), g.lanes), g.dtype)
         out = flat_any(vh, layer.unit_size, g.dtype)
-        operands = Operands(x, dy, [*arrays, entries], sums)
         total = T.Bind(entries[0] * layer.unit_size)
-        shared(total, chunks, lambda first, count: zero(vec, sums, first, count))
+        shared(total, chunks, lambda first, count, _: zero(vec, sums, first, count))
 
-        def share(first: Expr, count: Expr) -> None:
+        def share(first: Expr, count: Expr, chunk: Expr) -> None:
             with T.serial(g.tiles) as tile:
-                body(operands, tile, first, count)
+                x, x_tile = source.at(tile, chunk)
+                body(Operands(x, x_tile, dy, tile, [*arrays, entries], sums), first, count)
 
-        shared(rows(operands), chunks, share)
-        shared(total, chunks, lambda first, count: reduce(vec, sums, out, first, count))
+        shared(rows([*arrays, entries]), chunks, share)
+        shared(total, chunks, lambda first, count, _: reduce(vec, sums, out, first, count))
 
     return function(name, emit)
 

@@ -137,7 +137,7 @@ def test_two_trainers_keep_out_of_each_others_way(case: Case) -> None:
 
 def test_updates_are_in_place(trainer: Trainer, case: Case) -> None:
     run(trainer, case, 0)
-    outputs = trainer.session["step"](*trainer._step_args)
+    outputs = trainer.session["step"](*trainer._step_args[0])
     parameters, buffers = trainer.parameters, trainer.buffers
     wanted = [t for p in parameters for t in (trainer._tensors[p], trainer._momenta[p])]
     wanted += [trainer._tensors[b] for b in buffers]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -19,6 +19,7 @@ from mest_compiler.schedules.cpu import (
     planes_gradient,
 )
 from mest_compiler.schedules.cpu.choose import dtypes_of
+from mest_compiler.schedules.cpu.epilogue import Epilogue
 from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 from mest_compiler.sparsity.schemes import get_scheme
@@ -51,8 +52,12 @@ def bodies_of(layer: SparseConv, indexing: str) -> Bodies:
     return (pattern_bodies if indexing == "pattern" else row_bodies)(layer.geometry)
 
 
-def gathers(layer: SparseConv, indexing: str, knobs: Sequence[GatherKnobs], block: int = 4) -> list[Kernel]:
-    """Forward and backward-data; `block`: output planes a register tile of kept channels and filters."""
+def gathers(
+    layer: SparseConv, indexing: str, knobs: Sequence[GatherKnobs], block: int = 4,
+    epilogues: Mapping[str, Epilogue] | None = None,
+) -> list[Kernel]:  # fmt: skip
+    """Forward and backward-data; `block`: output planes a register tile of kept channels and filters; `epilogues`: by
+    direction."""
     found = []
     for direction in DIRECTIONS[:2]:
         for k in knobs:
@@ -65,8 +70,8 @@ def gathers(layer: SparseConv, indexing: str, knobs: Sequence[GatherKnobs], bloc
             else:
                 args = (layer, bodies_of(layer, indexing), k, dtypes)
             room = {"block": block_gather, "planes": planes_gather}.get(indexing, body_gather)
-            function = getattr(room, direction)
-            found.append(Kernel(direction, indexing, groups, str(k), lambda f=function, a=args: f(*a)))
+            function, last = getattr(room, direction), (epilogues or {}).get(direction)
+            found.append(Kernel(direction, indexing, groups, str(k), lambda f=function, a=args, e=last: f(*a, e)))
     return found
 
 

@@ -22,18 +22,28 @@ from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 
-from .networks import OddActivations, OddConvolutions, OddNormalisations, OtherInEvaluation, PreActivation, Quotient
+from .networks import (
+    ManyNormalisations,
+    OddActivations,
+    OddConvolutions,
+    OddNormalisations,
+    OtherInEvaluation,
+    PreActivation,
+    Quotient,
+)
 from .training import CLASSES
 
 _OWN = {
     "odd convolutions": OddConvolutions, "odd normalisations": OddNormalisations, "pre-activation": PreActivation,
     "quotient": Quotient, "other in evaluation": OtherInEvaluation, "odd activations": OddActivations,
+    "many normalisations": ManyNormalisations,
 }  # fmt: skip
 SHAPES = {
     "resnet20": (3, 8, 8), "vgg19_bn": (3, 16, 16), "odd convolutions": (3, 9, 7), "odd normalisations": (3, 6, 6),
     "pre-activation": (3, 5, 5), "quotient": (3, 5, 5), "other in evaluation": (3, 5, 5),
     "odd activations": (3, 9, 7), "resnet110": (3, 8, 8), "resnet18": (3, 33, 33), "resnet50": (3, 33, 33),
     "resnet50_cifar": (3, 12, 12), "mobilenet_v2": (3, 33, 33), "mobilenet_v2_cifar": (3, 16, 16),
+    "many normalisations": (3, 9, 7),
 }  # fmt: skip
 WIDTHS = {
     "resnet20": 0.25, "vgg19_bn": 0.125, "resnet110": 0.25, "resnet18": 0.125, "resnet50": 0.125,
@@ -95,15 +105,20 @@ class Compiled:
     lowered: Lowered
 
 
-@cache
-def compiled(case: Case) -> Compiled:
-    """Compiles a case; nobody may change what this returns."""
+def model_of(case: Case) -> nn.Module:
+    """The network, with the weights of its seed."""
     torch.manual_seed(case.seed)
     if case.network in _OWN:
         model = _OWN[case.network]()
     else:
         model = models.build(case.network, classes=CLASSES, in_channels=3, width=WIDTHS[case.network])
-    model = model.to(getattr(torch, case.dtype))
+    return model.to(getattr(torch, case.dtype))
+
+
+@cache
+def compiled(case: Case) -> Compiled:
+    """Compiles a case; nobody may change what this returns."""
+    model = model_of(case)
     lowered: list[Lowered] = []
 
     def keep(*args: object) -> Lowered:

@@ -115,6 +115,41 @@ class OddActivations(nn.Module):
         return self.fc(F.relu(self.hidden(self.drops[2](e.flatten(1)))))
 
 
+class ManyNormalisations(nn.Module):
+    """Batch norms around every kind of convolution: strided, dilated, grouped, biased, read twice; with
+    and without a ReLU, and with a residual that needs no gradient: [N, 3, 9, 7] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(
+            [
+                nn.Conv2d(3, 3, 3, padding=1, bias=False),
+                nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+                nn.Conv2d(8, 12, 1, bias=False),
+                nn.Conv2d(12, 8, 3, padding=2, dilation=2, bias=False),
+                nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
+                nn.Conv2d(8, 12, (3, 2), stride=(2, 1), padding=(1, 1), groups=4, bias=False),
+                nn.Conv2d(12, 8, 3, padding=1),
+                nn.Conv2d(8, 8, 1, stride=2, bias=False),
+                nn.Conv2d(8, 8, 3, stride=2, padding=1, bias=False),
+            ]
+        )
+        self.norms = nn.ModuleList([nn.BatchNorm2d(conv.out_channels, momentum=0.2) for conv in self.convs])
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = F.relu6(self.norms[0](self.convs[0](x)) + x)
+        x = F.relu(self.norms[1](self.convs[1](x)))
+        x = self.norms[2](self.convs[2](x))
+        x = F.hardtanh(self.norms[3](self.convs[3](x)), 0, 0.75)
+        x = F.relu(self.norms[4](self.convs[4](x)))
+        x = self.norms[5](self.convs[5](x))
+        x = F.relu(self.norms[6](self.convs[6](x)))
+        x = F.relu(self.norms[7](self.convs[7](x)) + self.norms[8](self.convs[8](x)))
+        return self.fc(x.mean((2, 3)))
+
+
 class OtherInEvaluation(nn.Module):
     """One tensor feeds two convolutions in evaluation, and two tensors in training. [N, 3, 5, 5] -> logits [N, 10]."""
 

@@ -2,72 +2,101 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.schedules.cpu import zeros
+from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums, Epilogue, ForwardSums
+from mest_compiler.schedules.cpu.normalise import Normalisation
 
 from ..program import dtype_of, shape_of
 from .state import Tiling
 
 
 def run_layer(
-    tiling: Tiling, param: str, direction: str, args: list[relax.Expr], out: list[relax.TensorType]
-) -> list[relax.Expr]:
-    """Calls a layer's kernel of a direction, with its index arrays behind `args` where it is sparse."""
+    tiling: Tiling, param: str, direction: str, args: list[relax.Expr], out: list[relax.TensorType],
+    variant: Epilogue | Normalisation | None = None, read: Sequence[relax.Expr] = (),
+) -> list[relax.Expr]:  # fmt: skip
+    """Calls a layer's kernel of a direction, with its index arrays behind `args` where it is sparse, and what its
+    epilogue reads behind those. variant: the epilogue, or the batch norm that a weight gradient computes again."""
     layer = tiling.layers[param]
     choice, forms = layer.choices[direction], layer.forms_of(direction)
     indices = [tiling.index_params[param, array] for array in forms]
     dtypes = {array: form.dtype for array, form in forms.items()}
     # What the generated code depends on; a layer's capacity is not among it, but for the types of its indices.
     kind = None if layer.sparse is None else (layer.sparse.scheme, tuple(dtypes.items()))
-    key = (choice.kernel, choice.indexing, layer.geometry, kind, choice.knobs)
-    layer.functions[direction] = tiling.kernels.get(key, choice.make).name_hint
+    key = (choice.kernel, choice.indexing, layer.geometry, kind, choice.knobs, variant)
+    make = choice.make if variant is None else lambda: choice.make(variant)
+    # The step comes first, and a prediction's kernel has no variant.
+    layer.functions.setdefault(direction, tiling.kernels.get(key, make).name_hint)
     if choice.indexing != "zeros":
-        return tiling.run(key, choice.make, [*args, *indices], out)
+        return tiling.run(key, make, [*args, *indices, *read], out)
     sparse, dtype = layer.sparse, layer.geometry.dtype
     dense = relax.TensorType(sparse.shape, dtype)
     if direction != "backward_weight":
-        make = lambda: zeros.expand(sparse, dtypes)  # noqa: E731
-        (weight,) = tiling.run(("expand", sparse.shape, kind), make, [args[1], *indices], [dense])
-        return tiling.run(key, choice.make, [args[0], weight], out)
+        expand = lambda: zeros.expand(sparse, dtypes)  # noqa: E731
+        (weight,) = tiling.run(("expand", sparse.shape, kind), expand, [args[1], *indices], [dense])
+        return tiling.run(key, make, [args[0], weight, *read], out)
     sums = relax.TensorType([prod(sparse.shape), layer.geometry.lanes], dtype)
-    gradient = tiling.run(key, choice.make, args, [dense, sums])[0]
-    make = lambda: zeros.compact(sparse, dtypes)  # noqa: E731
-    return tiling.run(("compact", sparse.shape, kind), make, [gradient, *indices], out[:1])
+    gradient = tiling.run(key, make, args, [dense, sums, *out[2:]])[0]
+    compact = lambda: zeros.compact(sparse, dtypes)  # noqa: E731
+    return tiling.run(("compact", sparse.shape, kind), compact, [gradient, *indices], out[:1])
 
 
 def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """y = conv(x, w)."""
-    param = attributes(expr)["param"]
-    layer = tiling.layers[param]
-    x, _ = tiling.tiled(expr.args[0], layer.geometry.x.border)
-    args = [x, tiling.plain(expr.args[1])]
-    out = [tiling.tiled_type(shape_of(var), dtype_of(var))]
-    tiling.bind(var, run_layer(tiling, param, "forward", args, out)[0], 0)
+    a = attributes(expr)
+    x, _ = tiling.tiled(expr.args[0], tiling.layers[a["param"]].geometry.x.border)
+    _gather(tiling, var, "forward", [x, tiling.plain(expr.args[1])], ForwardSums() if a.get("sums") else None)
 
 
 def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
-    """dx from dy and w."""
-    param = attributes(expr)["param"]
-    layer = tiling.layers[param]
-    dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
-    args = [dy, tiling.plain(expr.args[1])]
-    out = [tiling.tiled_type(shape_of(var), dtype_of(var))]
-    tiling.bind(var, run_layer(tiling, param, "backward_data", args, out)[0], 0)
+    """dx from dy and w; with sums, masked as the batch norm in front says."""
+    a = attributes(expr)
+    dy, _ = tiling.tiled(expr.args[0], tiling.layers[a["param"]].geometry.dy.border)
+    args, epilogue, read = [dy, tiling.plain(expr.args[1])], None, []
+    if a.get("sums"):
+        x, plane = tiling.tiled(expr.args[2])
+        z, z_plane = tiling.tiled(expr.args[7]) if a["residual"] else (None, None)
+        epilogue = BackwardSums(plane, bool(a["relu"]), float(a["upper"]), z_plane)
+        read = [x, *([z] if z is not None else []), *(tiling.plain(v) for v in expr.args[3:7])]
+    _gather(tiling, var, "backward_data", args, epilogue, read)
+
+
+def _gather(
+    tiling: Tiling, var: relax.Var, direction: str, args: list[relax.Expr], epilogue: Epilogue | None,
+    read: Sequence[relax.Expr] = (),
+) -> None:  # fmt: skip
+    shape, dtype = shape_of(var), dtype_of(var)
+    param = attributes(tiling.defined[var])["param"]
+    out = [tiling.tiled_type(shape, dtype)]
+    if epilogue is not None:
+        out.append(tiling.tiled_type((*shape[:2], SUMS.height, SUMS.width), dtype))
+    result, *sums = run_layer(tiling, param, direction, args, out, epilogue, read)
+    tiling.bind(var, result, 0)
+    if sums:
+        tiling.sums[var] = sums[0]
 
 
 def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """The gradient of w, dense or of compact values; the second output is the kernel's workspace."""
     param = attributes(expr)["param"]
     layer = tiling.layers[param]
-    dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
-    x, _ = tiling.tiled(expr.args[1], layer.geometry.x.border)
+    a, g = attributes(expr), layer.geometry
+    dy, _ = tiling.tiled(expr.args[0], g.dy.border)
+    x, plane = tiling.tiled(expr.args[1], None if a.get("again") else g.x.border)
     shape, dtype = shape_of(var), dtype_of(var)
-    out = [relax.TensorType(shape, dtype), relax.TensorType([prod(shape), layer.geometry.lanes], dtype)]
-    tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [x, dy], out)[0]
+    out = [relax.TensorType(shape, dtype), relax.TensorType([prod(shape), g.lanes], dtype)]
+    again, vectors = None, [tiling.plain(v) for v in expr.args[2:]]
+    if vectors:
+        n, c, _, _ = shape_of(expr.args[1])
+        again = Normalisation(n, c, tiling.vec(dtype), plane, g.x, bool(a["relu"]), upper=float(a["upper"]))
+        chunks = layer.choices["backward_weight"].knobs.chunks
+        out.append(relax.TensorType([chunks, c * g.x.size, g.lanes], dtype))
+    tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [x, *vectors, dy], out, again)[0]
 
 
 HANDLERS = {

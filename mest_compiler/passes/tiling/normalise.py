@@ -6,9 +6,10 @@ from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import Plane
-from mest_compiler.schedules.cpu import normalise
+from mest_compiler.schedules.cpu import normalise, normalise_from_sums
 from mest_compiler.schedules.cpu.normalise import Normalisation
 
+from ..dataflow import Repeat
 from ..program import dtype_of, shape_of
 from .state import Tiling, Value
 
@@ -28,13 +29,18 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     n = _shape(tiling, expr, plane, border, residual_plane)
     vectors = [tiling.plain(v) for v in expr.args[1:5]]
     vector = relax.TensorType([n.channels], dtype)
+    sums = [tiling.sums[expr.args[0]]] if a.get("sums") else []
+    room = normalise_from_sums if sums else normalise
     kernel = tiling.kernels.get(
-        ("normalise", n, a["momentum"], a["eps"]), lambda: normalise.forward(n, a["momentum"], a["eps"])
+        (room.__name__, n, a["momentum"], a["eps"]), lambda: room.forward(n, a["momentum"], a["eps"])
     )
+    # x, w, b, mean, rstd, and the residual: what its output is computed from again.
+    sources = (("in", 0), ("in", 1), ("in", 2), ("out", 1), ("out", 2), *([("in", 5)] if residual is not None else []))
+    tiling.repeats[kernel.name_hint] = Repeat(("normalise_again", n), lambda: normalise.again(n), sources)
     result = tiling.builder.emit(
         relax.op.call_tir_inplace(
             kernel,
-            [x, *vectors, *([residual] if residual is not None else [])],
+            [x, *vectors, *([residual] if residual is not None else []), *sums],
             [-1, -1, -1, 3, 4],
             [tiling.tiled_type(shape, dtype, border), *[vector] * 4],
         )
@@ -68,18 +74,20 @@ def backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     n = _shape(tiling, expr, plane, z_plane.border if z_plane else 0, z_plane)
     dx = Plane(plane.height, plane.width, tiling.border_of(var, 0))
     planes, keep = [p for _, p in gradients], bool(a["keep"])
-    args = [
-        *[g for g, _ in gradients],
-        x,
-        *([z] if z is not None else []),
-        *[tiling.plain(v) for v in expr.args[1:5]],
-    ]
+    vectors = [tiling.plain(v) for v in expr.args[1:5]]
+    if a.get("sums"):
+        w, _, mean, rstd = vectors
+        ((g, g_plane),) = gradients
+        key = ("normalise_backward_from_sums", n, g_plane, dx)
+        make = lambda: normalise_from_sums.backward(n, g_plane, dx)  # noqa: E731
+        args = [g, x, w, mean, rstd, tiling.sums[rest[0]]]
+    else:
+        key = ("normalise_backward", n, tuple(planes), dx, keep)
+        make = lambda: normalise.backward(n, planes, dx, keep)  # noqa: E731
+        args = [*[g for g, _ in gradients], x, *([z] if z is not None else []), *vectors]
     vector = relax.TensorType([n.channels], dtype)
     out = [tiling.tiled_type(shape, dtype, dx.border), vector, vector]
-    outputs = tiling.run(
-        ("normalise_backward", n, tuple(planes), dx, keep), lambda: normalise.backward(n, planes, dx, keep), args,
-        out + ([tiling.tiled_type(shape, dtype)] if keep else []),
-    )  # fmt: skip
+    outputs = tiling.run(key, make, args, out + ([tiling.tiled_type(shape, dtype)] if keep else []))
     tiling.tuples[var] = [
         tiling.activation(outputs[0], shape, dtype, dx.border),
         *[Value(v, {}, (n.channels,), dtype) for v in outputs[1:3]],

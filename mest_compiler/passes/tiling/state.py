@@ -19,6 +19,7 @@ from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.sparsity.structure_checks import INT32_MAX
 
+from ..dataflow import Repeat
 from ..program import KernelTable, Program, dtype_of, op_name, shape_of
 
 
@@ -59,6 +60,13 @@ class LayerKernels:
         indices = sum(form.length * np.dtype(form.dtype).itemsize for form in self.forms().values())
         return {"weights": values, "gradients": values, "momentum": values, "indices": indices}
 
+    @property
+    def forward_flops(self) -> float:
+        """Multiplications and additions of a forward convolution."""
+        g = self.geometry
+        weights = g.filters * g.columns if self.sparse is None else self.sparse.capacity * self.sparse.unit_size
+        return 2.0 * g.tiles * g.lanes * g.y.height * g.y.width * weights
+
     def forms_of(self, direction: str) -> dict[str, Form]:
         """Those of them that one direction's kernel takes, in argument order."""
         return {} if self.sparse is None else kernel_forms(self.sparse, direction, self.choices[direction].used)
@@ -74,17 +82,14 @@ class Tiling:
         device: CpuProfile,
         layers: dict[str, LayerKernels],
         kernels: KernelTable,
+        repeats: dict[str, Repeat],
     ) -> None:
-        self.builder, self.program, self.device, self.layers, self.kernels = (
-            builder,
-            program,
-            device,
-            layers,
-            kernels,
-        )
+        self.builder, self.program, self.device = builder, program, device
+        self.layers, self.kernels, self.repeats = layers, kernels, repeats
         self.defined, self.items = program.definitions(), program.items()
         self.values: dict[relax.Var, Value] = {}
         self.tuples: dict[relax.Var, list[Value]] = {}
+        self.sums: dict[relax.Var, relax.Expr] = {}  # activation -> the sums taken where it was written
         self.index_params: dict[tuple[str, str], relax.Var] = {}
         self.need = self._borders()
 
@@ -100,6 +105,8 @@ class Tiling:
             padding = max(attributes(expr)["padding"])
             if name == "mest.conv2d":
                 need[data] = max(need.get(data, 0), padding)
+            elif name == "mest.conv2d_backward_weight" and attributes(expr).get("again"):
+                continue  # what it reads is the batch norm's input
             elif name == "mest.conv2d_backward_weight":
                 need[other] = max(need.get(other, 0), padding)
             else:

@@ -1,0 +1,74 @@
+"""A compiler pass that has backward-data mask the gradient that it writes for a batch norm, and take its sums.
+
+The batch norm's backward then reads that gradient and its own input once, where it would read them for the sums and
+again for the result.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tvm
+from tvm import relax
+
+from mest_compiler.frontend.ops import attributes
+
+from .ops import changed
+from .program import Program, carry_kernels, op_name, rebuild, relax_functions, substitute
+
+_BACKWARD_DATA = ("mest.conv2d_backward_data", "mest.sparse_conv2d_backward_data")
+_PLAIN = {"relu": 0, "upper": math.inf, "residual": 0, "keep": 0}
+_BEFORE_Z = 5  # arguments of mest.normalise_backward: x, w, b, mean, rstd
+
+
+@tvm.transform.module_pass(opt_level=0, name="FuseBackwardSums")
+class FuseBackwardSums:
+    """Moves the ReLU of every mest.normalise_backward that a backward-data gives its only gradient into that call.
+
+    A gradient with other readers, a second one beside it, or one that a residual's branch reads once it is masked,
+    stays as it is.
+    """
+
+    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """The module with both calls changed and marked with `sums`."""
+        builder = relax.BlockBuilder()
+        kernels = carry_kernels(builder, mod)
+        for name, function in relax_functions(mod):
+            program = Program.of(function)
+            norms, env = _norms(program), dict(kernels)
+            reading = {norm for norm, _ in norms.values()}
+
+            def body(builder, program=program, norms=norms, reading=reading, env=env) -> list[relax.Expr]:
+                for var, expr in program.bindings:
+                    new = substitute(expr, env)
+                    if isinstance(expr, relax.Tuple):
+                        env[var] = new
+                        continue
+                    if var in reading:
+                        new = changed(new, [*new.args[:_BEFORE_Z], new.args[-1]], **_PLAIN, sums=1)
+                    elif var in norms:
+                        _, norm = norms[var]
+                        masks = {key: attributes(norm)[key] for key in ("relu", "upper", "residual")}
+                        new = changed(new, [*new.args, *(substitute(a, env) for a in norm.args[:-1])], **masks, sums=1)
+                    env[var] = builder.emit(new, var.name)
+                return [substitute(out, env) for out in program.outputs]
+
+            rebuild(builder, name, program.params, body, not isinstance(program.result, relax.Tuple))
+        return builder.finalize()
+
+
+def _norms(program: Program) -> dict[relax.Var, tuple[relax.Var, relax.Call]]:
+    """What a backward-data writes -> the batch norm's backward that reads it."""
+    defined, users = program.definitions(), program.users()
+    places = {var: i for i, (var, _) in enumerate(program.bindings)}
+    found = {}
+    for var, expr in program.bindings:
+        if op_name(expr) != "mest.normalise_backward" or attributes(expr)["keep"]:
+            continue
+        *read, gradient = expr.args
+        alone = len(read) == _BEFORE_Z + attributes(expr)["residual"] and users[gradient] == [var]
+        if not alone or op_name(defined.get(gradient)) not in _BACKWARD_DATA:
+            continue
+        if all(places.get(a, -1) < places[gradient] for a in read):  # parameters stand before everything
+            found[gradient] = (var, expr)
+    return found

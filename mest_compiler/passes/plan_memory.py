@@ -1,0 +1,189 @@
+"""A compiler pass that lays all intermediate tensors of a function out in one block of memory, the arena.
+
+The functions of a module never run at the same time and get arenas of one size, so the runtime's pool serves them all
+with the same block. What a function returns is allocated apart and outlives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from .program import Program, op_name, relax_functions, variables
+
+ALIGNMENT = 64
+"""Bytes: what TVM's kernels may assume of a tensor's address."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """`size` bytes that live from step `first` to step `last`, both included."""
+
+    size: int
+    first: int
+    last: int
+
+
+def place(blocks: Sequence[Block]) -> tuple[list[int], int]:
+    """An offset for each block such that those that live at the same time do not overlap, and the bytes they span.
+
+    Greedy in several orders, of which the tightest counts; offsets are multiples of `ALIGNMENT`.
+    """
+    orders = (
+        lambda b: (-b.size, b.first),
+        lambda b: (-(b.last - b.first), -b.size),
+        lambda b: (-b.size * (b.last - b.first + 1), b.first),
+        lambda b: (b.first, -b.size),
+    )
+    indices = range(len(blocks))
+    tries = [_greedy(blocks, sorted(indices, key=lambda i, key=key: key(blocks[i]))) for key in orders]
+    return min(tries, key=lambda found: found[1], default=([], 0))
+
+
+def _greedy(blocks: Sequence[Block], order: Sequence[int]) -> tuple[list[int], int]:
+    """Each block in turn at the lowest offset where it fits."""
+    first, last = np.array([b.first for b in blocks], int), np.array([b.last for b in blocks], int)
+    size = np.array([_aligned(b.size) for b in blocks], int)
+    offsets, placed = np.zeros(len(blocks), int), np.zeros(len(blocks), bool)
+    for i in order:
+        beside = np.flatnonzero(placed & (first <= last[i]) & (last >= first[i]))
+        at = 0
+        for k in beside[np.argsort(offsets[beside], kind="stable")]:
+            if offsets[k] - at >= size[i]:
+                break
+            at = max(at, offsets[k] + size[k])
+        offsets[i], placed[i] = at, True
+    return offsets.tolist(), int((offsets + size).max(initial=0))
+
+
+def most_alive(blocks: Sequence[Block]) -> int:
+    """Most bytes that live at the same time: no placement takes less."""
+    return max(alive(blocks), default=0)
+
+
+def alive(blocks: Sequence[Block]) -> list[int]:
+    """Bytes that live at each step, up to the last one."""
+    change = np.zeros(max((b.last for b in blocks), default=-1) + 2, int)
+    for block in blocks:
+        change[block.first] += _aligned(block.size)
+        change[block.last + 1] -= _aligned(block.size)
+    return list(accumulate(change.tolist()))[:-1]
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def tensor_bytes(ty: relax.TensorType) -> int:
+    """Bytes of a tensor of static shape."""
+    return prod(int(n) for n in ty.shape) * np.dtype(str(ty.dtype)).itemsize
+
+
+@dataclass(frozen=True)
+class Arena:
+    """What one function keeps in it. activations: bytes that are written before the function's first result, the loss
+    of a step, and still read after it; workspace: the others. returned: bytes that it allocates for each result, 0 for
+    those that are arguments.
+    """
+
+    size: int
+    activations: int
+    returned: tuple[int, ...]
+
+    @property
+    def workspace(self) -> int:
+        """Bytes beyond the activations."""
+        return self.size - self.activations
+
+
+class _Lives:
+    """Which allocations of a function live from when to when."""
+
+    def __init__(self, program: Program) -> None:
+        self.tensors: dict[relax.Var, relax.TensorType] = {}
+        self._roots: dict[relax.Var, list[relax.Var]] = {}
+        self._items: dict[relax.Var, list[list[relax.Var]]] = {}
+        first: dict[relax.Var, int] = {}
+        last: dict[relax.Var, int] = {}
+        for at, (var, expr) in enumerate(program.bindings):
+            for used in variables(expr):
+                for root in self.roots(used):
+                    first.setdefault(root, at)  # from the call that writes it on
+                    last[root] = at
+            self._bind(var, expr)
+        self.returned = [self.roots(out) for out in program.outputs]
+        escaping = {root for roots in self.returned for root in roots}
+        # A tensor that nothing touches takes no room.
+        self.kept = [var for var in self.tensors if var not in escaping and var in first]
+        self.blocks = [Block(tensor_bytes(self.tensors[v]), first[v], last[v]) for v in self.kept]
+        self.first_result = next((first[root] for root in self.returned[0] if root in first), 0)
+
+    def _bind(self, var: relax.Var, expr: relax.Expr) -> None:
+        if op_name(expr) == "relax.builtin.alloc_tensor":
+            self.tensors[var], self._roots[var] = var.ty, [var]
+        elif isinstance(expr, relax.Var):
+            self._roots[var] = self.roots(expr)
+            if expr in self._items:
+                self._items[var] = self._items[expr]
+        elif isinstance(expr, relax.Tuple):
+            self._items[var] = [self.roots(field) for field in expr.fields]
+            self._roots[var] = [root for item in self._items[var] for root in item]
+        elif isinstance(expr, relax.TupleGetItem):
+            self._roots[var] = self._items.get(expr.tuple_value, {int(expr.index): []})[int(expr.index)]
+
+    def roots(self, expr: relax.Expr) -> list[relax.Var]:
+        """The allocations that an expression reads or is."""
+        return self._roots.get(expr, []) if isinstance(expr, relax.Var) else []
+
+
+@tvm.transform.module_pass(opt_level=0, name="PlanMemory")
+class PlanMemory:
+    """Gives every `relax.builtin.alloc_tensor` that does not leave its function a place in the function's arena.
+
+    To be run on functions of one straight block, after CallTIRRewrite. Afterwards `arenas` holds the `Arena` of each
+    function by name.
+    """
+
+    def __init__(self) -> None:
+        self.arenas: dict[str, Arena] = {}
+
+    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        """The module with its tensors in arenas."""
+        lives = {name: _Lives(Program.of(function)) for name, function in relax_functions(mod)}
+        places = {name: place(found.blocks) for name, found in lives.items()}
+        size = max((total for _, total in places.values()), default=0)
+        changed = tvm.IRModule(dict(mod.functions.items()), attrs=mod.attrs)
+        for name, function in relax_functions(mod):
+            found, (offsets, _) = lives[name], places[name]
+            crossing = [b.size for b in found.blocks if b.first <= found.first_result < b.last]
+            returned = [sum(tensor_bytes(found.tensors[var]) for var in roots) for roots in found.returned]
+            self.arenas[name] = Arena(size, sum(map(_aligned, crossing)), tuple(returned))
+            if offsets:
+                changed.update_func(mod.get_global_var(name), _placed(function, found.kept, offsets, size))
+        return changed
+
+
+def _placed(function: relax.Function, tensors: Sequence[relax.Var], offsets: Sequence[int], size: int) -> relax.Expr:
+    """The function with these tensors at these offsets of an arena that it allocates first."""
+    offset_of, memory, builder = dict(zip(tensors, offsets, strict=True)), relax.op.memory, relax.BlockBuilder()
+    arena = relax.Var("arena", relax.AnyType())
+    whole = memory.alloc_storage(relax.ShapeExpr([size]), 0, "global", "uint8")
+    bindings = [relax.VarBinding(arena, builder.normalize(whole))]
+    (block,) = function.body.blocks
+    for binding in block.bindings:
+        if binding.var in offset_of:
+            shape, dtype = binding.value.args[:2]
+            part = relax.Var(binding.var.name + "_part", binding.var.ty)
+            taken = memory.alloc_tensor(arena, offset_of[binding.var], shape, dtype)
+            bindings.append(relax.VarBinding(part, builder.normalize(taken)))
+            # Kernels take tensors that start where their pointer says.
+            binding = relax.VarBinding(binding.var, builder.normalize(memory.ensure_zero_offset(part)))
+        bindings.append(binding)
+    body = relax.SeqExpr([relax.BindingBlock(bindings)], function.body.body)
+    return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)

@@ -1,0 +1,78 @@
+"""Steps whose batch norms get their sums from the convolutions beside them agree with PyTorch as all others do."""
+
+from dataclasses import replace
+
+import pytest
+
+from mest_compiler import compile as compiler
+from mest_compiler.devices import CpuProfile
+from mest_compiler.passes.options import StepOptions
+from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.runtime.trainer import Trainer
+
+from .cases import Case, _prefer, _unoptimised, model_of
+from .training import MaskedTraining, check_steps
+
+FORWARD = StepOptions(forward_sums=True)
+BACKWARD = StepOptions(backward_sums=True)
+BOTH = StepOptions(forward_sums=True, backward_sums=True)
+OPTIONS = {"forward": FORWARD, "backward": BACKWARD, "both": BOTH}
+FAST = [
+    (Case("resnet20", "block", batch=5), "both"),
+    (Case("many normalisations", "unstructured", batch=9, indexing="zeros"), "forward"),
+    (Case("many normalisations", "pattern", batch=5, first="sparse"), "backward"),
+]
+NETWORKS = ("resnet20", "vgg19_bn", "mobilenet_v2_cifar", "odd normalisations", "odd activations", "pre-activation",
+            "many normalisations")  # fmt: skip
+SCHEMES = ("unstructured", "block", "block:4x4", "pattern", "channel", "filter", None)
+
+
+def check(case: Case, options: StepOptions) -> Artifact:
+    """Compiles a step and trains both ways."""
+    model = model_of(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "probable", _prefer(case.indexing))
+        if not case.optimised:
+            patch.setattr(CpuProfile, "target", property(_unoptimised))
+        artifact = compiler.compile_step(
+            model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
+            seed=case.seed, threads=case.threads, dtype=case.dtype, measure=False, options=options,
+        )  # fmt: skip
+    trainer = Trainer(artifact)
+    check_steps(trainer, MaskedTraining(model, trainer.masks(), case.rule), case.rule, case.shape)
+    return artifact
+
+
+@pytest.mark.parametrize(("case", "sums"), FAST, ids=str)
+def test_three_steps(case: Case, sums: str) -> None:
+    options = OPTIONS[sums]
+    layers = check(case, options).manifest["layers"].values()
+    for direction, wanted in (("forward", options.forward_sums), ("backward_data", options.backward_sums)):
+        named = [layer["kernels"][direction]["function"] for layer in layers if direction in layer["kernels"]]
+        assert wanted == any("_sums" in name for name in named)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sums", OPTIONS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network(network: str, scheme: str | None, sums: str) -> None:
+    case = Case(network, scheme, batch=6)
+    check(case, OPTIONS[sums])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sums", OPTIONS)
+@pytest.mark.parametrize("network", ["resnet20", "many normalisations"])
+def test_as_users_compile_it(network: str, sums: str) -> None:
+    case = Case(network, "block", batch=6, optimised=True)
+    check(case, OPTIONS[sums])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["resnet20", "many normalisations"])
+def test_with_activations_computed_again(network: str) -> None:
+    case = Case(network, "block", batch=9)
+    peak = check(case, BOTH).manifest["memory"]["planned_peak"]
+    memory = check(case, replace(BOTH, memory_limit=int(0.85 * peak), micro_batch=9)).manifest["memory"]
+    assert memory["recomputed"] and memory["planned_peak"] < peak
