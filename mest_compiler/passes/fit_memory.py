@@ -138,7 +138,7 @@ def _bytes(graph: TrainingGraph, lowered: Lowered, planned: Planned, parts: int)
     weights, held = len(graph.parameters), len(graph.parameters) + len(graph.buffers)
     inputs = held + 2 + graph.seeded
     arrays = inputs + len(lowered.tiles.index_names["step"])
-    parameters, scalars = sum(sizes[:weights]), sum(sizes[held + 2 : inputs]) + sizes[-1]
+    parameters = sum(sizes[:weights])
     arena = planned.arenas["step"]
     results = sum(arena.returned[:2])  # loss and logits
     return {
@@ -148,5 +148,5 @@ def _bytes(graph: TrainingGraph, lowered: Lowered, planned: Planned, parts: int)
         "indices": sum(sizes[inputs:arrays]),
         "activations": arena.activations,
         "workspace": arena.workspace,
-        "data": sum(sizes[held : held + 2]) * parts + scalars + results,
+        "data": (sum(sizes[held:inputs]) + results) * parts + sizes[-1],
     }

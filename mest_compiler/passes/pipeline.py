@@ -132,6 +132,15 @@ def plan(module: tvm.IRModule, device: CpuProfile) -> Planned:
         return Planned(tvm.transform.Sequential(calls)(module), memory.arenas)
 
 
+def _releasing(module: tvm.IRModule) -> tvm.IRModule:
+    """The module with a function `release` that returns nothing: the virtual machine holds what the last function
+    returned until the next one returns, so two steps' gradients would take memory at the same time."""
+    builder = relax.BlockBuilder()
+    with builder.function("release", []):
+        builder.emit_func_output(relax.Tuple([]))
+    return tvm.IRModule({**module.functions, **builder.get().functions}, attrs=module.attrs)
+
+
 def build(planned: Planned, device: CpuProfile) -> relax.VMExecutable:
     """Machine code."""
     t = relax.transform
@@ -145,5 +154,5 @@ def build(planned: Planned, device: CpuProfile) -> relax.VMExecutable:
                 t.VMShapeLower(),
                 t.AttachGlobalSymbol(),
             ]
-        )(planned.module)
+        )(_releasing(planned.module))
         return relax.build(module, device.target, relax_pipeline=None)

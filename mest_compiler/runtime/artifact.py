@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.sparsity.structure import Structure, build
 
-SCHEMA = 3
+SCHEMA = 4
 MANIFEST, LIBRARY, STATE, STRUCTURES = (
     "manifest.json",
     "library.so",
@@ -36,6 +36,8 @@ _KEYS = (
     "tvm",
     "device",
     "batch",
+    "micro_batch",
+    "memory",
     "input_shape",
     "classes",
     "dtype",

@@ -149,6 +149,7 @@ class Trainer:
             if self.manifest["seeded"]:
                 self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps * parts + number)))
             self._outputs = None  # or two steps' gradients would take memory at the same time
+            self.session["release"]()
             self._outputs = self.session["step"](*args)
             found.append((self._outputs[0], self._outputs[1]))
         if self._sums:

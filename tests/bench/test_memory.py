@@ -94,6 +94,7 @@ def test_a_contestant_alone(contestant, no_worker_left) -> None:
         run_alone(contestant("a", "Summer", threads=1000))
 
 
+@pytest.mark.slow
 def test_torch_alone() -> None:
     found = memory.torch_bytes(CASE, threads=1)
     weights = sum(parameter.nbytes for parameter in CASE.network().parameters())

@@ -121,7 +121,7 @@ def test_resume_with_other_settings(refused, mest, measured: list[float]) -> Non
     [
         (["--schemes", "blok"], "There is no sparsity scheme 'blok' (did you mean 'block'"),
         (["--schemes", ","], "',' names nothing"),
-        (["--sparsities", "90"], "The sparsity of a figure is 90.0"),
+        (["--sparsities", "90"], "'90' is no list of sparsities"),
         (["--sparsities", "0.5,x"], "'0.5,x' is no list of sparsities"),
         (["--sparsities", "0.9999", *SCHEMES], "None of these schemes can have one of these sparsities"),
         (["--layer", "layer:8,6,3,6x6", "--schemes", "block"], "has 6 filters"),

@@ -140,7 +140,9 @@ def test_equal_layers_share_their_kernels(resnet) -> None:
     wanted = 5 if kind == "body" else 7
     assert len(sparse) > wanted
     for direction in DIRECTIONS:
-        assert kinds.count(f"{kind}_{direction}") == wanted
+        # 3 shapes stand behind batch norms with and without a residual, and only without it is that computed again
+        again = 3 if direction == "backward_weight" else 0
+        assert kinds.count(f"{kind}_{direction}") == wanted + again
 
 
 def test_a_dense_kernel_between_expansion_and_compaction() -> None:

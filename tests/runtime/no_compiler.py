@@ -14,5 +14,5 @@ def forbid_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the compiler was called")
 
     places = [(tvm, "compile"), (tvm.tirx, "build"), (relax, "build"), (tvm.transform, "Sequential")]
-    for module, name in [*places, (compiler, "lower"), (compiler, "build")]:
+    for module, name in [*places, (compiler, "tile"), (compiler, "build")]:
         monkeypatch.setattr(module, name, refuse)

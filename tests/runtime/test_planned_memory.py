@@ -32,7 +32,7 @@ HOST_GROWTH = 1 << 16
 ALLOCATING, SIZE = Path(__file__).with_name("allocating.py"), 1 << 20  # and how much it allocates at a time
 BATCH, INPUT = 32, (3, 32, 32)
 PLAIN = StepOptions()
-VARIANTS = ("block", "dense", "unstructured", "60 %", "bfloat16", "micro-batches")
+VARIANTS = ("block", "dense", "60 %", "bfloat16", "micro-batches")
 networks = pytest.mark.parametrize("network", ["small", pytest.param("resnet20", marks=pytest.mark.slow)])
 LIMITS = 5
 
@@ -92,12 +92,11 @@ def options(network: str) -> dict[str, tuple[str | None, StepOptions]]:
     largest = planned_peak(compiled(network, "block"))
     limits = np.linspace(largest, smallest(network), LIMITS)
     variants = {
-        "block": PLAIN, "dense": PLAIN, "unstructured": PLAIN, "bfloat16": StepOptions(stored="bfloat16"),
+        "block": PLAIN, "dense": PLAIN, "bfloat16": StepOptions(stored="bfloat16"),
         "60 %": StepOptions(memory_limit=int(0.6 * largest)), "micro-batches": StepOptions(micro_batch=BATCH // 4),
     }  # fmt: skip
     variants |= {f"limit {number}": StepOptions(memory_limit=round(limit)) for number, limit in enumerate(limits)}
-    schemes = {"dense": None, "unstructured": "unstructured"}
-    return {name: (schemes.get(name, "block"), chosen) for name, chosen in variants.items()}
+    return {name: (None if name == "dense" else "block", chosen) for name, chosen in variants.items()}
 
 
 @pytest.fixture(scope="module")

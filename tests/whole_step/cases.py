@@ -15,6 +15,7 @@ from mest_compiler import compile as compiler
 from mest_compiler import models
 from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.passes.fit_memory import Fitted, Fitter
 from mest_compiler.passes.pipeline import Lowered
 from mest_compiler.passes.tiling.plan import Pick
 from mest_compiler.runtime.artifact import Artifact
@@ -121,13 +122,14 @@ def compiled(case: Case) -> Compiled:
     model = model_of(case)
     lowered: list[Lowered] = []
 
-    def keep(*args: object) -> Lowered:
-        lowered.append(lower(*args))
-        return lowered[0]
+    def keep(*args: object) -> Fitted:
+        fitted = fit(*args)
+        lowered.append(fitted.lowered)
+        return fitted
 
-    lower = compiler.lower
+    fit = Fitter.fit
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "lower", keep)  # the artifact does not hold the module
+        patch.setattr(Fitter, "fit", keep)  # the artifact does not hold the module
         patch.setattr(compiler, "probable", _prefer(case.indexing))
         if not case.optimised:
             patch.setattr(CpuProfile, "target", property(_unoptimised))

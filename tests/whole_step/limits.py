@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import cache
 
+import numpy as np
 import pytest
 
 from mest_compiler.compile import compile_step
@@ -14,8 +15,9 @@ from mest_compiler.passes.options import StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 
+from ..runtime.states import all_state, check_same_bits
 from .cases import Case, _unoptimised, model_of
-from .training import MaskedTraining, check_steps
+from .training import LR, MaskedTraining, batch, check_steps
 
 PLAIN = StepOptions()
 
@@ -52,11 +54,22 @@ def limited(case: Case, share: float) -> tuple[Artifact, int]:
     return with_options(case, StepOptions(memory_limit=limit)), limit
 
 
-def check_agrees(case: Case, artifact: Artifact) -> None:
-    """Three steps, fails unless they are PyTorch's."""
+def check_same(case: Case, artifact: Artifact, steps: int = 3) -> None:
+    """Fails unless some steps leave bit by bit what they leave without options."""
+    trainer, plain = Trainer(artifact), Trainer(with_options(case, PLAIN))
+    for number in range(steps):
+        x, y = batch(case.batch, case.shape, number)
+        (loss, logits), (wanted, wanted_logits) = (t.step(x.numpy(), y.numpy(), LR) for t in (trainer, plain))
+        assert loss == wanted
+        np.testing.assert_array_equal(logits, wanted_logits)
+        check_same_bits(all_state(trainer), all_state(plain))
+
+
+def check_agrees(case: Case, artifact: Artifact, steps: int = 3) -> None:
+    """Fails unless some steps are PyTorch's."""
     trainer = Trainer(artifact)
     reference = MaskedTraining(model_of(case), trainer.masks(), case.rule)
-    check_steps(trainer, reference, case.rule, case.shape)
+    check_steps(trainer, reference, case.rule, case.shape, steps)
 
 
 def narrow_and_wide(case: Case) -> tuple[Artifact, Artifact]:

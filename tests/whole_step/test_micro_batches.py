@@ -129,11 +129,19 @@ def test_three_steps(case: Case) -> None:
     check_steps(*both(case), case.rule, SHAPES[case.network])
 
 
-# Not parts of 1: batch norm over the four pixels of ResNet-20's last planes multiplies rounding by 1e5 a step.
+UNFIT = {
+    # numbers of filters that are no multiple of 8
+    ("resnet20", "block:8x1"), ("odd convolutions", "block:8x1"),
+    # Without weights a filter leaves a plane of its bias: normalised that is zero up to rounding, and the ReLU after it
+    # asks for the sign. The same with a whole batch.
+    ("odd normalisations", "filter"), ("odd activations", "filter"),
+}  # fmt: skip
+# Not parts of 1: batch norm over the four pixels of ResNet-20's last planes multiplies rounding by 1e5.
 SWEEP = [
     Case(network, scheme, (2, 3, 4, 6)[(i + k) % 4], NESTEROV, 0.1)
     for i, network in enumerate(("resnet20", "odd convolutions", "odd normalisations", "odd activations"))
     for k, scheme in enumerate((None, *SCHEMES))
+    if (network, scheme) not in UNFIT
 ]
 
 
@@ -146,8 +154,8 @@ def test_every_network_and_scheme(case: Case) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_as_users_compile_it(scheme: str) -> None:
-    case = Case("resnet20", scheme, 3, optimised=True)
-    check_steps(*both(case), case.rule, SHAPES["resnet20"])
+    case = Case("pre-activation", scheme, 3, optimised=True)
+    check_steps(*both(case), case.rule, SHAPES[case.network])
 
 
 @pytest.mark.parametrize("case", [SMALL, CHANNEL], ids=str)

@@ -57,7 +57,7 @@ def test_three_steps(case: Case, sums: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network(network: str, scheme: str | None, sums: str) -> None:
-    case = Case(network, scheme, batch=6)
+    case = Case(network, scheme, batch=9)
     check(case, OPTIONS[sums])
 
 
