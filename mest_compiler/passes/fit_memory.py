@@ -23,6 +23,8 @@ from .tiling.plan import Pick
 
 TRIES = 6
 """An arena takes a little more than what lives in it at the same time: the limit on that is lowered until it fits."""
+SCALARS = 20
+"""Bytes at most of the learning rate, the seed of a step, and the two flags of micro-batches."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,10 @@ def _bytes(graph: TrainingGraph, lowered: Lowered, planned: Planned, parts: int)
     results = sum(arena.returned[:2])  # loss and logits
     return {
         "weights": sum(sizes[:held]),
-        "gradients": parameters if parts > 1 else sum(arena.returned) - results,
+        "gradients": parameters if parts > 1 else sum(arena.returned[2:]),
         "momentum": parameters,
         "indices": sum(sizes[inputs:arrays]),
         "activations": arena.activations,
         "workspace": arena.workspace,
-        "data": (sum(sizes[held:inputs]) + results) * parts + sizes[-1],
+        "data": (sum(sizes[held : held + 2]) + results) * parts + SCALARS,
     }

@@ -106,11 +106,9 @@ def finish(
     with device.target:
         mod = tvm.transform.Sequential(
             [
+                # Not fused: that is little work, and what stands between two fused kernels would be nobody's plan.
                 t.LegalizeOps(plain_legalizations()),
-                t.AnnotateTIROpPattern(),
                 t.FoldConstant(),
-                t.FuseOps(),
-                t.FuseTIR(),
                 t.DeadCodeElimination(functions),
             ]
         )(mod)

@@ -13,12 +13,16 @@ from math import prod
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from .program import Program, op_name, relax_functions, variables
 
 ALIGNMENT = 64
 """Bytes: what TVM's kernels may assume of a tensor's address."""
+
+
+PAGE, ON_STACK = 4096, 1024
+"""Bytes that the runtime's pool allocates multiples of, and from which on a kernel's own buffers come from it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,22 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
+def _pages(size: int) -> int:
+    """As the runtime's pool allocates it."""
+    return -(-size // PAGE) * PAGE
+
+
+def _scratch(kernel: tirx.PrimFunc) -> int:
+    """Bytes that a kernel from Relax's own legalizations takes from the runtime's pool; generated ones take none."""
+    root = getattr(kernel.body, "block", None)
+    sizes = [_buffer_bytes(b) for b in root.alloc_buffers] if root is not None else []
+    return sum(_pages(size) for size in sizes if size >= ON_STACK)
+
+
+def _buffer_bytes(buffer: tirx.Buffer) -> int:
+    return prod(int(n) for n in buffer.shape) * np.dtype(str(buffer.dtype)).itemsize
+
+
 def tensor_bytes(ty: relax.TensorType) -> int:
     """Bytes of a tensor of static shape."""
     return prod(int(n) for n in ty.shape) * np.dtype(str(ty.dtype)).itemsize
@@ -89,17 +109,18 @@ def tensor_bytes(ty: relax.TensorType) -> int:
 class Arena:
     """What one function keeps in it. activations: bytes that are written before the function's first result, the loss
     of a step, and still read after it; workspace: the others. returned: bytes that it allocates for each result, 0 for
-    those that are arguments.
+    those that are arguments. scratch: bytes of the kernel that allocates most for itself. All in whole pages.
     """
 
     size: int
     activations: int
     returned: tuple[int, ...]
+    scratch: int
 
     @property
     def workspace(self) -> int:
         """Bytes beyond the activations."""
-        return self.size - self.activations
+        return self.size - self.activations + self.scratch
 
 
 class _Lives:
@@ -157,13 +178,14 @@ class PlanMemory:
         """The module with its tensors in arenas."""
         lives = {name: _Lives(Program.of(function)) for name, function in relax_functions(mod)}
         places = {name: place(found.blocks) for name, found in lives.items()}
-        size = max((total for _, total in places.values()), default=0)
+        size = _pages(max((total for _, total in places.values()), default=0))
+        scratch = max((_scratch(f) for f in mod.functions.values() if isinstance(f, tirx.PrimFunc)), default=0)
         changed = tvm.IRModule(dict(mod.functions.items()), attrs=mod.attrs)
         for name, function in relax_functions(mod):
             found, (offsets, _) = lives[name], places[name]
             crossing = [b.size for b in found.blocks if b.first <= found.first_result < b.last]
-            returned = [sum(tensor_bytes(found.tensors[var]) for var in roots) for roots in found.returned]
-            self.arenas[name] = Arena(size, sum(map(_aligned, crossing)), tuple(returned))
+            returned = [sum(_pages(tensor_bytes(found.tensors[var])) for var in roots) for roots in found.returned]
+            self.arenas[name] = Arena(size, sum(map(_aligned, crossing)), tuple(returned), scratch)
             if offsets:
                 changed.update_func(mod.get_global_var(name), _placed(function, found.kept, offsets, size))
         return changed

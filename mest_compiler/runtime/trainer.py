@@ -55,7 +55,7 @@ class Trainer:
         self.layers = {p: layer for p, layer in self.manifest["layers"].items() if "capacity" in layer}
         self.structures: dict[str, Structure] = {}
         # What the last call of the step handed out: loss, logits, then gradients in parameter order.
-        self._outputs: Any = None
+        self._gradients: dict[str, tvm.runtime.Tensor] | None = None
         self._tensors = {n: tvm.runtime.tensor(np.asarray(a, order="C")) for n, a in artifact.tensors.items()}
         self._momenta = {p: tvm.runtime.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
@@ -148,10 +148,11 @@ class Trainer:
         for number, args in enumerate(self._step_args):
             if self.manifest["seeded"]:
                 self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps * parts + number)))
-            self._outputs = None  # or two steps' gradients would take memory at the same time
+            self._gradients = None  # or two steps' would take memory at the same time
             self.session["release"]()
-            self._outputs = self.session["step"](*args)
-            found.append((self._outputs[0], self._outputs[1]))
+            outputs = self.session["step"](*args)
+            self._gradients = {name: outputs[place] for name, place in self._gradient_at.items()}
+            found.append((outputs[0], outputs[1]))
         if self._sums:
             self.session["update"](*self._update_args)
         self.steps += 1
@@ -167,6 +168,7 @@ class Trainer:
         if x.ndim != 4 or x.shape[1:] != shape or len(x) < 1:
             raise ArtifactError(f"The artifact predicts examples of shape {list(shape)}, and got {list(x.shape)}.")
         found = []
+        self.session["release"]()  # of the last step's logits
         for start in range(0, len(x), batch):
             part = x[start : start + batch]
             padded = np.zeros((batch, *shape), self.dtype)
@@ -198,11 +200,11 @@ class Trainer:
         Raises:
             MestError: there was no step since the start, or since the last mutation or `load`.
         """
-        if self._outputs is None:
+        if self._gradients is None:
             raise MestError("The importance of weights needs a gradient: train a step first.")
         found = {}
-        for name, place in self._gradient_at.items():
-            values = self._tensors[name].numpy(), self._outputs[place].numpy()
+        for name, gradient in self._gradients.items():
+            values = self._tensors[name].numpy(), gradient.numpy()
             found[name] = mutation.importance(*map(self.structures[name].by_unit, values), coefficient)
         return found
 
@@ -221,7 +223,7 @@ class Trainer:
                 moved = self.structures[name].remap(structure, tensor.numpy(), changes[name].survivors)
                 tensor.copyfrom(moved)
             self._bind(name, structure)
-        self._outputs = None
+        self._gradients = None
 
     def _structure(self, name: str, units: np.ndarray) -> Structure:
         """The structure of a layer that keeps these units, with the capacity that the program has room for."""
@@ -326,5 +328,5 @@ class Trainer:
         for tensors, arrays in zip((self._tensors, self._momenta), filled, strict=True):
             for name, tensor in tensors.items():
                 tensor.copyfrom(np.asarray(arrays[name], order="C"))
-        self.seed, self.steps, self._outputs = content.seed, content.steps, None
+        self.seed, self.steps, self._gradients = content.seed, content.steps, None
         return content.extra, dict(content.arrays)

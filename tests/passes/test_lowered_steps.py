@@ -124,7 +124,7 @@ def test_kernels_of_a_step(resnet) -> None:
     assert calls["normalise"] == calls["normalise_backward"] == layers
     assert calls["sgd_compact"] == len(sparse) and calls["sgd"] == len(graph.parameters) - len(sparse)
     assert calls["assign"] == layers  # the batch counters; running statistics are updated where they are
-    assert calls["add"] == layers  # of the batch counters
+    assert calls["add"] == layers + 1  # of the batch counters, and the classifier's bias
     assert not {name for name in calls if name.startswith(("relu", "batch_norm", "conv2d", "expand", "compact"))}
     predicted = kernel_calls(result.module, "predict")
     assert predicted["normalise_inference"] == layers and predicted[f"{kind}_forward"] == len(sparse)
