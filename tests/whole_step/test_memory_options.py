@@ -78,13 +78,13 @@ def test_a_limit_as_users_compile_it(network: str) -> None:
 
 
 def test_a_limit_that_is_no_limit_changes_nothing() -> None:
-    case = FAST[1][0]
+    case = FAST[2][0]
     memory = with_options(case, StepOptions(memory_limit=2 * planned_peak(case))).manifest["memory"]
     assert memory["recomputed"] == {} and memory["planned_peak"] == planned_peak(case)
 
 
 def test_a_smaller_limit_computes_more_again() -> None:
-    case = FAST[1][0]
+    case = FAST[2][0]
     sizes = [sum(limited(case, share)[0].manifest["memory"]["recomputed"].values()) for share in SHARES]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
