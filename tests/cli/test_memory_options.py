@@ -88,6 +88,7 @@ def test_an_artifact_has_its_own(refused, artifact: Path) -> None:
     assert "--activations says nothing about an artifact" in refused("bench", artifact, "--activations", "bf16")
 
 
+@pytest.mark.slow
 def test_compiled_under_a_limit(mest, run, folder: Path) -> None:
     def compiled(*options: str) -> dict[str, object]:
         return json.loads(mest("compile", *LARGER, *options, "--output", "step", "--json", "-").stdout)["memory"]

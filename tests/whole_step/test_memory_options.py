@@ -83,6 +83,7 @@ def test_a_limit_that_is_no_limit_changes_nothing() -> None:
     assert memory["recomputed"] == {} and memory["planned_peak"] == planned_peak(case)
 
 
+@pytest.mark.slow
 def test_a_smaller_limit_computes_more_again() -> None:
     case = FAST[2][0]
     sizes = [sum(limited(case, share)[0].manifest["memory"]["recomputed"].values()) for share in SHARES]
@@ -148,6 +149,7 @@ def losses(stored: str) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_as_well() -> None:
     wide, narrow = (np.array(losses(stored)) for stored in ("float32", "bfloat16"))
     assert wide[0] == narrow[0] and (wide[1:] != narrow[1:]).any()
