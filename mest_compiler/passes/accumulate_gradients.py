@@ -15,8 +15,18 @@ from mest_compiler.schedules.cpu import sgd
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.schedules.cpu.sgd import Sgd
 
-from .append_sgd import assign_buffers, carry_body, optimizer_state, update_weights
-from .program import Env, KernelTable, Program, carry_kernels, dtype_of, rebuild, relax_functions, shape_of
+from .append_sgd import assign_buffers, optimizer_state, update_weights
+from .program import (
+    Env,
+    KernelTable,
+    Program,
+    carry_body,
+    carry_kernels,
+    dtype_of,
+    rebuild,
+    relax_functions,
+    shape_of,
+)
 
 UPDATE = "update"
 """Name of the function that updates the weights."""
@@ -52,8 +62,9 @@ class AccumulateGradients:
                 self._step(builder, program, kernels)
                 self._update(builder, program.params)
             else:
-                single = not isinstance(program.result, relax.Tuple)
-                rebuild(builder, name, program.params, lambda b, p=program: carry_body(b, p, kernels), single)
+                rebuild(
+                    builder, name, program.params, lambda b, p=program: carry_body(b, p, dict(kernels)), program.single
+                )
         return builder.finalize()
 
     def _step(self, builder: relax.BlockBuilder, program: Program, kernels: Env) -> None:
@@ -77,7 +88,7 @@ class AccumulateGradients:
                     filled = entries.get(self.parameters[i])
                     summed[i] = self._added(builder, made, sums[i], gradient, first, filled)
 
-            loss, logits, *rest = carry_body(builder, program, kernels, add)
+            loss, logits, *rest = carry_body(builder, program, dict(kernels), follow=add)
             for old in list(places):  # what no binding makes
                 add(old, rest[places[old][0]])
             kept = assign_buffers(builder, made, buffers, rest[count:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import tvm
 from tvm import relax
@@ -13,7 +13,17 @@ from mest_compiler.schedules.cpu.elementwise import assign
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.schedules.cpu.sgd import Sgd
 
-from .program import Env, KernelTable, Program, carry_kernels, dtype_of, rebuild, relax_functions, shape_of, substitute
+from .program import (
+    Env,
+    KernelTable,
+    Program,
+    carry_body,
+    carry_kernels,
+    dtype_of,
+    rebuild,
+    relax_functions,
+    shape_of,
+)
 
 
 @tvm.transform.module_pass(opt_level=0, name="AppendSgd")
@@ -43,7 +53,6 @@ class AppendSgd:
         return builder.finalize()
 
     def _function(self, builder: relax.BlockBuilder, name: str, program: Program, kernels: Env) -> None:
-        single = not isinstance(program.result, relax.Tuple)
         params = list(program.params)
         if name == "step":
             count = len(self.parameters)
@@ -53,7 +62,7 @@ class AppendSgd:
             params += [*momenta, lr]
 
         def body(builder: relax.BlockBuilder) -> list[relax.Expr]:
-            outputs = carry_body(builder, program, kernels)
+            outputs = carry_body(builder, program, dict(kernels))
             if name != "step":
                 return outputs
             loss, logits, *rest = outputs
@@ -66,20 +75,7 @@ class AppendSgd:
             kept = assign_buffers(builder, made, buffers, rest[count:])
             return [loss, logits, *(gradients[p] for p in self.parameters if p in entries), *updated, *kept]
 
-        rebuild(builder, name, params, body, single)
-
-
-def carry_body(
-    builder: relax.BlockBuilder, program: Program, kernels: Env,
-    follow: Callable[[relax.Var, relax.Expr], None] = lambda old, new: None,
-) -> list[relax.Expr]:  # fmt: skip
-    """Emits the bindings of a function as they are; gives its outputs. follow(old variable, new one) may emit more
-    after each binding."""
-    env: Env = dict(kernels)
-    for var, expr in program.bindings:
-        env[var] = builder.emit(substitute(expr, env), var.name)
-        follow(var, env[var])
-    return [substitute(out, env) for out in program.outputs]
+        rebuild(builder, name, params, body, program.single)
 
 
 def optimizer_state(weights: Sequence[relax.Var]) -> tuple[list[relax.Var], relax.Var]:

@@ -14,7 +14,7 @@ from tvm import relax
 from mest_compiler.frontend.ops import attributes
 
 from .ops import changed
-from .program import Program, carry_kernels, op_name, rebuild, relax_functions, substitute
+from .program import Change, Env, Program, op_name, rewrite, substitute
 
 _BACKWARD_DATA = ("mest.conv2d_backward_data", "mest.sparse_conv2d_backward_data")
 _PLAIN = {"relu": 0, "upper": math.inf, "residual": 0, "keep": 0}
@@ -31,30 +31,23 @@ class FuseBackwardSums:
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with both calls changed and marked with `sums`."""
-        builder = relax.BlockBuilder()
-        kernels = carry_kernels(builder, mod)
-        for name, function in relax_functions(mod):
-            program = Program.of(function)
-            norms, env = _norms(program), dict(kernels)
-            reading = {norm for norm, _ in norms.values()}
+        return rewrite(mod, _changes)
 
-            def body(builder, program=program, norms=norms, reading=reading, env=env) -> list[relax.Expr]:
-                for var, expr in program.bindings:
-                    new = substitute(expr, env)
-                    if isinstance(expr, relax.Tuple):
-                        env[var] = new
-                        continue
-                    if var in reading:
-                        new = changed(new, [*new.args[:_BEFORE_Z], new.args[-1]], **_PLAIN, sums=1)
-                    elif var in norms:
-                        _, norm = norms[var]
-                        masks = {key: attributes(norm)[key] for key in ("relu", "upper", "residual")}
-                        new = changed(new, [*new.args, *(substitute(a, env) for a in norm.args[:-1])], **masks, sums=1)
-                    env[var] = builder.emit(new, var.name)
-                return [substitute(out, env) for out in program.outputs]
 
-            rebuild(builder, name, program.params, body, not isinstance(program.result, relax.Tuple))
-        return builder.finalize()
+def _changes(program: Program) -> Change:
+    norms = _norms(program)
+    reading = {norm for norm, _ in norms.values()}
+
+    def change(var: relax.Var, new: relax.Expr, env: Env) -> relax.Expr:
+        if var in reading:
+            return changed(new, [*new.args[:_BEFORE_Z], new.args[-1]], **_PLAIN, sums=1)
+        if var not in norms:
+            return new
+        _, norm = norms[var]
+        masks = {key: attributes(norm)[key] for key in ("relu", "upper", "residual")}
+        return changed(new, [*new.args, *(substitute(a, env) for a in norm.args[:-1])], **masks, sums=1)
+
+    return change
 
 
 def _norms(program: Program) -> dict[relax.Var, tuple[relax.Var, relax.Call]]:

@@ -9,7 +9,7 @@ import tvm
 from tvm import relax
 
 from .ops import changed
-from .program import Program, carry_kernels, op_name, rebuild, relax_functions, substitute
+from .program import Change, Program, op_name, rewrite
 
 _CONVOLUTIONS = ("mest.conv2d", "mest.sparse_conv2d")
 
@@ -20,23 +20,12 @@ class FuseForwardSums:
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with its calls marked."""
-        builder = relax.BlockBuilder()
-        kernels = carry_kernels(builder, mod)
-        for name, function in relax_functions(mod):
-            program = Program.of(function)
-            marked, env = _marked(program), dict(kernels)
+        return rewrite(mod, _changes)
 
-            def body(builder, program=program, marked=marked, env=env) -> list[relax.Expr]:
-                for var, expr in program.bindings:
-                    new = substitute(expr, env)
-                    if isinstance(expr, relax.Tuple):
-                        env[var] = new
-                    else:
-                        env[var] = builder.emit(changed(new, new.args, sums=1) if var in marked else new, var.name)
-                return [substitute(out, env) for out in program.outputs]
 
-            rebuild(builder, name, program.params, body, not isinstance(program.result, relax.Tuple))
-        return builder.finalize()
+def _changes(program: Program) -> Change:
+    marked = _marked(program)
+    return lambda var, new, _: changed(new, new.args, sums=1) if var in marked else new
 
 
 def _marked(program: Program) -> set[relax.Var]:

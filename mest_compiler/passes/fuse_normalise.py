@@ -200,6 +200,5 @@ class FuseNormalise:
         kernels = carry_kernels(builder, mod)
         for name, function in relax_functions(mod):
             program = Program.of(function)
-            single = not isinstance(program.result, relax.Tuple)
-            rebuild(builder, name, program.params, _Rewrite(_Plan(program), kernels).body, single)
+            rebuild(builder, name, program.params, _Rewrite(_Plan(program), kernels).body, program.single)
         return builder.finalize()

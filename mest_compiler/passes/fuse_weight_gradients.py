@@ -11,7 +11,7 @@ from tvm import relax
 from mest_compiler.frontend.ops import attributes
 
 from .ops import changed
-from .program import Program, carry_kernels, op_name, rebuild, relax_functions, substitute
+from .program import Change, Env, Program, op_name, rewrite, substitute
 
 _GRADIENTS = ("mest.conv2d_backward_weight", "mest.sparse_conv2d_backward_weight")
 
@@ -22,23 +22,20 @@ class FuseWeightGradients:
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with (gy, z) -> gw as (gy, x, w, b, mean, rstd) -> gw, marked `again`."""
-        builder = relax.BlockBuilder()
-        kernels = carry_kernels(builder, mod)
-        for name, function in relax_functions(mod):
-            program = Program.of(function)
+        return rewrite(mod, _changes)
 
-            def body(builder: relax.BlockBuilder, program: Program = program) -> list[relax.Expr]:
-                env, sources = dict(kernels), _sources(program)
-                for var, expr in program.bindings:
-                    new = substitute(expr, env)
-                    if op_name(expr) in _GRADIENTS and expr.args[1] in sources:
-                        args, attrs = sources[expr.args[1]]
-                        new = changed(new, [new.args[0], *(substitute(a, env) for a in args)], **attrs)
-                    env[var] = new if isinstance(expr, relax.Tuple) else builder.emit(new, var.name)
-                return [substitute(out, env) for out in program.outputs]
 
-            rebuild(builder, name, program.params, body, not isinstance(program.result, relax.Tuple))
-        return builder.finalize()
+def _changes(program: Program) -> Change:
+    defined, sources = program.definitions(), _sources(program)
+
+    def change(var: relax.Var, new: relax.Expr, env: Env) -> relax.Expr:
+        old = defined[var]
+        if op_name(old) not in _GRADIENTS or old.args[1] not in sources:
+            return new
+        args, attrs = sources[old.args[1]]
+        return changed(new, [new.args[0], *(substitute(a, env) for a in args)], **attrs)
+
+    return change
 
 
 def _sources(program: Program) -> dict[relax.Var, tuple[list[relax.Expr], dict[str, object]]]:

@@ -76,6 +76,11 @@ class Program:
         """What the function returns: a tuple's fields, or the one result."""
         return list(self.result.fields) if isinstance(self.result, relax.Tuple) else [self.result]
 
+    @property
+    def single(self) -> bool:
+        """Whether it returns one result, not a tuple."""
+        return not isinstance(self.result, relax.Tuple)
+
     def definitions(self) -> dict[relax.Var, relax.Expr]:
         """Variable -> the expression bound to it."""
         return dict(self.bindings)
@@ -142,3 +147,40 @@ def rebuild(
             outputs = body(builder)
             result = builder.emit_output(outputs[0] if single else relax.Tuple(outputs))
         builder.emit_func_output(result)
+
+
+Change = Callable[[relax.Var, relax.Expr, Env], relax.Expr]
+"""change(old variable, its expression over new variables, what old variables have become) -> what to bind instead."""
+
+
+def carry_body(
+    builder: relax.BlockBuilder, program: Program, env: Env, change: Change = lambda var, new, env: new,
+    follow: Callable[[relax.Var, relax.Expr], None] = lambda old, new: None,
+) -> list[relax.Expr]:  # fmt: skip
+    """Emits the bindings of a function, changed or as they are; gives its outputs.
+
+    env: what its parameters and the kernels have become; the variables are added to it. follow(old variable, new one)
+    may emit more after each binding.
+    """
+    for var, expr in program.bindings:
+        new = substitute(expr, env)
+        if isinstance(expr, relax.Tuple):
+            env[var] = new
+            continue
+        env[var] = builder.emit(change(var, new, env), var.name)
+        follow(var, env[var])
+    return [substitute(out, env) for out in program.outputs]
+
+
+def rewrite(mod: tvm.IRModule, changes: Callable[[Program], Change]) -> tvm.IRModule:
+    """The module with bindings of its Relax functions changed: changes(function) says how."""
+    builder = relax.BlockBuilder()
+    kernels = carry_kernels(builder, mod)
+    for name, function in relax_functions(mod):
+        program = Program.of(function)
+        change = changes(program)
+        rebuild(
+            builder, name, program.params,
+            lambda b, p=program, change=change: carry_body(b, p, dict(kernels), change), program.single,
+        )  # fmt: skip
+    return builder.finalize()

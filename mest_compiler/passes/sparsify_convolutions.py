@@ -13,15 +13,16 @@ from mest_compiler.frontend.ops import attributes
 
 from .ops import call
 from .program import (
+    Change,
     Env,
     Program,
+    carry_body,
     carry_kernels,
     dtype_of,
     op_name,
     rebuild,
     relax_functions,
     shape_of,
-    substitute,
 )
 
 _LAYERS = tuple(
@@ -55,18 +56,11 @@ class SparsifyConvolutions:
             program = Program.of(function)
             values, params = self._values(program)
             self._check_users(program, values)
-            env = kernels | values
-            single = not isinstance(program.result, relax.Tuple)
-
-            def body(builder, program=program, env=env) -> list[relax.Expr]:
-                for var, expr in program.bindings:
-                    if isinstance(expr, relax.Tuple):
-                        env[var] = substitute(expr, env)
-                    else:
-                        env[var] = builder.emit(self._expression(expr, env), var.name)
-                return [substitute(out, env) for out in program.outputs]
-
-            rebuild(builder, name, params, body, single)
+            change = self._change(program.definitions())
+            rebuild(
+                builder, name, params,
+                lambda b, p=program, env=kernels | values, change=change: carry_body(b, p, env, change), program.single,
+            )  # fmt: skip
         return builder.finalize()
 
     def _values(self, program: Program) -> tuple[Env, list[relax.Var]]:
@@ -91,9 +85,11 @@ class SparsifyConvolutions:
                         "only by its convolution: keep that layer dense in the profile."
                     )
 
-    def _expression(self, expr: relax.Expr, env: Env) -> relax.Expr:
+    def _change(self, defined: dict[relax.Var, relax.Expr]) -> Change:
+        return lambda var, new, _: self._expression(defined[var], new)
+
+    def _expression(self, expr: relax.Expr, new: relax.Expr) -> relax.Expr:
         name = op_name(expr)
-        new = substitute(expr, env)
         if name not in _LAYERS:
             return new
         attrs = attributes(expr)

@@ -64,8 +64,7 @@ class TileBatch:
                 tiling.index_params[param, array] = var
             self.index_names[name] = wanted
             params = [*program.params, *tiling.index_params.values()]
-            single = not isinstance(program.result, relax.Tuple)
-            rebuild(builder, name, params, lambda _, t=tiling: _walk(t, carried), single)
+            rebuild(builder, name, params, lambda _, t=tiling: _walk(t, carried), program.single)
         return builder.finalize()
 
     def flops(self, kernel: str) -> float:
