@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 
 from tvm import relax
@@ -15,7 +16,15 @@ from tvm import relax
 from .plan_memory import Block, alive, tensor_bytes
 from .program import Program, op_name, variables
 
-PURE, OTHER, PACK, UNPACK = "pure", "other", "pack", "unpack"
+
+class Kind(Enum):
+    """What a step of a schedule does: a kernel of the traced step in its own place, one of them again, or a conversion
+    into the type that activations wait in or back from it."""
+
+    FIRST = "first"
+    AGAIN = "again"
+    PACK = "pack"
+    UNPACK = "unpack"
 
 
 @dataclass(frozen=True)
@@ -43,18 +52,18 @@ class Node:
 
 @dataclass(frozen=True)
 class Step:
-    """What a schedule does at one place: `node` for the first time or again, or a conversion between storage types.
+    """What a schedule does at one place.
 
-    tensors: what stands here for those tensors that the node reads in the traced step. writes: as the node's, but of
-    numbers of their own when repeated.
+    node: what is computed, None for a conversion. reads, writes: tensors; those of a conversion, or of a node computed
+    again, that are written have numbers of their own. renamed: for tensors that the node reads in the traced step,
+    what stands for them here, where that is another one.
     """
 
-    kind: str
+    kind: Kind
     node: Node | None
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     renamed: Mapping[int, int] = field(default_factory=dict)
-    repeated: bool = False
 
 
 class Dataflow:
@@ -69,22 +78,20 @@ class Dataflow:
     ) -> None:  # fmt: skip
         self.program, self.repeats = program, repeats
         self.tensors: dict[relax.Var, tuple[int, ...]] = {}
-        self.vars: list[relax.Var | None] = []
         self.types: list[relax.TensorType] = []
         self.sizes: list[int] = []
         self.nodes: list[Node] = []
         self.maker: dict[int, Node] = {}
         self._repeatable: dict[int, bool] = {}
         for param in program.params:
-            self.tensors[param] = (self._new(param, param.ty, 0),)
+            self.tensors[param] = (self._new(param.ty, 0),)
         for var, expr in program.bindings:
             self._add(var, expr, flops)
         self.results = {t for out in program.outputs for t in self._read(out)}
         loss = self._read(program.outputs[0])[0]
         self.turn = next((i + 1 for i, node in enumerate(self.nodes) if loss in node.writes), len(self.nodes))
 
-    def _new(self, var: relax.Var | None, ty: relax.TensorType, size: int) -> int:
-        self.vars.append(var)
+    def _new(self, ty: relax.TensorType, size: int) -> int:
         self.types.append(ty)
         self.sizes.append(size)
         return len(self.sizes) - 1
@@ -101,15 +108,12 @@ class Dataflow:
             self.tensors[var] = self._read(expr)
             return
         if isinstance(expr, relax.TupleGetItem):
-            tensor = self.tensors[expr.tuple_value][int(expr.index)]
-            self.tensors[var], self.vars[tensor] = (tensor,), self.vars[tensor] or var
+            self.tensors[var] = (self.tensors[expr.tuple_value][int(expr.index)],)
             return
         fields = list(var.ty.fields) if isinstance(var.ty, relax.TupleType) else [var.ty]
         in_place = list(expr.attrs.inplace_indices) if op_name(expr) == "relax.call_tir_inplace" else []
-        single = len(fields) == 1 and not isinstance(var.ty, relax.TupleType)
         writes = tuple(
-            self._new(var if single else None, ty, 0 if in_place and int(in_place[i]) >= 0 else tensor_bytes(ty))
-            for i, ty in enumerate(fields)
+            self._new(ty, 0 if in_place and int(in_place[i]) >= 0 else tensor_bytes(ty)) for i, ty in enumerate(fields)
         )
         self.tensors[var] = writes
         reads, again = self._read(expr), None
@@ -171,15 +175,15 @@ class Schedule:
         self._storage: dict[int, int] = {}
         for i, node in enumerate(flow.nodes):
             if i < flow.turn:
-                self.steps.append(Step(OTHER, node, node.reads, node.writes))
+                self.steps.append(Step(Kind.FIRST, node, node.reads, node.writes))
                 for tensor in set(node.writes) & self.packed:
                     self._storage[tensor] = self._add(flow.sizes[tensor] // 2, tensor)
-                    self._convert(PACK, tensor, self._storage[tensor])
+                    self._convert(Kind.PACK, tensor, self._storage[tensor])
                 continue
             renamed = {t: self._asked(t) for t in node.reads}
             renamed = {t: new for t, new in renamed.items() if t != new}
             reads = tuple(renamed.get(t, t) for t in node.reads)
-            self.steps.append(Step(OTHER, node, reads, node.writes, renamed))
+            self.steps.append(Step(Kind.FIRST, node, reads, node.writes, renamed))
 
     def dropped_kernels(self) -> list[tuple[str, int]]:
         """(name of the kernel's kind, bytes) of each tensor that does not wait."""
@@ -195,7 +199,7 @@ class Schedule:
         self.added.append((size, of))
         return len(self.flow.sizes) + len(self.added) - 1
 
-    def _convert(self, kind: str, source: int, target: int) -> None:
+    def _convert(self, kind: Kind, source: int, target: int) -> None:
         self.steps.append(Step(kind, None, (source,), (target,)))
         self.extra_bytes += self.size(source) + self.size(target)
 
@@ -217,7 +221,7 @@ class Schedule:
             return self._live.get(tensor, found.get(tensor))
         if tensor in self.packed:
             found[tensor] = self._add(flow.sizes[tensor], tensor)
-            self._convert(UNPACK, self._storage[tensor], found[tensor])
+            self._convert(Kind.UNPACK, self._storage[tensor], found[tensor])
             return found[tensor]
         node = flow.maker[tensor]
         renamed = {t: self._again(t, found) for t in node.again}
@@ -225,7 +229,7 @@ class Schedule:
         writes = tuple(self._add(flow.sizes[t], t) for t in outputs)
         found.update(zip(outputs, writes, strict=True))
         reads = tuple(renamed[t] for t in node.again)
-        self.steps.append(Step(PURE, node, reads, writes, renamed, True))
+        self.steps.append(Step(Kind.AGAIN, node, reads, writes, renamed))
         self.extra_bytes += sum(map(self.size, (*reads, *writes)))
         self.extra_flops += node.flops
         return found[tensor]

@@ -5,7 +5,8 @@ A limit is met by computing activations again, and where that is not enough by m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,25 +15,27 @@ from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph
 from mest_compiler.schedules.cpu.sgd import Sgd
 
+from .dataflow import Dataflow, Schedule
 from .options import StepOptions
 from .pipeline import Lowered, Planned, Tiled, finish, plan, probable, tile
 from .plan_memory import tensor_bytes
-from .program import relax_functions
+from .program import Program, relax_functions
+from .recompute import cheapest_first, narrowable, trimmed
 from .sparsify_convolutions import SparseLayer
 from .tiling.plan import Pick
 
-TRIES = 6
-"""An arena takes a little more than what lives in it at the same time: the limit on that is lowered until it fits."""
 SCALARS = 20
 """Bytes at most of the learning rate, the seed of a step, and the two flags of micro-batches."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A step whose memory is planned. parts: micro-batches of a whole batch. memory: bytes by kind ("weights",
-    "gradients", "momentum", "indices", "activations", "workspace", "data"), as a manifest has them."""
+    """A step whose memory is planned. schedule: what of it is done again. parts: micro-batches of a whole batch.
+    memory: bytes by kind ("weights", "gradients", "momentum", "indices", "activations", "workspace", "data"), as a
+    manifest has them."""
 
     graph: TrainingGraph
+    schedule: Schedule
     lowered: Lowered
     planned: Planned
     parts: int
@@ -46,7 +49,7 @@ class Fitted:
     def describe(self) -> dict[str, Any]:
         """As a manifest has it: what is planned, and what is done for it."""
         recomputed: dict[str, int] = {}
-        for kernel, size in self.lowered.schedule.dropped_kernels():
+        for kernel, size in self.schedule.dropped_kernels():
             recomputed[kernel] = recomputed.get(kernel, 0) + size
         return {
             "planned": self.memory,
@@ -54,7 +57,7 @@ class Fitted:
             "micro_batch": self.graph.batch,
             "micro_batches": self.parts,
             "recomputed": recomputed,
-            "stored": "bfloat16" if self.lowered.schedule.packed else self.graph.dtype,
+            "stored": "bfloat16" if self.schedule.packed else self.graph.dtype,
         }
 
 
@@ -79,7 +82,7 @@ class Fitter:
         """
         limit = self.options.memory_limit
         if limit is None:
-            return self._finished(self._tiled(graph, pick), graph, batch // graph.batch, None)
+            return self._under(math.inf, graph, batch // graph.batch, pick)
         smallest = None
         for size in self._sizes(graph.batch, batch):
             traced = graph if size == graph.batch else trace(size)
@@ -107,30 +110,42 @@ class Fitter:
                 if size <= self.device.lanes("float32"):
                     return
 
-    def _tiled(self, graph: TrainingGraph, pick: Pick) -> Tiled:
-        return tile(graph, self.layers, self.device, self.options, pick)
+    def _path(self, tiled: Tiled) -> Iterator[Schedule]:
+        flow = Dataflow(Program.of(tiled.module["step"]), tiled.tiles.repeats, tiled.tiles.flops)
+        packed = narrowable(flow, self.device) if self.options.stored == "bfloat16" else frozenset()
+        return cheapest_first(flow, packed)
 
-    def _finished(self, tiled: Tiled, graph: TrainingGraph, parts: int, alive: int | None) -> Fitted:
-        lowered = finish(tiled, graph, self.rule, self.device, self.options, parts, alive)
+    def _finished(self, tiled: Tiled, graph: TrainingGraph, parts: int, schedule: Schedule) -> Fitted:
+        lowered = finish(tiled, graph, self.rule, self.device, schedule, parts)
         planned = plan(lowered.module, self.device)
-        return Fitted(graph, lowered, planned, parts, _bytes(graph, lowered, planned, parts))
+        return Fitted(graph, schedule, lowered, planned, parts, _bytes(graph, lowered, planned, parts))
 
-    def _under(self, limit: int, graph: TrainingGraph, parts: int, pick: Pick) -> Fitted:
-        """Within the limit, or the smallest found."""
-        tiled = self._tiled(graph, pick)
-        found = self._finished(tiled, graph, parts, None)
-        if found.peak <= limit:
-            return found
-        alive = found.lowered.schedule.peak
-        smallest = self._finished(tiled, graph, parts, 0)
-        if smallest.peak > limit:
-            return smallest
-        for _ in range(TRIES):
-            alive -= found.peak - limit
-            found = self._finished(tiled, graph, parts, max(alive, 0))
-            if found.peak <= limit:
-                return found
-        return smallest
+    def _under(self, limit: float, graph: TrainingGraph, parts: int, pick: Pick) -> Fitted:
+        """Within the limit, or the last of the path."""
+        tiled = tile(graph, self.layers, self.device, self.options, pick)
+        path = self._path(tiled)
+        found = self._finished(tiled, graph, parts, next(path))
+        while found.peak > limit:
+            # What surrounds the tensors, and the gaps between them, are taken to stay as they are.
+            schedule = _next_within(path, found.schedule.peak - (found.peak - limit))
+            if schedule is None:
+                break
+            found = self._finished(tiled, graph, parts, schedule)
+        room = limit - found.peak
+        if found.schedule.dropped and room >= 0:
+            schedule = trimmed(found.schedule, found.schedule.peak + room)
+            lighter = self._finished(tiled, graph, parts, schedule) if schedule is not found.schedule else found
+            found = lighter if lighter.peak <= limit else found
+        return found
+
+
+def _next_within(path: Iterator[Schedule], peak: float) -> Schedule | None:
+    """The first schedule ahead whose peak is at most that, or else the last one; None at the end of the path."""
+    schedule = None
+    for schedule in path:
+        if schedule.peak <= peak:
+            break
+    return schedule
 
 
 def _bytes(graph: TrainingGraph, lowered: Lowered, planned: Planned, parts: int) -> dict[str, int]:

@@ -53,7 +53,7 @@ def place(blocks: Sequence[Block]) -> tuple[list[int], int]:
 def _greedy(blocks: Sequence[Block], order: Sequence[int]) -> tuple[list[int], int]:
     """Each block in turn at the lowest offset where it fits."""
     first, last = np.array([b.first for b in blocks], int), np.array([b.last for b in blocks], int)
-    size = np.array([_aligned(b.size) for b in blocks], int)
+    size = np.array([_whole(b.size, ALIGNMENT) for b in blocks], int)
     offsets, placed = np.zeros(len(blocks), int), np.zeros(len(blocks), bool)
     for i in order:
         beside = np.flatnonzero(placed & (first <= last[i]) & (last >= first[i]))
@@ -66,43 +66,30 @@ def _greedy(blocks: Sequence[Block], order: Sequence[int]) -> tuple[list[int], i
     return offsets.tolist(), int((offsets + size).max(initial=0))
 
 
-def most_alive(blocks: Sequence[Block]) -> int:
-    """Most bytes that live at the same time: no placement takes less."""
-    return max(alive(blocks), default=0)
-
-
 def alive(blocks: Sequence[Block]) -> list[int]:
-    """Bytes that live at each step, up to the last one."""
+    """Bytes that live at each step, up to the last one: no placement takes less than the most of them."""
     change = np.zeros(max((b.last for b in blocks), default=-1) + 2, int)
     for block in blocks:
-        change[block.first] += _aligned(block.size)
-        change[block.last + 1] -= _aligned(block.size)
+        change[block.first] += _whole(block.size, ALIGNMENT)
+        change[block.last + 1] -= _whole(block.size, ALIGNMENT)
     return list(accumulate(change.tolist()))[:-1]
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _pages(size: int) -> int:
-    """As the runtime's pool allocates it."""
-    return -(-size // PAGE) * PAGE
+def _whole(size: int, unit: int) -> int:
+    """The size rounded up to whole units."""
+    return -(-size // unit) * unit
 
 
 def _scratch(kernel: tirx.PrimFunc) -> int:
     """Bytes that a kernel from Relax's own legalizations takes from the runtime's pool; generated ones take none."""
     root = getattr(kernel.body, "block", None)
-    sizes = [_buffer_bytes(b) for b in root.alloc_buffers] if root is not None else []
-    return sum(_pages(size) for size in sizes if size >= ON_STACK)
+    sizes = [tensor_bytes(b) for b in root.alloc_buffers] if root is not None else []
+    return sum(_whole(size, PAGE) for size in sizes if size >= ON_STACK)
 
 
-def _buffer_bytes(buffer: tirx.Buffer) -> int:
-    return prod(int(n) for n in buffer.shape) * np.dtype(str(buffer.dtype)).itemsize
-
-
-def tensor_bytes(ty: relax.TensorType) -> int:
-    """Bytes of a tensor of static shape."""
-    return prod(int(n) for n in ty.shape) * np.dtype(str(ty.dtype)).itemsize
+def tensor_bytes(tensor: relax.TensorType | tirx.Buffer) -> int:
+    """Bytes of a tensor or buffer of static shape."""
+    return prod(int(n) for n in tensor.shape) * np.dtype(str(tensor.dtype)).itemsize
 
 
 @dataclass(frozen=True)
@@ -178,14 +165,15 @@ class PlanMemory:
         """The module with its tensors in arenas."""
         lives = {name: _Lives(Program.of(function)) for name, function in relax_functions(mod)}
         places = {name: place(found.blocks) for name, found in lives.items()}
-        size = _pages(max((total for _, total in places.values()), default=0))
+        size = _whole(max((total for _, total in places.values()), default=0), PAGE)
         scratch = max((_scratch(f) for f in mod.functions.values() if isinstance(f, tirx.PrimFunc)), default=0)
         changed = tvm.IRModule(dict(mod.functions.items()), attrs=mod.attrs)
         for name, function in relax_functions(mod):
             found, (offsets, _) = lives[name], places[name]
             crossing = [b.size for b in found.blocks if b.first <= found.first_result < b.last]
-            returned = [sum(_pages(tensor_bytes(found.tensors[var])) for var in roots) for roots in found.returned]
-            self.arenas[name] = Arena(size, sum(map(_aligned, crossing)), tuple(returned), scratch)
+            returned = [sum(_whole(tensor_bytes(found.tensors[v]), PAGE) for v in roots) for roots in found.returned]
+            activations = sum(_whole(size, ALIGNMENT) for size in crossing)
+            self.arenas[name] = Arena(size, activations, tuple(returned), scratch)
             if offsets:
                 changed.update_func(mod.get_global_var(name), _placed(function, found.kept, offsets, size))
         return changed

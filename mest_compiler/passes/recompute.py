@@ -1,12 +1,13 @@
 """A compiler pass that frees memory between forward and backward: activations that are computed again, or wait narrow.
 
-What is computed again follows from a limit on the bytes that live at the same time; the cheapest go first.
+Which are computed again is one choice of a path of them, on which the cheapest go first; see `fit_memory`.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from functools import partial
 
 import tvm
 from tvm import relax
@@ -15,8 +16,8 @@ from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.schedules.cpu import narrow
 from mest_compiler.schedules.cpu.emit import Vec
 
-from .dataflow import PACK, Dataflow, Repeat, Schedule, Step
-from .program import KernelTable, Program, carry_kernels, rebuild, relax_functions, substitute
+from .dataflow import Dataflow, Kind, Schedule, Step
+from .program import KernelTable, Program, carry_body, carry_kernels, rebuild, relax_functions, substitute
 
 FLOPS_PER_BYTE = 4
 """What a core computes while it moves a byte: sparse kernels reach 30-40 GFLOP/s here, element-wise ones 8-10 GB/s."""
@@ -29,21 +30,42 @@ def price(schedule: Schedule) -> float:
     return schedule.extra_flops + schedule.extra_bytes * FLOPS_PER_BYTE
 
 
-def choose(flow: Dataflow, limit: int | None, packed: frozenset[int]) -> Schedule:
-    """The schedule whose peak is at most `limit` bytes, or else the smallest found; no limit: nothing is repeated.
+def narrowable(flow: Dataflow, device: CpuProfile) -> frozenset[int]:
+    """The waiting tensors that can wait as bfloat16: float32 activations in batch tiles."""
 
-    Greedy: of the tensors that live at the peak, the one that costs least by byte is dropped, until the peak fits.
+    def can(ty: relax.TensorType) -> bool:
+        return str(ty.dtype) == "float32" and len(ty.shape) == 3 and int(ty.shape[2]) == device.lanes("float32")
+
+    return frozenset(t for t in flow.waiting if can(flow.types[t]))
+
+
+def cheapest_first(flow: Dataflow, packed: frozenset[int]) -> Iterator[Schedule]:
+    """Schedules of falling peaks: first the one that repeats nothing, last the smallest found.
+
+    Greedy: of the tensors that live at the peak, the one that costs least by byte is dropped next. Each schedule is
+    found when it is asked for.
     """
     best = flow.schedule((), packed)
-    if limit is None:
-        return best
+    yield best
     candidates = {t for t in flow.waiting if flow.repeatable(t) and flow.sizes[t] * WORTHWHILE > best.peak}
     ranks = dict.fromkeys(candidates, 0.0)  # by byte; grows as others are dropped, so an old one is a lower bound
-    while best.peak > limit:
-        found = _next(flow, best, packed, ranks, (candidates - best.dropped) & best.alive_at_peak)
-        if found is None:
-            return best
-        best = found
+    while (best := _next(flow, best, packed, ranks, (candidates - best.dropped) & best.alive_at_peak)) is not None:
+        yield best
+
+
+def trimmed(schedule: Schedule, peak: int) -> Schedule:
+    """The schedule without repetitions that later ones of the path made needless: what costs most is spared first, as
+    long as the peak stays at most `peak`."""
+    flow = schedule.flow
+
+    def with_waiting(best: Schedule, tensor: int) -> Schedule:
+        return flow.schedule(best.dropped - {tensor}, best.packed)
+
+    best = schedule
+    for tensor in sorted(schedule.dropped, key=lambda t: (price(with_waiting(schedule, t)), t)):
+        tried = with_waiting(best, tensor)
+        if tried.peak <= peak and price(tried) < price(best):
+            best = tried
     return best
 
 
@@ -66,48 +88,23 @@ def _next(
 
 @tvm.transform.module_pass(opt_level=0, name="Recompute")
 class Recompute:
-    """Rewrites `step` after TileBatch; afterwards `schedule` says how.
+    """Writes a schedule down as the module's `step`, which is the one that the schedule's dataflow was read from."""
 
-    limit: bytes that its tensors may take at the same time, None for no limit. narrow: activations wait as bfloat16.
-    repeats, flops: of the kernels, by name.
-    """
-
-    def __init__(
-        self, device: CpuProfile, limit: int | None, narrow: bool, repeats: Mapping[str, Repeat],
-        flops: Callable[[str], float],
-    ) -> None:  # fmt: skip
-        self.device, self.limit, self.narrow, self.repeats, self.flops = device, limit, narrow, repeats, flops
-        self.schedule: Schedule | None = None
+    def __init__(self, device: CpuProfile, schedule: Schedule) -> None:
+        self.device, self.schedule = device, schedule
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with a step that repeats what does not wait."""
-        flow = Dataflow(Program.of(mod["step"]), self.repeats, self.flops)
-        packed = frozenset(t for t in flow.waiting if self._can_be_narrow(flow, t)) if self.narrow else frozenset()
-        self.schedule = choose(flow, self.limit, packed)
-        if not self.schedule.dropped and not packed:
+        if not self.schedule.dropped and not self.schedule.packed:
             return mod
         builder = relax.BlockBuilder()
         kernels = carry_kernels(builder, mod)
         for name, function in relax_functions(mod):
-            program = Program.of(function)
-            single = not isinstance(program.result, relax.Tuple)
-            body = _Writer(self.schedule, kernels, self.device).body if name == "step" else _copied(program, kernels)
-            rebuild(builder, name, program.params, body, single)
+            program, body = Program.of(function), _Writer(self.schedule, kernels, self.device).body
+            if name != "step":
+                body = partial(carry_body, program=program, env=dict(kernels))
+            rebuild(builder, name, program.params, body, program.single)
         return builder.finalize()
-
-    def _can_be_narrow(self, flow: Dataflow, tensor: int) -> bool:
-        ty = flow.types[tensor]
-        return str(ty.dtype) == "float32" and len(ty.shape) == 3 and int(ty.shape[2]) == self.device.lanes("float32")
-
-
-def _copied(program: Program, kernels: dict) -> Callable[[relax.BlockBuilder], list[relax.Expr]]:
-    def body(builder: relax.BlockBuilder) -> list[relax.Expr]:
-        env = dict(kernels)
-        for var, expr in program.bindings:
-            env[var] = builder.emit(substitute(expr, env), var.name)
-        return [substitute(out, env) for out in program.outputs]
-
-    return body
 
 
 class _Writer:
@@ -124,12 +121,12 @@ class _Writer:
         for param in flow.program.params:
             self.made[flow.tensors[param][0]] = param
         for step in self.schedule.steps:
-            if step.node is None:
-                self._convert(step)
-            elif step.repeated:
+            if step.kind is Kind.FIRST:
+                self._compute(step)
+            elif step.kind is Kind.AGAIN:
                 self._repeat(step)
             else:
-                self._bind(substitute(step.node.expr, self._env(step)), step.node.var.name, step.writes)
+                self._convert(step)
         return [substitute(out, self._env(None)) for out in flow.program.outputs]
 
     def _env(self, step: Step | None) -> dict:
@@ -150,11 +147,14 @@ class _Writer:
             items = [result]
         self.made.update(zip(writes, items, strict=True))
 
+    def _compute(self, step: Step) -> None:
+        self._bind(substitute(step.node.expr, self._env(step)), step.node.var.name, step.writes)
+
     def _repeat(self, step: Step) -> None:
         node, flow = step.node, self.flow
         kernel = node.expr.args[0].name_hint
         if kernel not in flow.repeats:
-            self._bind(substitute(node.expr, self._env(step)), node.var.name, step.writes)
+            self._compute(step)
             return
         repeat = flow.repeats[kernel]
         function = self.table.get(repeat.key, repeat.make)
@@ -163,10 +163,11 @@ class _Writer:
 
     def _convert(self, step: Step) -> None:
         (source,), (target,) = step.reads, step.writes
-        ty = self.flow.types[self.schedule.stands_for(source if step.kind == PACK else target)]
+        packing = step.kind is Kind.PACK
+        ty = self.flow.types[self.schedule.stands_for(source if packing else target)]
         tiles, size, lanes = (int(n) for n in ty.shape)
-        make = narrow.pack if step.kind == PACK else narrow.unpack
+        make = narrow.pack if packing else narrow.unpack
         key = (step.kind, tiles, size, lanes)
         function = self.table.get(key, lambda: make(tiles, size, Vec(lanes, "float32")))
-        out = relax.TensorType(ty.shape, "uint16") if step.kind == PACK else ty
-        self._bind(relax.call_tir(function, [self.made[source]], out), step.kind, step.writes)
+        out = relax.TensorType(ty.shape, "uint16") if packing else ty
+        self._bind(relax.call_tir(function, [self.made[source]], out), step.kind.value, step.writes)

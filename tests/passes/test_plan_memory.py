@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mest_compiler.passes.plan_memory import ALIGNMENT, Block, alive, most_alive, place
+from mest_compiler.passes.plan_memory import ALIGNMENT, Block, alive, place
 
 WASTE, MEAN_WASTE = 1.35, 1.04
 """Times the most that lives at the same time: what placing random blocks may take (1.26 was the most in 3,000 draws,
@@ -76,17 +76,17 @@ def test_any_blocks(given: list[Block]) -> None:
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1).map(random_blocks))
 def test_little_is_wasted_on_random_blocks(given: list[Block]) -> None:
-    assert check(given) <= WASTE * most_alive(given)
+    assert check(given) <= WASTE * max(alive(given))
 
 
 def test_hardly_anything_is_wasted_on_average() -> None:
     drawn = [random_blocks(seed) for seed in range(60)]
-    assert np.mean([place(found)[1] / most_alive(found) for found in drawn]) <= MEAN_WASTE
+    assert np.mean([place(found)[1] / max(alive(found)) for found in drawn]) <= MEAN_WASTE
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10, 60])
 def test_little_is_wasted_on_forward_and_backward(depth: int) -> None:
-    assert check(nested(depth)) <= 1.1 * most_alive(nested(depth))
+    assert check(nested(depth)) <= 1.1 * max(alive(nested(depth)))
 
 
 def test_blocks_that_never_meet_share_one_place() -> None:
@@ -104,4 +104,3 @@ def test_a_block_lives_through_its_last_step() -> None:
 def test_what_lives_is_counted_in_aligned_bytes(given: list[Block]) -> None:
     whole = [Block(-(-b.size // ALIGNMENT) * ALIGNMENT, b.first, b.last) for b in given]
     assert alive(given) == live_bytes(whole)
-    assert most_alive(given) == max(live_bytes(whole), default=0)
