@@ -38,7 +38,8 @@ def _changes(program: Program) -> Change:
     norms = _norms(program)
     reading = {norm for norm, _ in norms.values()}
 
-    def change(var: relax.Var, new: relax.Expr, env: Env) -> relax.Expr:
+    def change(var: relax.Var, expr: relax.Expr, env: Env) -> relax.Expr:
+        new = substitute(expr, env)
         if var in reading:
             return changed(new, [*new.args[:_BEFORE_Z], new.args[-1]], **_PLAIN, sums=1)
         if var not in norms:

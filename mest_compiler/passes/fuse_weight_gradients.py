@@ -26,13 +26,13 @@ class FuseWeightGradients:
 
 
 def _changes(program: Program) -> Change:
-    defined, sources = program.definitions(), _sources(program)
+    sources = _sources(program)
 
-    def change(var: relax.Var, new: relax.Expr, env: Env) -> relax.Expr:
-        old = defined[var]
-        if op_name(old) not in _GRADIENTS or old.args[1] not in sources:
+    def change(_: relax.Var, expr: relax.Expr, env: Env) -> relax.Expr:
+        new = substitute(expr, env)
+        if op_name(expr) not in _GRADIENTS or expr.args[1] not in sources:
             return new
-        args, attrs = sources[old.args[1]]
+        args, attrs = sources[expr.args[1]]
         return changed(new, [new.args[0], *(substitute(a, env) for a in args)], **attrs)
 
     return change

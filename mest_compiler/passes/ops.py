@@ -22,6 +22,8 @@ def _vector(call: relax.Call) -> relax.TensorType:
 
 OPS = {
     # (x, values [capacity, unit_size]), (gy, values), (gy, x): attributes of mest.conv2d, `weight` (shape), `scheme`.
+    # With `again` they read a batch norm's output and compute it from its input: (gy, x, w, b, mean, rstd) -> gw, and
+    # (x, weight, w, b, mean, rstd) -> y, by sparse and dense ones.
     # With `sums` batch norm's are taken where the result is written, by sparse and dense ones; backward-data is then
     # (gy, w, and the first arguments of mest.normalise_backward) -> g, what that would mask as its own attributes say.
     "mest.sparse_conv2d": _of_shape,
@@ -34,6 +36,8 @@ OPS = {
     # (x, w, b, running_mean, running_var[, residual]) -> (z, mean, rstd, new running_mean, new running_var);
     # `sums`: those of x were taken where it was written
     "mest.normalise": lambda call: relax.TupleType([call.args[0].ty, *[_vector(call)] * 4]),
+    # (x, running_mean, running_var) -> (mean, rstd, new running_mean, new running_var); `sums`: likewise
+    "mest.batch_statistics": lambda call: relax.TupleType([_vector(call)] * 4),
     # (x, w, b, running_mean, running_var[, residual]) -> z
     "mest.normalise_inference": lambda call: call.args[0].ty,
     # (x, w, b, mean, rstd[, z], gradient[, gradient]) -> (gx, gw, gb, g); `sums`: as above, of the gradient

@@ -19,6 +19,7 @@ class StepOptions:
     forward_sums: take batch norm's sums where a convolution writes its output. backward_sums: those of its backward
         where backward-data writes its gradient.
     weight_gradients: they compute batch norm's output again from its input, so that it need not wait.
+    forward_inputs: with that, forward convolutions compute it too where nothing else reads it, and it is never written.
     """
 
     memory_limit: int | None = None
@@ -27,3 +28,8 @@ class StepOptions:
     forward_sums: bool = False
     backward_sums: bool = False
     weight_gradients: bool = True
+    forward_inputs: bool = True
+
+
+PLAIN = StepOptions()
+"""What is taken where nothing is asked for."""

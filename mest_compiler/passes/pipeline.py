@@ -19,18 +19,17 @@ from .accumulate_gradients import UPDATE, AccumulateGradients
 from .append_sgd import AppendSgd
 from .dataflow import Schedule
 from .fuse_backward_sums import FuseBackwardSums
+from .fuse_forward_inputs import FuseForwardInputs
 from .fuse_forward_sums import FuseForwardSums
 from .fuse_normalise import FuseNormalise
 from .fuse_weight_gradients import FuseWeightGradients
-from .options import StepOptions
+from .options import PLAIN, StepOptions
 from .plan_memory import Arena, PlanMemory
 from .program import relax_functions
 from .recompute import Recompute
 from .sparsify_convolutions import SparseLayer, SparsifyConvolutions
 from .tile_batch import TileBatch
 from .tiling.plan import Pick
-
-PLAIN = StepOptions()
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,11 @@ class Tiled:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A module of kernels and calls with its optimiser, the kernels of each layer, the index arrays each function
-    takes, and what of the step is done again."""
+    """A module of kernels and calls with its optimiser, the kernels of each layer, and the index arrays each function
+    takes."""
 
     module: tvm.IRModule
     tiles: TileBatch
-    schedule: Schedule
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,7 @@ def tile(
     mod = SparsifyConvolutions(graph.parameters, layers)(graph.module)
     mod = FuseNormalise()(mod)
     mod = FuseWeightGradients()(mod) if options.weight_gradients else mod
+    mod = FuseForwardInputs()(mod) if options.forward_inputs else mod
     mod = FuseForwardSums()(mod) if options.forward_sums else mod
     mod = FuseBackwardSums()(mod) if options.backward_sums else mod
     # Where it lies and which kernel computes it.
@@ -81,17 +80,16 @@ def tile(
 
 
 def finish(
-    tiled: Tiled, graph: TrainingGraph, rule: Sgd, device: CpuProfile, options: StepOptions = PLAIN,
-    micro_batches: int = 1, alive: int | None = None,
+    tiled: Tiled, graph: TrainingGraph, rule: Sgd, device: CpuProfile, schedule: Schedule | None = None,
+    micro_batches: int = 1,
 ) -> Lowered:  # fmt: skip
     """From there to the whole step: what is computed again, the optimiser, and what is left in Relax as loops.
 
-    micro_batches: how many calls of the traced step make up a whole one; see `AccumulateGradients`. alive: bytes that
-    the step's tensors may take at the same time; see `Recompute`.
+    schedule: of the tiled step, what it computes again and what waits narrow; None: nothing. micro_batches: how many
+    calls of the traced step make up a whole one; see `AccumulateGradients`.
     """
     tiles = tiled.tiles
-    again = Recompute(device, alive, options.stored == "bfloat16", tiles.repeats, tiles.flops)
-    mod = again(tiled.module)
+    mod = tiled.module if schedule is None else Recompute(device, schedule)(tiled.module)
     # The optimiser, on the state in place.
     first = len(graph.parameters) + len(graph.buffers) + 2 + graph.seeded
     entries = {p: first + i for i, (p, array) in enumerate(tiles.index_names["step"]) if array == "entries"}
@@ -112,7 +110,7 @@ def finish(
                 t.DeadCodeElimination(functions),
             ]
         )(mod)
-    return Lowered(mod, tiles, again.schedule)
+    return Lowered(mod, tiles)
 
 
 def lower(

@@ -149,12 +149,14 @@ def rebuild(
         builder.emit_func_output(result)
 
 
-Change = Callable[[relax.Var, relax.Expr, Env], relax.Expr]
-"""change(old variable, its expression over new variables, what old variables have become) -> what to bind instead."""
+Change = Callable[[relax.Var, relax.Expr, Env], relax.Expr | None]
+"""change(variable, its expression, what variables have become) -> what to bind over new variables, or None for nothing:
+nobody reads it any more."""
 
 
 def carry_body(
-    builder: relax.BlockBuilder, program: Program, env: Env, change: Change = lambda var, new, env: new,
+    builder: relax.BlockBuilder, program: Program, env: Env,
+    change: Change = lambda var, expr, env: substitute(expr, env),
     follow: Callable[[relax.Var, relax.Expr], None] = lambda old, new: None,
 ) -> list[relax.Expr]:  # fmt: skip
     """Emits the bindings of a function, changed or as they are; gives its outputs.
@@ -163,12 +165,11 @@ def carry_body(
     may emit more after each binding.
     """
     for var, expr in program.bindings:
-        new = substitute(expr, env)
         if isinstance(expr, relax.Tuple):
-            env[var] = new
-            continue
-        env[var] = builder.emit(change(var, new, env), var.name)
-        follow(var, env[var])
+            env[var] = substitute(expr, env)
+        elif (new := change(var, expr, env)) is not None:
+            env[var] = builder.emit(new, var.name)
+            follow(var, env[var])
     return [substitute(out, env) for out in program.outputs]
 
 

@@ -13,7 +13,6 @@ from mest_compiler.frontend.ops import attributes
 
 from .ops import call
 from .program import (
-    Change,
     Env,
     Program,
     carry_body,
@@ -23,6 +22,7 @@ from .program import (
     rebuild,
     relax_functions,
     shape_of,
+    substitute,
 )
 
 _LAYERS = tuple(
@@ -56,10 +56,9 @@ class SparsifyConvolutions:
             program = Program.of(function)
             values, params = self._values(program)
             self._check_users(program, values)
-            change = self._change(program.definitions())
             rebuild(
                 builder, name, params,
-                lambda b, p=program, env=kernels | values, change=change: carry_body(b, p, env, change), program.single,
+                lambda b, p=program, env=kernels | values: carry_body(b, p, env, self._changed), program.single,
             )  # fmt: skip
         return builder.finalize()
 
@@ -85,11 +84,8 @@ class SparsifyConvolutions:
                         "only by its convolution: keep that layer dense in the profile."
                     )
 
-    def _change(self, defined: dict[relax.Var, relax.Expr]) -> Change:
-        return lambda var, new, _: self._expression(defined[var], new)
-
-    def _expression(self, expr: relax.Expr, new: relax.Expr) -> relax.Expr:
-        name = op_name(expr)
+    def _changed(self, _: relax.Var, expr: relax.Expr, env: Env) -> relax.Expr:
+        name, new = op_name(expr), substitute(expr, env)
         if name not in _LAYERS:
             return new
         attrs = attributes(expr)

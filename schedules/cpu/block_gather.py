@@ -10,16 +10,16 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
-from .emit import Buffer, Expr, Indices, activation, blocks, function
-from .epilogue import Epilogue, named
-from .gather import GatherKnobs, Output, Shape, group_of, over_pixels, register_tile, update
+from .emit import Buffer, Expr, Indices, blocks, function
+from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, group_of, over_pixels, register_tile, update
+from .source import Tile
 
 MOST_PLANES = 4  # output planes a register tile; a taller block is worked through in parts
 
 
 def _gather(
     name: str, shape: Shape, grids: list[Subgrid], layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
-    back: bool, epilogue: Epilogue | None,
+    back: bool, fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """A row makes `out` planes of `into` source planes an entry; its values stand at out*by_out + into*by_into."""
     g, vec, kind = shape.geometry, shape.vec, layer.kind
@@ -28,9 +28,9 @@ def _gather(
     rows = shape.targets // out
 
     def emit() -> None:
-        x = activation("X", g.tiles, shape.sources, shape.source, vec)
+        x = Input(shape, fused)
         vh, indices = T.arg("V", T.handle()), Indices(dtypes)
-        y = Output(shape, epilogue)
+        y = Output(shape, fused, x)
         values = T.match_buffer(vh, (T.int32(), layer.unit_size), g.dtype)
         offsets, ptr, last = indices.match()
         perm, order = (last, None) if back else (None, last)
@@ -44,7 +44,7 @@ def _gather(
                     scalars = [values[entry, (start + b) * by_out + i * by_into] for b in range(n)]
                     update(vec, acc, at, moved, scalars)
 
-        with T.parallel(g.tiles) as tile:
+        def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
             for number, grid in enumerate(grids):
 
@@ -58,8 +58,8 @@ def _gather(
                     for part in blocks(out, MOST_PLANES):
                         for start in range(part.start, part.start + part.size * part.count, part.size):
                             register_tile(
-                                shape, x, y, grid, tile, at, size, [row * out + start + b for b in range(part.size)],
-                                group_of(q, knobs.groups),
+                                shape, x_tile, y, grid, tile, at, size,
+                                [row * out + start + b for b in range(part.size)], group_of(q, knobs.groups),
                                 lambda source, acc, pixels, start=start, n=part.size: run(
                                     source, acc, pixels, lo, hi, start, n
                                 ),
@@ -67,28 +67,26 @@ def _gather(
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(named(name, epilogue), emit)
+        x.each(one)
+
+    return function(fused.named(name), emit)
 
 
-def forward(
-    layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
-) -> tirx.PrimFunc:
+def forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE) -> tirx.PrimFunc:
     """Y[f] = sum over entries V[e] * X[OFF[e] + pixel]; a row is m filters.
 
     Arguments: X, V [capacity, n*m], offset, pointers [rows*groups+1], row [rows], Y; activations are
     [tiles, planes * rows * cols, L]. `dtypes`: of the index arrays by name.
     """
     g = layer.geometry
-    return _gather("block_forward", Shape.forward(g), [g.forward_grid], layer, knobs, dtypes, False, epilogue)
+    return _gather("block_forward", Shape.forward(g), [g.forward_grid], layer, knobs, dtypes, False, fused)
 
 
-def backward_data(
-    layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
-) -> tirx.PrimFunc:
+def backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE) -> tirx.PrimFunc:
     """dX[c] = sum over entries V[perm[e]] * dY[OFF[e] + pixel], a row is n channels, once for each parity class.
 
     Arguments: dY, V, offset, pointers [classes*C/n*groups+1], perm, dX.
     """
     g = layer.geometry
     grids = [grid for grid, _ in g.backward_grids]
-    return _gather("block_backward_data", Shape.backward(g), grids, layer, knobs, dtypes, True, epilogue)
+    return _gather("block_backward_data", Shape.backward(g), grids, layer, knobs, dtypes, True, fused)

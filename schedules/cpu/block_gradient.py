@@ -43,7 +43,7 @@ def outer(
                 length = T.Bind(ptr[(first + r) * knobs.groups + q + 1] - lo)
                 rounds = T.Bind(T.truncdiv(length, together))
                 plane = T.Bind(order[first + r] * m)
-                source = vec.pointer(o.x, o.x_tile, h * grid.in_row + grid.in_base, 0)
+                source = vec.pointer(*o.x, h * grid.in_row + grid.in_base, 0)
 
                 def some(e: Expr, entries: int, plane=plane, source=source, band=band, h=h) -> None:
                     at = [vec.pointer(source, offsets[e + i] * g.lanes) for i in range(entries)]
@@ -87,7 +87,7 @@ def dots(
                 lo = T.Bind(ptr[(first + r) * knobs.groups + q])
                 hi = T.Bind(ptr[(first + r) * knobs.groups + q + 1])
                 d = held(vec, g, o.dy, o.tile, order[first + r], h, w, pixels)
-                source = vec.pointer(o.x, o.x_tile, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
+                source = vec.pointer(*o.x, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
                 with T.serial(hi - lo) as k:
                     at = vec.pointer(source, offsets[lo + k] * g.lanes)
                     for c in range(n):

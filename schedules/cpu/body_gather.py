@@ -16,9 +16,9 @@ from mest_compiler.kernels.bodies import Bodies, Body
 from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
-from .emit import Buffer, Expr, Indices, Vec, activation, flat_any, function
-from .epilogue import Epilogue, named
-from .gather import GatherKnobs, Output, Shape, group_of, over_pixels, register_tile
+from .emit import Buffer, Expr, Indices, Vec, flat_any, function
+from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, group_of, over_pixels, register_tile
+from .source import Tile
 
 
 def shared_loads(body: Body, pixels: list[int]) -> dict[int, list[tuple[int, int]]]:
@@ -41,14 +41,14 @@ def _add(vec: Vec, acc: list[Buffer], source: Buffer, pixels: list[int], body: B
 
 def _gather(
     name: str, shape: Shape, grids: list[tuple[Subgrid, tuple[Body, ...]]], layer: SparseConv, knobs: GatherKnobs,
-    dtypes: dict[str, str], epilogue: Epilogue | None,
+    dtypes: dict[str, str], fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     g, vec = shape.geometry, shape.vec
 
     def emit() -> None:
-        x = activation("X", g.tiles, shape.sources, shape.source, vec)
+        x = Input(shape, fused)
         vh, indices = T.arg("V", T.handle()), Indices(dtypes)
-        y = Output(shape, epilogue)
+        y = Output(shape, fused, x)
         offsets, ptr, first, *order = indices.match()
         values = flat_any(vh, layer.unit_size, g.dtype)
 
@@ -61,7 +61,7 @@ def _gather(
                     at = vec.pointer(source, offsets[lo + k] * g.lanes)
                     _add(vec, acc, at, pixels, body, values, T.Bind(first[lo + k]))
 
-        with T.parallel(g.tiles) as tile:
+        def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
             for grid, bodies in grids:
 
@@ -72,29 +72,31 @@ def _gather(
                 def body(at, size, q, r, plane, grid=grid, bodies=bodies) -> None:
                     base = T.Bind((r * knobs.groups + q) * len(bodies))
                     register_tile(
-                        shape, x, y, grid, tile, at, size, [plane], group_of(q, knobs.groups),
+                        shape, x_tile, y, grid, tile, at, size, [plane], group_of(q, knobs.groups),
                         lambda source, acc, pixels: run(source, acc, pixels, bodies, base),
                     )  # fmt: skip
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(named(name, epilogue), emit)
+        x.each(one)
+
+    return function(fused.named(name), emit)
 
 
 def forward(
-    layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
+    layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
 ) -> tirx.PrimFunc:
     """Y[f] = sum over entries and their places V * X.
 
     Arguments: X, V, offset, pointers [F*groups*bodies+1], first, row, Y.
     """
     g = layer.geometry
-    return _gather("body_forward", Shape.forward(g), [(g.forward_grid, bodies.forward)], layer, knobs, dtypes, epilogue)
+    return _gather("body_forward", Shape.forward(g), [(g.forward_grid, bodies.forward)], layer, knobs, dtypes, fused)
 
 
 def backward_data(
-    layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
+    layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
 ) -> tirx.PrimFunc:
     """dX[c] likewise of dY, once for each parity class. Arguments: dY, V, offset, pointers, first, dX."""
     g = layer.geometry
-    return _gather("body_backward_data", Shape.backward(g), list(bodies.backward), layer, knobs, dtypes, epilogue)
+    return _gather("body_backward_data", Shape.backward(g), list(bodies.backward), layer, knobs, dtypes, fused)

@@ -36,7 +36,7 @@ def dots(
             moved = [a * grid.in_row + b * grid.in_col for a, b in pixels]
             with T.serial(knobs.groups) as q, T.serial(count) as r:
                 d = held(vec, g, o.dy, o.tile, order[start + r], h, w, pixels)
-                source = vec.pointer(o.x, o.x_tile, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
+                source = vec.pointer(*o.x, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
                 base = T.Bind(((start + r) * knobs.groups + q) * len(bodies.forward))
                 for number, one in enumerate(bodies.forward):
                     lo, hi = T.Bind(ptr[base + number]), T.Bind(ptr[base + number + 1])

@@ -47,8 +47,8 @@ Knobs = GatherKnobs | WeightGradientKnobs
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(epilogue)`, and for
-    backward-weight `make(again)` (see `source`).
+    """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(fused)` (see `gather.Fused`),
+    and for backward-weight `make(again)` (see `source`).
 
     ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
     between an expansion of the values and their compaction. ``source``: "default", "measured" or "tuned". ``times``:
@@ -117,12 +117,12 @@ def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
     groups = _groups(planes // g.groups, plane, g, DENSE_SLAB_BYTES, g.columns)
     knobs = GatherKnobs(_pixels(device, block), groups, True)
     make = dense_gather.forward if forward else dense_gather.backward_data
-    return Choice(f"dense_{direction}", knobs, lambda *epilogue: make(g, block, knobs, *epilogue))
+    return Choice(f"dense_{direction}", knobs, lambda *fused: make(g, block, knobs, *fused))
 
 
 # ---- sparse: one function a family of schemes
 def _choice(kernel: str, direction: str, indexing: str, layer: SparseConv, knobs: Knobs, make: Callable) -> Choice:
-    """`make(knobs, types of the index arrays[, epilogue or again])` gives the kernel."""
+    """`make(knobs, types of the index arrays[, fused or again])` gives the kernel."""
     dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
     return Choice(f"{kernel}_{direction}", knobs, lambda *variant: make(knobs, dtypes, *variant), indexing)
 

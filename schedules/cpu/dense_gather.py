@@ -9,9 +9,9 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import ConvGeometry, Subgrid
 
-from .emit import Part, activation, blocks, each, flat, function
-from .epilogue import Epilogue, named
-from .gather import GatherKnobs, Group, Output, Shape, over_pixels, register_tile, update
+from .emit import Expr, Part, blocks, each, flat, function
+from .gather import ALONE, Fused, GatherKnobs, Group, Input, Output, Shape, over_pixels, register_tile, update
+from .source import Tile
 
 
 def _gather(
@@ -21,7 +21,7 @@ def _gather(
     block: int,
     weight_strides: tuple[int, int],
     knobs: GatherKnobs,
-    epilogue: Epilogue | None,
+    fused: Fused,
 ) -> tirx.PrimFunc:
     """`weight_strides`: elements of W between output planes and between input planes of a convolution group."""
     g, vec = shape.geometry, shape.vec
@@ -31,9 +31,9 @@ def _gather(
     chunk = -(-per_in // knobs.groups)
 
     def emit() -> None:
-        x = activation("X", g.tiles, shape.sources, shape.source, vec)
+        x = Input(shape, fused)
         w = T.arg("W", T.buffer((g.filters, g.channels // g.groups, *g.kernel), g.dtype))
-        y = Output(shape, epilogue)
+        y = Output(shape, fused, x)
         w = flat(w)
 
         def run(source, acc, pixels, taps, row, size, conv_group, planes: Part, start) -> None:
@@ -46,7 +46,7 @@ def _gather(
                     scalars = [weight[b * out_stride + tap] for b in range(size)]
                     update(vec, acc, at, [p + offset for p in pixels], scalars)
 
-        with T.parallel(g.tiles) as tile:
+        def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
             for grid, taps in grids:
 
@@ -62,7 +62,7 @@ def _gather(
                     outputs = [conv_group * per_out + row + b for b in range(count)]
                     group = Group(start == 0, start == per_in - planes.size) if chunk < per_in else None
                     register_tile(
-                        shape, x, y, grid, tile, at, size, outputs, group,
+                        shape, x_tile, y, grid, tile, at, size, outputs, group,
                         lambda source, acc, pixels: run(
                             source, acc, pixels, taps, row, count, conv_group, planes, start
                         ),
@@ -70,7 +70,9 @@ def _gather(
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(named(name, epilogue), emit)
+        x.each(one)
+
+    return function(fused.named(name), emit)
 
 
 def forward_taps(g: ConvGeometry) -> list[tuple[Subgrid, dict[int, int]]]:
@@ -78,12 +80,12 @@ def forward_taps(g: ConvGeometry) -> list[tuple[Subgrid, dict[int, int]]]:
     return [(g.forward_grid, {t: g.tap_offset(t) for t in range(g.taps)})]
 
 
-def forward(g: ConvGeometry, block: int, knobs: GatherKnobs, epilogue: Epilogue | None = None) -> tirx.PrimFunc:
+def forward(g: ConvGeometry, block: int, knobs: GatherKnobs, fused: Fused = ALONE) -> tirx.PrimFunc:
     """Y = conv(X, W) with W as PyTorch stores it; register tiles of `block` filters. Arguments: X, W, Y."""
-    return _gather("dense_forward", Shape.forward(g), forward_taps(g), block, (g.columns, g.taps), knobs, epilogue)
+    return _gather("dense_forward", Shape.forward(g), forward_taps(g), block, (g.columns, g.taps), knobs, fused)
 
 
-def backward_data(g: ConvGeometry, block: int, knobs: GatherKnobs, epilogue: Epilogue | None = None) -> tirx.PrimFunc:
+def backward_data(g: ConvGeometry, block: int, knobs: GatherKnobs, fused: Fused = ALONE) -> tirx.PrimFunc:
     """dX of the same convolution; register tiles of `block` channels. Arguments: dY, W, dX."""
     grids = list(g.backward_grids)
-    return _gather("dense_backward_data", Shape.backward(g), grids, block, (g.taps, g.columns), knobs, epilogue)
+    return _gather("dense_backward_data", Shape.backward(g), grids, block, (g.taps, g.columns), knobs, fused)

@@ -28,7 +28,7 @@ def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs, again: Normal
     channel_step = max(1, knobs.entries // g.taps)
 
     def emit() -> None:
-        source = Source(g, again)
+        source = Source(g.tiles, g.channels, g.x, vec, again)
         dy = activation("DY", g.tiles, g.filters, g.dy, vec)
         out = T.arg("DW", T.buffer((g.filters, per_in, *g.kernel), g.dtype))
         sums = T.arg("DL", T.buffer((g.filters * columns, g.lanes), g.dtype))

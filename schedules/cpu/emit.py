@@ -175,6 +175,13 @@ def each(part: Part) -> Iterator[Expr]:
             yield i * part.size + part.start
 
 
+def shared(total: Expr, chunks: int, body: Callable[[Expr, Expr, Expr], None]) -> None:
+    """body(first, count, chunk) in parallel over `chunks` even parts of 0..total-1."""
+    with T.parallel(chunks) as chunk:
+        first = T.Bind(T.truncdiv(chunk * total, chunks))
+        body(first, T.Bind(T.truncdiv((chunk + 1) * total, chunks) - first), chunk)
+
+
 def function(name: str, body: Callable[[], None]) -> tirx.PrimFunc:
     """A PrimFunc whose arguments and body are appended by `body`."""
     with IRBuilder() as builder, T.prim_func():

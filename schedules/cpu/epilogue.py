@@ -77,11 +77,6 @@ class Epilogue(Protocol):
         """Stores a register tile whose accumulators are complete, and adds to the sums of its plane."""
 
 
-def named(name: str, epilogue: Epilogue | None) -> str:
-    """A kernel's name with what it does besides."""
-    return name if epilogue is None else f"{name}_sums"
-
-
 @dataclass(frozen=True)
 class ForwardSums:
     """The sums of y - K and (y - K)^2 over the pixels of each plane of each example; K is the plane's first pixel.

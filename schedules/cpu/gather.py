@@ -2,7 +2,8 @@
 
 For each batch tile, tile of pixels, group of input planes and row of the structure: the row's accumulators stay in
 registers, run over the row's entries, and are stored. All lanes share every index, so an irregular weight costs one
-scalar load for a whole vector. What else is done with finished accumulators is their epilogue (see `epilogue`).
+scalar load for a whole vector. What may be done besides: batch norm on what is read (see `source`), and its sums of
+what is written (see `epilogue`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from mest_compiler.kernels.geometry import ConvGeometry, Plane, Subgrid
 
 from .emit import Buffer, Expr, Part, Vec, activation, each, split, tile_shape
 from .epilogue import SUMS, Epilogue, Finished
+from .normalise import Normalisation
+from .source import Source, Tile
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,27 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """What a gather does besides its convolution; kernels are told apart by it.
+
+    again: the batch norm whose output it reads, and computes itself a batch tile at a time, in `chunks` parts that
+    threads share.
+    """
+
+    epilogue: Epilogue | None = None
+    again: Normalisation | None = None
+    chunks: int = 1
+
+    def named(self, name: str) -> str:
+        """A kernel's name with what it does besides."""
+        return name + ("_normalised" if self.again is not None else "") + ("_sums" if self.epilogue is not None else "")
+
+
+ALONE = Fused()
+"""Nothing but the convolution."""
+
+
+@dataclass(frozen=True)
 class Group:
     """Whether a group of input planes is the first one of a row, and whether it is the last."""
 
@@ -67,15 +91,25 @@ def group_of(number: Expr, groups: int) -> Group | None:
     return Group(number == 0, number == groups - 1) if groups > 1 else None
 
 
-class Output:
-    """The planes that a gather writes; made after its other arguments, which those of the epilogue follow."""
+class Input(Source):
+    """The planes that a gather reads; made as the first of its arguments."""
 
-    def __init__(self, shape: Shape, epilogue: Epilogue | None) -> None:
-        self.shape, self.epilogue = shape, epilogue
+    def __init__(self, shape: Shape, fused: Fused) -> None:
+        super().__init__(shape.geometry.tiles, shape.sources, shape.source, shape.vec, fused.again)
+
+
+class Output:
+    """The planes that a gather writes; made after its other arguments, which those of the epilogue follow, and the
+    workspace of its input."""
+
+    def __init__(self, shape: Shape, fused: Fused, source: Input) -> None:
+        self.shape, self.epilogue = shape, fused.epilogue
+        epilogue = fused.epilogue
         g, targets = shape.geometry, shape.targets
         self._inputs = epilogue.arguments(g.tiles, targets, shape.vec) if epilogue is not None else ()
         self.buffer = activation("Y", g.tiles, targets, shape.target, shape.vec)
         self._sums = activation("SUMS", g.tiles, targets, SUMS, shape.vec) if epilogue is not None else None
+        source.workspace(fused.chunks)
 
     def begin(self, tile: Expr) -> None:
         """Sets the sums of a batch tile to zero."""
@@ -96,7 +130,7 @@ class Output:
 
 def register_tile(
     shape: Shape,
-    x: Buffer,
+    x: Tile,
     y: Output,
     grid: Subgrid,
     tile: Expr,
@@ -111,7 +145,7 @@ def register_tile(
     `group` says where in the groups of input planes this is (None: there is only one).
     """
     vec, pixels = shape.vec, [(r, c) for r in range(size[0]) for c in range(size[1])]
-    source = vec.pointer(x, tile, at[0] * grid.in_row + at[1] * grid.in_col + grid.in_base, 0)
+    source = vec.pointer(*x, at[0] * grid.in_row + at[1] * grid.in_col + grid.in_base, 0)
     corner = at[0] * grid.out_row + at[1] * grid.out_col + grid.out_base
     targets = [vec.pointer(y.buffer, tile, plane * shape.target.size + corner, 0) for plane in planes]
     acc = vec.registers(len(targets) * len(pixels))

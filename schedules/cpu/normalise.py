@@ -152,12 +152,14 @@ def training(
     eps: float,
     statistics: Callable[[Normalisation, Expr, Buffer, Buffer | None], tuple[Expr, Expr]],
     sums: Plane | None = None,
+    writes: bool = True,
 ) -> tirx.PrimFunc:
     """Training-mode batch norm [+ residual] [+ ReLU], whose mean and variance come from `statistics(n, channel, X,
     SUMS)`.
 
     Arguments: X, W [C], B [C], RM [C], RV [C] (running statistics, updated in place), [R], [SUMS, an activation of
     planes `sums`], Z, MEAN [C], RSTD [C]. The running variance is scaled by N / (N - 1).
+    Not `writes`: only the statistics; arguments X, RM, RV, [SUMS], MEAN, RSTD.
     """
     vec, dtype = n.vec, n.vec.dtype
 
@@ -166,10 +168,12 @@ def training(
 
     def emit() -> None:
         x = activation("X", n.tiles, n.channels, n.x, vec)
-        w, b, rm, rv = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("W", "B", "RM", "RV"))
+        *affine, rm, rv = (
+            T.arg(k, T.buffer((n.channels,), dtype)) for k in (*(("W", "B") if writes else ()), "RM", "RV")
+        )
         residual = activation("R", n.tiles, n.channels, n.residual, vec) if n.residual else None
         taken = activation("SUMS", n.tiles, n.channels, sums, vec) if sums is not None else None
-        z = activation("Z", n.tiles, n.channels, n.z, vec)
+        z = activation("Z", n.tiles, n.channels, n.z, vec) if writes else None
         mean, rstd = (T.arg(k, T.buffer((n.channels,), dtype)) for k in ("MEAN", "RSTD"))
         with T.parallel(n.channels) as c:
             mu, var = statistics(n, c, x, taken)
@@ -179,7 +183,9 @@ def training(
             unbiased = n.count / max(n.count - 1, 1)
             T.buffer_store(rm, rm[c] * const(1 - momentum) + mu * const(momentum), [c])
             T.buffer_store(rv, rv[c] * const(1 - momentum) + var * const(momentum * unbiased), [c])
-            _write(n, c, x, residual, z, *scale_shift(vec, w[c], b[c], mu, inverse))
+            if writes:
+                w, b = affine
+                _write(n, c, x, residual, z, *scale_shift(vec, w[c], b[c], mu, inverse))
 
     return function(name, emit)
 
@@ -190,6 +196,11 @@ def forward(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
     Arguments: X, W [C], B [C], RM [C], RV [C] (running statistics, updated in place), [R], Z, MEAN [C], RSTD [C].
     """
     return training("normalise", n, momentum, eps, _two_passes)
+
+
+def statistics(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
+    """What `forward` does but for Z. Arguments: X, RM, RV (updated in place), MEAN [C], RSTD [C]."""
+    return training("batch_statistics", n, momentum, eps, _two_passes, writes=False)
 
 
 def inference(n: Normalisation, eps: float) -> tirx.PrimFunc:

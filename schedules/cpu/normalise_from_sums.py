@@ -58,6 +58,11 @@ def forward(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
     return training("normalise_from_sums", n, momentum, eps, _combined, SUMS)
 
 
+def statistics(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
+    """What `forward` does but for Z. Arguments: X, RM, RV, SUMS, MEAN, RSTD."""
+    return training("batch_statistics_from_sums", n, momentum, eps, _combined, SUMS, writes=False)
+
+
 def backward(n: Normalisation, gradient: Plane, dx: Plane) -> tirx.PrimFunc:
     """As `normalise.backward` without a ReLU of its own, with the G and SUMS that `epilogue.BackwardSums` left.
 

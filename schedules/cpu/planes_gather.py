@@ -15,21 +15,21 @@ from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
 from .dense_gather import forward_taps
-from .emit import Buffer, Expr, Index, Indices, Vec, activation, blocks, each, flat_any, function
-from .epilogue import Epilogue, named
-from .gather import GatherKnobs, Group, Output, Shape, group_of, over_pixels, register_tile, update
+from .emit import Buffer, Expr, Index, Indices, Vec, blocks, each, flat_any, function
+from .gather import ALONE, Fused, GatherKnobs, Group, Input, Output, Shape, group_of, over_pixels, register_tile, update
+from .source import Tile
 
 Grids = list[tuple[Subgrid, dict[int, int]]]
 
 
 def _arguments(
-    layer: SparseConv, shape: Shape, dtypes: dict[str, str], epilogue: Epilogue | None
-) -> tuple[Buffer, Output, Index, Expr, Buffer]:
+    layer: SparseConv, shape: Shape, dtypes: dict[str, str], fused: Fused
+) -> tuple[Input, Output, Index, Expr, Buffer]:
     """(X, Y, kept planes, how many, flat V)."""
-    g, vec = shape.geometry, shape.vec
-    x = activation("X", g.tiles, shape.sources, shape.source, vec)
+    g = shape.geometry
+    x = Input(shape, fused)
     vh, indices = T.arg("V", T.handle()), Indices(dtypes)
-    y = Output(shape, epilogue)
+    y = Output(shape, fused, x)
     planes, entries = indices.match()
     values = flat_any(vh, layer.unit_size, g.dtype)
     return x, y, planes, T.Bind(entries[0]), values
@@ -45,13 +45,13 @@ def _taps(
 
 def _kept_inputs(
     name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
-    epilogue: Epilogue | None,
+    fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """V [kept inputs, outputs, taps]."""
     g, vec, taps_of = shape.geometry, shape.vec, layer.geometry.taps
 
     def emit() -> None:
-        x, y, planes, kept, values = _arguments(layer, shape, dtypes, epilogue)
+        x, y, planes, kept, values = _arguments(layer, shape, dtypes, fused)
 
         def run(source, acc, pixels, taps, row, n, lo, hi) -> None:
             with T.serial(hi - lo) as k:
@@ -59,7 +59,7 @@ def _kept_inputs(
                 weight = vec.pointer(values, (lo + k) * (shape.targets * taps_of) + row * taps_of)
                 _taps(vec, acc, at, pixels, taps, weight, taps_of, n)
 
-        with T.parallel(g.tiles) as tile:
+        def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
             for grid, taps in grids:
 
@@ -73,19 +73,21 @@ def _kept_inputs(
 
                 def body(at, size, q, lo, hi, row, n, grid=grid, taps=taps) -> None:
                     register_tile(
-                        shape, x, y, grid, tile, at, size, [row + b for b in range(n)],
+                        shape, x_tile, y, grid, tile, at, size, [row + b for b in range(n)],
                         group_of(q, knobs.groups),
                         lambda source, acc, pixels: run(source, acc, pixels, taps, row, n, lo, hi),
                     )  # fmt: skip
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(named(name, epilogue), emit)
+        x.each(one)
+
+    return function(fused.named(name), emit)
 
 
 def _kept_outputs(
     name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
-    epilogue: Epilogue | None,
+    fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """V [kept outputs, inputs, taps]."""
     g, vec, taps_of = shape.geometry, shape.vec, layer.geometry.taps
@@ -93,7 +95,7 @@ def _kept_outputs(
     chunk = -(-shape.sources // knobs.groups)
 
     def emit() -> None:
-        x, y, planes, kept, values = _arguments(layer, shape, dtypes, epilogue)
+        x, y, planes, kept, values = _arguments(layer, shape, dtypes, fused)
 
         def run(source, acc, pixels, taps, j, n, start, count) -> None:
             with T.serial(count) as c:
@@ -101,7 +103,7 @@ def _kept_outputs(
                 weight = vec.pointer(values, j * stride + (start + c) * taps_of)
                 _taps(vec, acc, at, pixels, taps, weight, stride, n)
 
-        with T.parallel(g.tiles) as tile:
+        def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
             with T.serial(shape.targets - kept) as k:
                 plane = vec.pointer(y.buffer, tile, planes[kept + k] * target.size + target.at(0, 0), 0)
@@ -121,18 +123,20 @@ def _kept_outputs(
                 def body(at, size, start, count, j, n, grid=grid, taps=taps) -> None:
                     group = Group(start == 0, start == shape.sources - count) if chunk < shape.sources else None
                     register_tile(
-                        shape, x, y, grid, tile, at, size, [T.Bind(planes[j + b]) for b in range(n)],
+                        shape, x_tile, y, grid, tile, at, size, [T.Bind(planes[j + b]) for b in range(n)],
                         group,
                         lambda source, acc, pixels: run(source, acc, pixels, taps, j, n, start, count),
                     )  # fmt: skip
 
                 over_pixels(grid, knobs, over_rows, body)
 
-    return function(named(name, epilogue), emit)
+        x.each(one)
+
+    return function(fused.named(name), emit)
 
 
 def forward(
-    layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
+    layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
 ) -> tirx.PrimFunc:
     """Y = conv(X, W) with V the kept channels [kept, F, kh, kw] or filters [kept, C, kh, kw].
 
@@ -140,15 +144,13 @@ def forward(
     """
     g = layer.geometry
     make = _kept_inputs if layer.kind.axis == 1 else _kept_outputs
-    return make("planes_forward", Shape.forward(g), forward_taps(g), block, layer, knobs, dtypes, epilogue)
+    return make("planes_forward", Shape.forward(g), forward_taps(g), block, layer, knobs, dtypes, fused)
 
 
 def backward_data(
-    layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str], epilogue: Epilogue | None = None
+    layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
 ) -> tirx.PrimFunc:
     """dX of the same; zero in removed channels. Arguments: dY, V, planes, entries, dX."""
     g = layer.geometry
     make = _kept_outputs if layer.kind.axis == 1 else _kept_inputs
-    return make(
-        "planes_backward_data", Shape.backward(g), list(g.backward_grids), block, layer, knobs, dtypes, epilogue
-    )
+    return make("planes_backward_data", Shape.backward(g), list(g.backward_grids), block, layer, knobs, dtypes, fused)

@@ -34,7 +34,7 @@ def kept(
 
     def at(o: Operands, h: Expr, channel: Expr, filters: list[Expr]) -> tuple[Buffer, list[Buffer]]:
         """Pointers into X's plane of a channel and dY's planes of filters, at an image row."""
-        source = vec.pointer(o.x, o.x_tile, channel * g.x.size + h * grid.in_row + grid.in_base, 0)
+        source = vec.pointer(*o.x, channel * g.x.size + h * grid.in_row + grid.in_base, 0)
         corner = h * g.dy.cols + g.dy.at(0, 0)
         return source, [vec.pointer(o.dy, o.tile, f * g.dy.size + corner, 0) for f in filters]
 

@@ -1,41 +1,62 @@
-"""The input that a weight gradient reads: as it lies in memory, or batch norm's output computed again from its input.
+"""The input that a convolution reads: as it lies in memory, or batch norm's output computed again from its input.
 
-Computed again a batch tile at a time, it stays in the core's own cache, and no activation waits for it from forward.
+Computed again a batch tile at a time, it stays in the core's own cache: it is not written to memory to be read back,
+and nothing waits for it from forward.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.kernels.geometry import ConvGeometry
+from mest_compiler.kernels.geometry import Plane
 
-from .emit import Buffer, Expr, Vec, activation
+from .emit import Buffer, Expr, Vec, activation, shared
 from .normalise import Normalisation, scale_shift, write_plane
+
+Tile = tuple[Buffer, Expr]
+"""A batch tile of an activation: the buffer it is in, and its number there."""
 
 
 class Source:
-    """Made as the first of a kernel's arguments: X, or with `again` (batch norm without a residual) Y, W [C], B [C],
-    MEAN [C], RSTD [C]."""
+    """Made as the first of a kernel's arguments: X, `planes` like `plane` in each batch tile, or with `again` (batch
+    norm without a residual) its input X, W [C], B [C], MEAN [C], RSTD [C]."""
 
-    def __init__(self, g: ConvGeometry, again: Normalisation | None) -> None:
-        self.g, self.again, self.vec = g, again, Vec(g.lanes, g.dtype)
-        self._x = activation("X", g.tiles, g.channels, g.x if again is None else again.x, self.vec)
+    def __init__(self, tiles: int, planes: int, plane: Plane, vec: Vec, again: Normalisation | None) -> None:
+        self.tiles, self.planes, self.plane, self.vec, self.again = tiles, planes, plane, vec, again
+        self._x = activation("X", tiles, planes, plane if again is None else again.x, vec)
         names = () if again is None else ("NW", "NB", "NMEAN", "NRSTD")
-        self._vectors = [T.arg(name, T.buffer((g.channels,), g.dtype)) for name in names]
-        self._tiles: Buffer = None
+        self._vectors = [T.arg(name, T.buffer((planes,), vec.dtype)) for name in names]
+        self._chunks, self._tiles = 0, None
 
     def workspace(self, chunks: int) -> None:
-        """The last of the arguments, only with `again`: a batch tile of X for each chunk."""
+        """The last of the arguments, only with `again`: a batch tile of X for each chunk of the work."""
+        self._chunks = chunks
         if self.again is not None:
-            self._tiles = activation("XT", chunks, self.g.channels, self.g.x, self.vec)
+            self._tiles = activation("XT", chunks, self.planes, self.plane, self.vec)
 
-    def at(self, tile: Expr, chunk: Expr) -> tuple[Buffer, Expr]:
-        """(buffer, number of the tile in it) of a batch tile, which a chunk of the work computes for itself."""
+    def at(self, tile: Expr, chunk: Expr) -> Tile:
+        """A batch tile, which a chunk of the work computes for itself."""
         if self.again is None:
             return self._x, tile
         w, b, mean, rstd = self._vectors
-        with T.serial(self.g.channels) as c:
+        with T.serial(self.planes) as c:
             channel = scale_shift(self.vec, w[c], b[c], mean[c], rstd[c])
-            target = self.vec.pointer(self._tiles, chunk, c * self.g.x.size, 0)
+            target = self.vec.pointer(self._tiles, chunk, c * self.plane.size, 0)
             write_plane(self.again, c, tile, self._x, None, target, *channel)
         return self._tiles, chunk
+
+    def each(self, body: Callable[[Tile, Expr], None]) -> None:
+        """body(batch tile, its number) for all of them, in parallel."""
+        if self.again is None:
+            with T.parallel(self.tiles) as tile:
+                body((self._x, tile), tile)
+            return
+
+        def share(first: Expr, count: Expr, chunk: Expr) -> None:
+            with T.serial(count) as i:
+                tile = T.Bind(first + i)
+                body(self.at(tile, chunk), tile)
+
+        shared(self.tiles, self._chunks, share)

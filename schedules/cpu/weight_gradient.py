@@ -16,9 +16,9 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
 
-from .emit import Buffer, Expr, Index, Indices, Vec, activation, each, flat_any, function, split, tile_shape
+from .emit import Buffer, Expr, Index, Indices, Vec, activation, each, flat_any, function, shared, split, tile_shape
 from .normalise import Normalisation
-from .source import Source
+from .source import Source, Tile
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,11 @@ def band_steps(g: ConvGeometry) -> tuple[tuple[int, int], tuple[int, int]]:
     return (g.forward_grid.in_row, g.forward_grid.in_col), (g.dy.cols, 1)
 
 
-def shared(total: Expr, chunks: int, body: Callable[[Expr, Expr, Expr], None]) -> None:
-    """body(first, count, chunk) in parallel over `chunks` even parts of 0..total-1."""
-    with T.parallel(chunks) as chunk:
-        first = T.Bind(T.truncdiv(chunk * total, chunks))
-        body(first, T.Bind(T.truncdiv((chunk + 1) * total, chunks) - first), chunk)
-
-
 @dataclass(frozen=True)
 class Operands:
-    """What the body of a sparse weight gradient reads and adds to; batch tile `tile` is number `x_tile` of x."""
+    """What the body of a sparse weight gradient reads and adds to: x and batch tile `tile` of dy."""
 
-    x: Buffer
-    x_tile: Expr
+    x: Tile
     dy: Buffer
     tile: Expr
     indices: list[Index]
@@ -118,7 +110,7 @@ def sparse(
     vec = Vec(g.lanes, g.dtype)
 
     def emit() -> None:
-        source = Source(g, again)
+        source = Source(g.tiles, g.channels, g.x, vec, again)
         dy = activation("DY", g.tiles, g.filters, g.dy, vec)
         indices = Indices(dtypes)
         vh, lh = T.arg("DV", T.handle()), T.arg("DL", T.handle())
@@ -131,8 +123,7 @@ def sparse(
 
         def share(first: Expr, count: Expr, chunk: Expr) -> None:
             with T.serial(g.tiles) as tile:
-                x, x_tile = source.at(tile, chunk)
-                body(Operands(x, x_tile, dy, tile, [*arrays, entries], sums), first, count)
+                body(Operands(source.at(tile, chunk), dy, tile, [*arrays, entries], sums), first, count)
 
         shared(rows([*arrays, entries]), chunks, share)
         shared(total, chunks, lambda first, count, _: reduce(vec, sums, out, first, count))

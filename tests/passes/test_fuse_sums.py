@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -131,12 +132,13 @@ def tiled(scheme: str | None, options: StepOptions) -> Tiled:
 
 
 NORMS, ALONE = 3, 1  # of them, those whose only gradient is a convolution's
-FORWARD, BACKWARD = StepOptions(forward_sums=True), StepOptions(backward_sums=True)
+PLAIN = StepOptions(forward_inputs=False)
+FORWARD, BACKWARD = replace(PLAIN, forward_sums=True), replace(PLAIN, backward_sums=True)
 
 
 @pytest.mark.parametrize("scheme", [None, "pattern"])
 def test_each_can_be_had_alone(scheme: str | None) -> None:
-    plain, forward, backward = (tiled(scheme, options) for options in (StepOptions(), FORWARD, BACKWARD))
+    plain, forward, backward = (tiled(scheme, options) for options in (PLAIN, FORWARD, BACKWARD))
     for tiles in (plain, backward):
         assert kernel_calls(tiles.module, "step")["normalise"] == NORMS
     calls = kernel_calls(forward.module, "step")

@@ -42,7 +42,9 @@ def test_layout_changes_once_where_the_image_enters(model: str, function: str) -
 
 def test_norms_are_one_kernel_a_direction(model: str) -> None:
     calls = kernel_calls(dense(model).module, "step")
-    assert calls["normalise"] == calls["normalise_backward"] == NORMS[model]
+    inside = calls["dense_forward_normalised"]
+    assert 0 < inside == calls["batch_statistics"]
+    assert calls["normalise"] + inside == calls["normalise_backward"] == NORMS[model]
     assert not {name for name in calls if name.startswith(("relu", "clip", "clamp", "batch_norm"))}
     predicted = kernel_calls(dense(model).module, "predict")
     assert predicted["normalise_inference"] == NORMS[model]

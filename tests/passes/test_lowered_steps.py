@@ -117,11 +117,14 @@ def test_kernels_of_a_step(resnet) -> None:
     calls, layers, sparse = kernel_calls(result.module, "step"), len(graph.convolutions), sparse_layers(result)
     kind, dense = KERNELS[next(iter(sparse.values())).scheme], layers - len(sparse)
     assert dense == (3 if kind == "body" else 1)  # the first; patterns leave the two 1x1 projections too
-    assert calls[f"{kind}_forward"] == calls[f"{kind}_backward_weight"] == len(sparse)
+    # The second convolution of a residual block computes the normalisation in front of it itself.
+    second = {p for p in graph.convolutions if p.endswith("conv2.weight")}
+    assert calls[f"{kind}_forward_normalised"] == calls["batch_statistics"] == len(second) and second <= set(sparse)
+    assert calls[f"{kind}_forward"] + len(second) == calls[f"{kind}_backward_weight"] == len(sparse)
     assert calls["dense_forward"] == calls["dense_backward_weight"] == dense
     assert calls[f"{kind}_backward_data"] == len(sparse)
     assert calls["dense_backward_data"] == dense - 1  # the image gets no gradient
-    assert calls["normalise"] == calls["normalise_backward"] == layers
+    assert calls["normalise"] + len(second) == calls["normalise_backward"] == layers
     assert calls["sgd_compact"] == len(sparse) and calls["sgd"] == len(graph.parameters) - len(sparse)
     assert calls["assign"] == layers  # the batch counters; running statistics are updated where they are
     assert calls["add"] == layers + 1  # of the batch counters, and the classifier's bias
@@ -157,7 +160,8 @@ def test_a_dense_kernel_between_expansion_and_compaction() -> None:
     result = lower(graph, layers, RULE, local_cpu(1), zeros)
     calls = kernel_calls(result.module, "step")
     assert calls["expand"] == 2 * len(layers) and calls["compact"] == len(layers)
-    assert calls["dense_forward"] == calls["dense_backward_weight"] == len(graph.convolutions)
+    forward = calls["dense_forward"] + calls["dense_forward_normalised"]
+    assert forward == calls["dense_backward_weight"] == len(graph.convolutions)
     assert kernel_calls(result.module, "predict")["expand"] == len(layers)
     assert {array for _, array in result.tiles.index_names["step"]} == {"entries", "place"}
 

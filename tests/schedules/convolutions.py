@@ -88,13 +88,16 @@ class Data:
     dw_ref: np.ndarray
 
     @classmethod
-    def make(cls, conv: Conv, vec: Vec, mask: np.ndarray | None = None, draw: Draw = normal) -> Data:
-        """Random inputs and their reference; `mask` is applied to the weight."""
+    def make(
+        cls, conv: Conv, vec: Vec, mask: np.ndarray | None = None, draw: Draw = normal, x: np.ndarray | None = None
+    ) -> Data:
+        """Random inputs, but for an `x` that is given, and their reference; `mask` is applied to the weight."""
         rng, g = np.random.default_rng(0), conv.geometry(vec)
         weight = draw(rng, conv.weight_shape).astype(vec.dtype)
         if mask is not None:
             weight = weight * mask
-        x = draw(rng, (conv.batch, conv.channels, *conv.plane)).astype(vec.dtype)
+        drawn = draw(rng, (conv.batch, conv.channels, *conv.plane)).astype(vec.dtype)
+        x = drawn if x is None else x
         dy = draw(rng, (conv.batch, conv.filters, *conv.out_plane())).astype(vec.dtype)
         tx, tw, tdy = (torch.from_numpy(a.astype(np.float64)) for a in (x, weight, dy))
         y = torch.conv2d(tx, tw, None, conv.stride, conv.padding, conv.dilation, conv.groups)

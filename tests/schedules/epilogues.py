@@ -1,4 +1,5 @@
-"""What the tests of the convolutions' epilogues share: their arguments, and what they must leave behind in float64."""
+"""What the tests of convolutions with batch norm beside them share: their arguments, and what they must leave behind in
+float64."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import tvm
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums
+from mest_compiler.schedules.cpu.normalise import Normalisation
 
 from .tiles import TOLERANCE, bordered, poisoned, tile
 
@@ -77,6 +79,17 @@ class Norm:
         e = self.epilogue
         z = [tile(self.z, e.z, vec, 0.5)] if e.z is not None else []
         return [tile(self.x, e.x, vec, 1e3), *z, *(tvm.runtime.tensor(v) for v in self.vectors)]
+
+    def again(self, g: ConvGeometry, vec: Vec) -> Normalisation:
+        """What the convolution computes that reads the batch norm's input (without `reads_z`)."""
+        batch, e = len(self.x), self.epilogue
+        return Normalisation(batch, g.channels, vec, e.x, g.x, e.relu, upper=e.upper)
+
+    def output(self) -> np.ndarray:
+        """float64 [N, C, H, W]: what that gives."""
+        w, b, mean, rstd = (v.astype(np.float64)[:, None, None] for v in self.vectors)
+        z = (self.x - mean) * rstd * w + b
+        return np.clip(z, 0, self.epilogue.upper) if self.epilogue.relu else z
 
     def masked(self, dx: np.ndarray) -> np.ndarray:
         """The gradient [N, C, H, W] behind the ReLU."""

@@ -19,8 +19,8 @@ from mest_compiler.schedules.cpu import (
     planes_gradient,
 )
 from mest_compiler.schedules.cpu.choose import dtypes_of
-from mest_compiler.schedules.cpu.epilogue import Epilogue
-from mest_compiler.schedules.cpu.gather import GatherKnobs
+from mest_compiler.schedules.cpu.gather import ALONE, Fused, GatherKnobs
+from mest_compiler.schedules.cpu.normalise import Normalisation
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 from mest_compiler.sparsity.schemes import get_scheme
 
@@ -54,10 +54,10 @@ def bodies_of(layer: SparseConv, indexing: str) -> Bodies:
 
 def gathers(
     layer: SparseConv, indexing: str, knobs: Sequence[GatherKnobs], block: int = 4,
-    epilogues: Mapping[str, Epilogue] | None = None,
+    fused: Mapping[str, Fused] | None = None,
 ) -> list[Kernel]:  # fmt: skip
-    """Forward and backward-data; `block`: output planes a register tile of kept channels and filters; `epilogues`: by
-    direction."""
+    """Forward and backward-data; `block`: output planes a register tile of kept channels and filters; `fused`: what is
+    done besides, by direction."""
     found = []
     for direction in DIRECTIONS[:2]:
         for k in knobs:
@@ -70,25 +70,28 @@ def gathers(
             else:
                 args = (layer, bodies_of(layer, indexing), k, dtypes)
             room = {"block": block_gather, "planes": planes_gather}.get(indexing, body_gather)
-            function, last = getattr(room, direction), (epilogues or {}).get(direction)
-            found.append(Kernel(direction, indexing, groups, str(k), lambda f=function, a=args, e=last: f(*a, e)))
+            function, more = getattr(room, direction), (fused or {}).get(direction, ALONE)
+            found.append(Kernel(direction, indexing, groups, str(k), lambda f=function, a=args, m=more: f(*a, m)))
     return found
 
 
-def gradients(layer: SparseConv, indexing: str, knobs: Sequence[WeightGradientKnobs], block: int = 4) -> list[Kernel]:
-    """Backward-weight in all its forms; `block` as for `gathers`."""
+def gradients(
+    layer: SparseConv, indexing: str, knobs: Sequence[WeightGradientKnobs], block: int = 4,
+    again: Normalisation | None = None,
+) -> list[Kernel]:  # fmt: skip
+    """Backward-weight in all its forms; `block` as for `gathers`, `again`: the batch norm that they compute again."""
     found, direction = [], DIRECTIONS[2]
     for k in knobs:
         groups = 1 if indexing == "planes" else k.groups
         dtypes = dtypes_of(indexing, direction, layer, groups)
         if indexing == "block":
             forms = [block_gradient.outer] + [block_gradient.dots] * (layer.kind.filters == 1)
-            makes = [(form.__name__, lambda f=form, k=k, d=dtypes: f(layer, k, d)) for form in forms]
+            makes = [(form.__name__, lambda f=form, k=k, d=dtypes: f(layer, k, d, again)) for form in forms]
         elif indexing == "planes":
-            makes = [("kept", lambda k=k, d=dtypes: planes_gradient.kept(layer, block, k, d))]
+            makes = [("kept", lambda k=k, d=dtypes: planes_gradient.kept(layer, block, k, d, again))]
         else:
             bodies = bodies_of(layer, indexing)
-            makes = [("dots", lambda b=bodies, k=k, d=dtypes: body_gradient.dots(layer, b, k, d))]
+            makes = [("dots", lambda b=bodies, k=k, d=dtypes: body_gradient.dots(layer, b, k, d, again))]
         found += [Kernel(direction, indexing, groups, f"{name} {k}", make) for name, make in makes]
     return found
 

@@ -71,11 +71,12 @@ class SparseCase:
 
     @classmethod
     def make(
-        cls, conv: Conv, layer: SparseConv, mask: np.ndarray, parts: int | None = 1, draw: Draw = normal
-    ) -> SparseCase:
-        """`parts` as in `structure.build`."""
+        cls, conv: Conv, layer: SparseConv, mask: np.ndarray, parts: int | None = 1, draw: Draw = normal,
+        x: np.ndarray | None = None,
+    ) -> SparseCase:  # fmt: skip
+        """`parts` as in `structure.build`, `x` as in `Data.make`."""
         vec = Vec(layer.geometry.lanes, layer.geometry.dtype)
-        return cls(layer, Data.make(conv, vec, mask, draw), build(mask, layer.scheme, layer.capacity, parts))
+        return cls(layer, Data.make(conv, vec, mask, draw, x), build(mask, layer.scheme, layer.capacity, parts))
 
     def values(self) -> tvm.runtime.Tensor:
         """The weight as [capacity, unit_size]; whoever reads the unfilled tail gets NaN."""

@@ -9,6 +9,7 @@ import pytest
 
 from mest_compiler.schedules.cpu import dense_gather
 from mest_compiler.schedules.cpu.epilogue import ForwardSums
+from mest_compiler.schedules.cpu.gather import Fused
 
 from .convolutions import Conv, Data, dx_buffer, y_buffer
 from .epilogues import Norm, check_forward, sums_buffer
@@ -55,10 +56,10 @@ def check_sparse(
     conv, vec = fitted(CASES[name], scheme), vector(*vectors)
     layer, kernels = sparse_conv(conv, vec, scheme), []
     norm = Norm.make(conv.batch, layer.geometry, **NORMS[number % len(NORMS)])
-    epilogues = {"forward": ForwardSums(), "backward_data": norm.epilogue}
+    fused = {"forward": Fused(ForwardSums()), "backward_data": Fused(norm.epilogue)}
     for indexing in indexings_of(scheme, conv.stride):
         knobs, block = turn(GATHERS, number, count), BLOCKS[number % len(BLOCKS)]
-        kernels += gathers(layer, indexing, knobs, block, epilogues)
+        kernels += gathers(layer, indexing, knobs, block, fused)
     machine = compile_kernels({i: kernel.make() for i, kernel in enumerate(kernels)}, opt_level)
     for mask_name, mask in hostile_masks(scheme, conv.weight_shape, number).items():
         case = SparseCase.make(conv, layer, mask, parts=(1, 2, 3, None)[number % 4])
@@ -76,8 +77,8 @@ def check_dense(
     norm, made = Norm.make(conv.batch, g, **NORMS[number % len(NORMS)]), {}
     for block in blocks:
         for k in knobs:
-            made["forward", block, k] = dense_gather.forward(g, block, k, ForwardSums())
-            made["backward_data", block, k] = dense_gather.backward_data(g, block, k, norm.epilogue)
+            made["forward", block, k] = dense_gather.forward(g, block, k, Fused(ForwardSums()))
+            made["backward_data", block, k] = dense_gather.backward_data(g, block, k, Fused(norm.epilogue))
     for what, kernel in compile_kernels(made, opt_level).items():
         run(str(what), kernel, what[0], data, [data.weight_tensor()], norm)
 

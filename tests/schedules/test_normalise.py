@@ -122,6 +122,26 @@ def test_training_and_gradients(name: str, bits: int, dtype: str) -> None:
         assert (untile(kept[0], n.tiles * vec.lanes, CHANNELS, plane(0))[case.batch :] == 0).all()
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_statistics_alone(name: str) -> None:
+    number = list(CASES).index(name)
+    case, (bits, dtype) = CASES[name], VECTORS[number % len(VECTORS)]
+    vec, plane, rng = vector(bits, dtype), Plane(*case.plane, case.borders[0]), np.random.default_rng(4)
+    x = rng.standard_normal((case.batch, CHANNELS, *case.plane)).astype(dtype)
+    rm, rv = rng.standard_normal(CHANNELS).astype(dtype), rng.random(CHANNELS).astype(dtype)
+    tx, trm, trv = (torch.from_numpy(a.astype(np.float64)) for a in (x, rm, rv))
+    F.batch_norm(tx, trm, trv, None, None, True, MOMENTUM, EPS)
+    n = Normalisation(case.batch, CHANNELS, vec, plane, plane, False)
+    kernel = compile_kernels({"": normalise.statistics(n, MOMENTUM, EPS)})[""]
+    mean, rstd = poisoned((CHANNELS,), dtype), poisoned((CHANNELS,), dtype)
+    running = tvm.runtime.tensor(rm), tvm.runtime.tensor(rv)
+    kernel(tile(x, plane, vec, 1e3), *running, mean, rstd)
+    close(mean.numpy(), tx.mean((0, 2, 3)), dtype, "mean")
+    close(rstd.numpy(), 1 / (tx.var((0, 2, 3), correction=0) + EPS).sqrt(), dtype, "rstd")
+    close(running[0].numpy(), trm, dtype, "running mean")
+    close(running[1].numpy(), trv, dtype, "running variance")
+
+
 @pytest.mark.parametrize(("bits", "dtype"), VECTORS)
 @pytest.mark.parametrize("name", ["plain", "residual, relu", "residual, relu to a bound, kept"])
 def test_inference(name: str, bits: int, dtype: str) -> None:
@@ -162,16 +182,18 @@ def test_statistics_far_from_zero(opt_level: int) -> None:
     x = x.astype(np.float32)
     exact = x.astype(np.float64)
     n = Normalisation(batch, CHANNELS, vec, plane, plane, False)
-    kernel = compile_kernels({"forward": normalise.forward(n, 1.0, EPS)}, opt_level)["forward"]
+    made = {"forward": normalise.forward(n, 1.0, EPS), "alone": normalise.statistics(n, 1.0, EPS)}
+    kernels, source = compile_kernels(made, opt_level), tile(x, plane, vec)
     z = poisoned((n.tiles, CHANNELS * plane.size, vec.lanes), "float32")
-    mean, rstd, rm, rv = (poisoned((CHANNELS,), "float32") for _ in range(4))
-    rm.copyfrom(np.zeros(CHANNELS, np.float32))
-    rv.copyfrom(np.zeros(CHANNELS, np.float32))
     ones, zeros = np.ones(CHANNELS, np.float32), np.zeros(CHANNELS, np.float32)
-    kernel(tile(x, plane, vec), tvm.runtime.tensor(ones), tvm.runtime.tensor(zeros), rm, rv, z, mean, rstd)
-    np.testing.assert_allclose(rv.numpy(), exact.var((0, 2, 3), ddof=1), rtol=1e-5)
-    np.testing.assert_allclose(rstd.numpy(), 1 / np.sqrt(exact.var((0, 2, 3)) + EPS), rtol=1e-5)
-    np.testing.assert_allclose(mean.numpy(), exact.mean((0, 2, 3)), rtol=2e-7)  # one unit in the last place
+    affine = tvm.runtime.tensor(ones), tvm.runtime.tensor(zeros)
+    for name, before, out in (("forward", affine, [z]), ("alone", (), [])):
+        rm, rv = tvm.runtime.tensor(zeros), tvm.runtime.tensor(zeros)
+        mean, rstd = (poisoned((CHANNELS,), "float32") for _ in range(2))
+        kernels[name](source, *before, rm, rv, *out, mean, rstd)
+        np.testing.assert_allclose(rv.numpy(), exact.var((0, 2, 3), ddof=1), rtol=1e-5)
+        np.testing.assert_allclose(rstd.numpy(), 1 / np.sqrt(exact.var((0, 2, 3)) + EPS), rtol=1e-5)
+        np.testing.assert_allclose(mean.numpy(), exact.mean((0, 2, 3)), rtol=2e-7)  # one unit in the last place
     centred = (exact - exact.mean((0, 2, 3), keepdims=True)) / exact.std((0, 2, 3), keepdims=True)
     # 1e4 itself has a resolution of 1e-3 in float32
     np.testing.assert_allclose(untile(z, batch, CHANNELS, plane), centred, atol=3e-3)

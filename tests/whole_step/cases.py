@@ -16,6 +16,7 @@ from mest_compiler import models
 from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.passes.fit_memory import Fitted, Fitter
+from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.passes.pipeline import Lowered
 from mest_compiler.passes.tiling.plan import Pick
 from mest_compiler.runtime.artifact import Artifact
@@ -117,8 +118,8 @@ def model_of(case: Case) -> nn.Module:
 
 
 @cache
-def compiled(case: Case) -> Compiled:
-    """Compiles a case; nobody may change what this returns."""
+def compiled(case: Case, options: StepOptions = PLAIN) -> Compiled:
+    """Compiles a case with options; nobody may change what this returns."""
     model = model_of(case)
     lowered: list[Lowered] = []
 
@@ -135,6 +136,6 @@ def compiled(case: Case) -> Compiled:
             patch.setattr(CpuProfile, "target", property(_unoptimised))
         artifact = compiler.compile_step(
             model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
-            seed=case.seed, threads=case.threads, dtype=case.dtype, measure=False,
+            seed=case.seed, threads=case.threads, dtype=case.dtype, measure=False, options=options,
         )  # fmt: skip
     return Compiled(case, model, artifact, lowered[0])

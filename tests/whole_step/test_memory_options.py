@@ -9,7 +9,7 @@ import torch
 from mest_compiler import models
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
-from mest_compiler.passes.options import StepOptions
+from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.schedules.cpu.sgd import Sgd
@@ -46,16 +46,16 @@ FAST = [
 ]
 
 
-def check_limit(case: Case, share: float) -> None:
+def check_limit(case: Case, share: float, options: StepOptions = PLAIN) -> None:
     """Compiles a step for a limit; fails unless its plan stays under it and the step computes what PyTorch does, and
     the same bits as without a limit."""
-    artifact, limit = limited(case, share)
+    artifact, limit = limited(case, share, options)
     memory = artifact.manifest["memory"]
     assert memory["micro_batches"] == 1 and memory["micro_batch"] == case.batch
-    assert smallest(case) <= limit < planned_peak(case)
+    assert smallest(case, options) <= limit < planned_peak(case, options)
     assert sum(memory["planned"].values()) == memory["planned_peak"] <= limit
     assert memory["recomputed"] and all(size > 0 for size in memory["recomputed"].values())
-    check_same(case, artifact)
+    check_same(case, artifact, options=options)
     if (case.network, case.scheme) not in UNFIT:
         check_agrees(case, artifact, STEPS.get(case.network, 3))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mest_compiler.bench import compiled_network
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
 from mest_compiler.errors import ArtifactError, MestError, ModelError
-from mest_compiler.passes.options import StepOptions
+from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.runtime.trainer import Trainer
@@ -46,6 +46,7 @@ class Case:
     rule: Sgd = RULE
     smoothing: float = 0.0
     optimised: bool = False
+    options: StepOptions = PLAIN
 
     @property
     def parts(self) -> int:
@@ -72,7 +73,7 @@ def compiled(case: Case) -> Artifact:
             model_of(case.network), input_shape=SHAPES[case.network], batch=BATCH,
             profile=Profile(LayerPlan(case.scheme, 0.7), "dense") if case.scheme else None, optimizer=case.rule,
             label_smoothing=case.smoothing, dtype="float64", measure=False,
-            options=StepOptions(micro_batch=case.part),
+            options=replace(case.options, micro_batch=case.part),
         )  # fmt: skip
 
 
@@ -122,10 +123,24 @@ CASES = [
     *(Case("pre-activation", scheme, (3, 4, 1, 2, 6)[i % 5]) for i, scheme in enumerate(SCHEMES)),
 ]
 DROPOUT, SMALL, BLOCK, CHANNEL = CASES[1], CASES[2], CASES[3], CASES[-2]
+SUMS = StepOptions(forward_sums=True, backward_sums=True)
+REWRITTEN = [
+    Case("pre-activation", "pattern", 3, options=StepOptions(forward_inputs=False)),
+    Case("pre-activation", "block:4x4", 4, options=SUMS),
+    Case("pre-activation", "channel", 6, options=replace(SUMS, forward_inputs=False)),
+    Case("pre-activation", None, 2, options=StepOptions(weight_gradients=False)),
+]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *REWRITTEN], ids=str)
 def test_three_steps(case: Case) -> None:
+    check_steps(*both(case), case.rule, SHAPES[case.network])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REWRITTEN, ids=str)
+def test_other_networks_with_these_options(case: Case) -> None:
+    case = replace(case, network="many normalisations", part=4)
     check_steps(*both(case), case.rule, SHAPES[case.network])
 
 

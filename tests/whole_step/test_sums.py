@@ -4,14 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from mest_compiler import compile as compiler
-from mest_compiler.devices import CpuProfile
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.runtime.artifact import Artifact
-from mest_compiler.runtime.trainer import Trainer
 
-from .cases import Case, _prefer, _unoptimised, model_of
-from .training import MaskedTraining, check_steps
+from .cases import Case
+from .limits import check_agrees, with_options
 
 FORWARD = StepOptions(forward_sums=True)
 BACKWARD = StepOptions(backward_sums=True)
@@ -28,17 +25,8 @@ SCHEMES = ("unstructured", "block", "block:4x4", "pattern", "channel", "filter",
 
 def check(case: Case, options: StepOptions) -> Artifact:
     """Compiles a step and trains both ways."""
-    model = model_of(case)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "probable", _prefer(case.indexing))
-        if not case.optimised:
-            patch.setattr(CpuProfile, "target", property(_unoptimised))
-        artifact = compiler.compile_step(
-            model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
-            seed=case.seed, threads=case.threads, dtype=case.dtype, measure=False, options=options,
-        )  # fmt: skip
-    trainer = Trainer(artifact)
-    check_steps(trainer, MaskedTraining(model, trainer.masks(), case.rule), case.rule, case.shape)
+    artifact = with_options(case, options)
+    check_agrees(case, artifact)
     return artifact
 
 

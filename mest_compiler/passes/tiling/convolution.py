@@ -9,7 +9,8 @@ from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.schedules.cpu import zeros
-from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums, Epilogue, ForwardSums
+from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums, ForwardSums
+from mest_compiler.schedules.cpu.gather import ALONE, Fused
 from mest_compiler.schedules.cpu.normalise import Normalisation
 
 from ..program import dtype_of, shape_of
@@ -18,10 +19,11 @@ from .state import Tiling
 
 def run_layer(
     tiling: Tiling, param: str, direction: str, args: list[relax.Expr], out: list[relax.TensorType],
-    variant: Epilogue | Normalisation | None = None, read: Sequence[relax.Expr] = (),
+    variant: Fused | Normalisation | None = None, read: Sequence[relax.Expr] = (),
 ) -> list[relax.Expr]:  # fmt: skip
     """Calls a layer's kernel of a direction, with its index arrays behind `args` where it is sparse, and what its
-    epilogue reads behind those. variant: the epilogue, or the batch norm that a weight gradient computes again."""
+    epilogue reads behind those. args: the weight is the last one, but for its gradient. variant: what is fused into a
+    gather, or the batch norm that a weight gradient computes again."""
     layer = tiling.layers[param]
     choice, forms = layer.choices[direction], layer.forms_of(direction)
     indices = [tiling.index_params[param, array] for array in forms]
@@ -38,65 +40,84 @@ def run_layer(
     dense = relax.TensorType(sparse.shape, dtype)
     if direction != "backward_weight":
         expand = lambda: zeros.expand(sparse, dtypes)  # noqa: E731
-        (weight,) = tiling.run(("expand", sparse.shape, kind), expand, [args[1], *indices], [dense])
-        return tiling.run(key, make, [args[0], weight, *read], out)
+        (weight,) = tiling.run(("expand", sparse.shape, kind), expand, [args[-1], *indices], [dense])
+        return tiling.run(key, make, [*args[:-1], weight, *read], out)
     sums = relax.TensorType([prod(sparse.shape), layer.geometry.lanes], dtype)
     gradient = tiling.run(key, make, args, [dense, sums, *out[2:]])[0]
     compact = lambda: zeros.compact(sparse, dtypes)  # noqa: E731
     return tiling.run(("compact", sparse.shape, kind), compact, [gradient, *indices], out[:1])
 
 
+def _source(
+    tiling: Tiling, expr: relax.Call, x: relax.Expr, vectors: Sequence[relax.Expr]
+) -> tuple[list[relax.Expr], Normalisation | None]:
+    """What a convolution reads for x, and the batch norm of which it is the input where that is computed again."""
+    a = attributes(expr)
+    g = tiling.layers[a["param"]].geometry
+    if not a.get("again"):
+        return [tiling.tiled(x, g.x.border)[0]], None
+    source, plane = tiling.tiled(x)
+    n, c, _, _ = shape_of(x)
+    again = Normalisation(n, c, tiling.vec(g.dtype), plane, g.x, bool(a["relu"]), upper=float(a["upper"]))
+    return [source, *(tiling.plain(v) for v in vectors)], again
+
+
+def _room(again: Normalisation | None, chunks: int) -> list[relax.TensorType]:
+    """Of the batch tiles that the parts of the work compute again."""
+    if again is None:
+        return []
+    return [relax.TensorType([chunks, again.channels * again.z.size, again.vec.lanes], again.vec.dtype)]
+
+
 def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """y = conv(x, w)."""
-    a = attributes(expr)
-    x, _ = tiling.tiled(expr.args[0], tiling.layers[a["param"]].geometry.x.border)
-    _gather(tiling, var, "forward", [x, tiling.plain(expr.args[1])], ForwardSums() if a.get("sums") else None)
+    x, weight, *vectors = expr.args
+    read, again = _source(tiling, expr, x, vectors)
+    sums = ForwardSums() if attributes(expr).get("sums") else None
+    chunks = tiling.device.threads if again is not None else 1
+    _gather(tiling, var, "forward", [*read, tiling.plain(weight)], Fused(sums, again, chunks))
 
 
 def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """dx from dy and w; with sums, masked as the batch norm in front says."""
     a = attributes(expr)
     dy, _ = tiling.tiled(expr.args[0], tiling.layers[a["param"]].geometry.dy.border)
-    args, epilogue, read = [dy, tiling.plain(expr.args[1])], None, []
+    args, fused, read = [dy, tiling.plain(expr.args[1])], ALONE, []
     if a.get("sums"):
         x, plane = tiling.tiled(expr.args[2])
         z, z_plane = tiling.tiled(expr.args[7]) if a["residual"] else (None, None)
-        epilogue = BackwardSums(plane, bool(a["relu"]), float(a["upper"]), z_plane)
+        fused = Fused(BackwardSums(plane, bool(a["relu"]), float(a["upper"]), z_plane))
         read = [x, *([z] if z is not None else []), *(tiling.plain(v) for v in expr.args[3:7])]
-    _gather(tiling, var, "backward_data", args, epilogue, read)
+    _gather(tiling, var, "backward_data", args, fused, read)
 
 
 def _gather(
-    tiling: Tiling, var: relax.Var, direction: str, args: list[relax.Expr], epilogue: Epilogue | None,
+    tiling: Tiling, var: relax.Var, direction: str, args: list[relax.Expr], fused: Fused,
     read: Sequence[relax.Expr] = (),
 ) -> None:  # fmt: skip
     shape, dtype = shape_of(var), dtype_of(var)
     param = attributes(tiling.defined[var])["param"]
     out = [tiling.tiled_type(shape, dtype)]
-    if epilogue is not None:
+    if fused.epilogue is not None:
         out.append(tiling.tiled_type((*shape[:2], SUMS.height, SUMS.width), dtype))
-    result, *sums = run_layer(tiling, param, direction, args, out, epilogue, read)
+    out += _room(fused.again, fused.chunks)
+    variant = None if fused == ALONE else fused
+    result, *more = run_layer(tiling, param, direction, args, out, variant, read)
     tiling.bind(var, result, 0)
-    if sums:
-        tiling.sums[var] = sums[0]
+    if fused.epilogue is not None:
+        tiling.sums[var] = more[0]
 
 
 def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """The gradient of w, dense or of compact values; the second output is the kernel's workspace."""
     param = attributes(expr)["param"]
     layer = tiling.layers[param]
-    a, g = attributes(expr), layer.geometry
-    dy, _ = tiling.tiled(expr.args[0], g.dy.border)
-    x, plane = tiling.tiled(expr.args[1], None if a.get("again") else g.x.border)
+    dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
+    read, again = _source(tiling, expr, expr.args[1], expr.args[2:])
     shape, dtype = shape_of(var), dtype_of(var)
-    out = [relax.TensorType(shape, dtype), relax.TensorType([prod(shape), g.lanes], dtype)]
-    again, vectors = None, [tiling.plain(v) for v in expr.args[2:]]
-    if vectors:
-        n, c, _, _ = shape_of(expr.args[1])
-        again = Normalisation(n, c, tiling.vec(dtype), plane, g.x, bool(a["relu"]), upper=float(a["upper"]))
-        chunks = layer.choices["backward_weight"].knobs.chunks
-        out.append(relax.TensorType([chunks, c * g.x.size, g.lanes], dtype))
-    tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [x, *vectors, dy], out, again)[0]
+    out = [relax.TensorType(shape, dtype), relax.TensorType([prod(shape), layer.geometry.lanes], dtype)]
+    out += _room(again, layer.choices["backward_weight"].knobs.chunks)
+    tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [*read, dy], out, again)[0]
 
 
 HANDLERS = {

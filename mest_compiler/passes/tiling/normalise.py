@@ -52,6 +52,23 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     ]
 
 
+def statistics(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
+    """Training: (mean, rstd, running mean, running variance), the last two in place."""
+    a, dtype = attributes(expr), dtype_of(expr.args[0])
+    x, plane = tiling.tiled(expr.args[0])
+    n_examples, channels, _, _ = shape_of(expr.args[0])
+    n = Normalisation(n_examples, channels, tiling.vec(dtype), plane, plane, False)
+    sums = [tiling.sums[expr.args[0]]] if a.get("sums") else []
+    room = normalise_from_sums if sums else normalise
+    kernel = tiling.kernels.get(
+        (room.__name__, "statistics", n, a["momentum"], a["eps"]), lambda: room.statistics(n, a["momentum"], a["eps"])
+    )
+    args, vector = [x, *(tiling.plain(v) for v in expr.args[1:3]), *sums], relax.TensorType([channels], dtype)
+    result = tiling.builder.emit(relax.op.call_tir_inplace(kernel, args, [-1, -1, 1, 2], [vector] * 4))
+    outputs = [tiling.builder.emit(relax.TupleGetItem(result, i)) for i in range(4)]
+    tiling.tuples[var] = [Value(v, {}, (channels,), dtype) for v in outputs]
+
+
 def inference(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """With running statistics: z."""
     a = attributes(expr)
@@ -97,6 +114,7 @@ def backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
 
 HANDLERS = {
     "mest.normalise": forward,
+    "mest.batch_statistics": statistics,
     "mest.normalise_inference": inference,
     "mest.normalise_backward": backward,
 }

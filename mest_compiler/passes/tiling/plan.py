@@ -51,7 +51,8 @@ def _borders_of_layer(tiling: Tiling, param: str) -> tuple[int, int]:
         name = op_name(expr).replace("sparse_", "")
         if name.startswith("mest.conv2d") and attributes(expr)["param"] == param:
             if name == "mest.conv2d":
-                x = tiling.border_of(expr.args[0])
+                again = attributes(expr).get("again")
+                x = max(attributes(expr)["padding"]) if again else tiling.border_of(expr.args[0])
             else:
                 dy = tiling.border_of(expr.args[0])
     return x, dy

@@ -103,10 +103,10 @@ class Tiling:
                 continue
             data, other = expr.args[0], expr.args[1]
             padding = max(attributes(expr)["padding"])
+            if name != "mest.conv2d_backward_data" and attributes(expr).get("again"):
+                continue  # what it reads is the batch norm's input
             if name == "mest.conv2d":
                 need[data] = max(need.get(data, 0), padding)
-            elif name == "mest.conv2d_backward_weight" and attributes(expr).get("again"):
-                continue  # what it reads is the batch norm's input
             elif name == "mest.conv2d_backward_weight":
                 need[other] = max(need.get(other, 0), padding)
             else:
