@@ -17,8 +17,8 @@ from .devices import CpuProfile, get_device
 from .errors import DeviceError, ModelError
 from .frontend import TrainingGraph, trace
 from .passes.fit_memory import Fitted, Fitter
-from .passes.options import StepOptions
-from .passes.pipeline import PLAIN, build, probable, tile
+from .passes.options import PLAIN, StepOptions
+from .passes.pipeline import build, probable, tile
 from .passes.sparsify_convolutions import SparseLayer
 from .runtime.artifact import SCHEMA, Artifact
 from .schedules.cpu.sgd import Sgd

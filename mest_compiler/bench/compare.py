@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_type_hints
 
 import numpy as np
 
@@ -16,10 +18,14 @@ from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.bench.rounds import Progress, Timing, fastest, interleave
 from mest_compiler.bench.torch_network import NetworkCase
 from mest_compiler.errors import BenchError
+from mest_compiler.passes.options import StepOptions
 
 TORCH, DENSE, SPARSE, UNORDERED = "torch", "dense", "sparse", "unordered"
-OPPONENTS = (TORCH, DENSE, UNORDERED)
-COMPILED = (SPARSE, DENSE, UNORDERED)
+REWRITES = {name.replace("_", "-"): name for name, kind in get_type_hints(StepOptions).items() if kind is bool}
+"""The compiler's rewrites that can be turned on and off, as fields of `StepOptions` by the name of a contestant: the
+same step as the comparison is about, with just that one `turned`."""
+OPPONENTS = (TORCH, DENSE, UNORDERED, *REWRITES)
+COMPILED = (SPARSE, DENSE, UNORDERED, *REWRITES)
 """Contestants of ours, the one that a comparison is about first."""
 
 
@@ -63,12 +69,20 @@ class LayerCase:
 
 
 def read_opponents(text: str) -> tuple[str, ...]:
-    """ "torch,dense" as names; BenchError for one that is none."""
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    """ "torch,dense" as names, each once; BenchError for one that is none."""
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         if name not in OPPONENTS:
-            raise BenchError(f"There is nothing called {name!r} to compare with: use {' or '.join(OPPONENTS)}.")
+            close = difflib.get_close_matches(name, OPPONENTS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise BenchError(f"There is nothing called {name!r} to compare with{hint}: use {', '.join(OPPONENTS)}.")
     return names
+
+
+def turned(options: StepOptions, rewrite: str) -> StepOptions:
+    """The options with one of `REWRITES` turned the other way round: on where it is off, off where it is on."""
+    field = REWRITES[rewrite]
+    return replace(options, **{field: not getattr(options, field)})
 
 
 def compare_layer(
@@ -104,7 +118,7 @@ def compare_network(
     make: Callable[..., Contestant] = compiled_network.contestant,
     progress: Progress | None = None,
 ) -> Comparison:
-    """A whole iteration: artifacts by name (`sparse`, `dense`) against PyTorch on `case`, or alone where that is None.
+    """A whole iteration: artifacts by name, of `COMPILED`, against PyTorch on `case`, or alone where that is None.
 
     The case must name the model, seed and masks of the artifacts, so that all start from the same weights. `make` is
     `compiled_network.contestant` or `compiled_network.profiled`.

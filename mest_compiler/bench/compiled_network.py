@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections import defaultdict
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import tvm
 
 from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LEARNING_RATE, network_inputs
@@ -94,7 +96,7 @@ class ProfiledStep(CompiledStep):
     """With `kernel_ms` in its result."""
 
     def result(self) -> dict[str, Any]:
-        """See the base class; `kernel_ms`: {kernel: {"ms", "calls"}} an iteration, slowest first."""
+        """See the base class; `kernel_ms`: {kernel: {"ms", "calls", "bytes"}} an iteration, slowest first."""
         return {**super().result(), "kernel_ms": kernel_times(self.trainer)}
 
 
@@ -111,17 +113,21 @@ def table_a1_bytes(trainer: Trainer) -> float:
 
 
 def kernel_times(trainer: Trainer) -> KernelTimes:
-    """Wall time in ms and number of calls of each function that a step calls, an iteration, slowest first.
+    """Wall time in ms, number of calls and bytes of the arguments (tensors that are read or written, once each) of each
+    function that a step calls, an iteration, slowest first.
 
     Measured by the virtual machine's instrument, which adds some microseconds to every call; nothing is to be timed
     with this trainer afterwards.
     """
     spent: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
+    sizes: dict[str, int] = {}  # of one call: a kernel is made for its shapes
     began: list[float] = []  # a stack: an instrumented function may call another one
 
-    def instrument(function: Any, name: str, before: bool, *rest: Any) -> int:
+    def instrument(function: Any, name: str, before: bool, _result: Any, *args: Any) -> int:
         if before:
+            if name not in sizes:
+                sizes[name] = sum(_bytes(arg) for arg in args if isinstance(arg, tvm.runtime.Tensor))
             began.append(perf_counter())
         else:
             spent[name] += perf_counter() - began.pop()
@@ -132,4 +138,12 @@ def kernel_times(trainer: Trainer) -> KernelTimes:
     for _ in range(PROFILED):
         trainer.run()
     by_time = sorted(spent, key=spent.__getitem__, reverse=True)
-    return {name: {"ms": 1e3 * spent[name] / PROFILED, "calls": calls[name] / PROFILED} for name in by_time}
+    count = {name: calls[name] / PROFILED for name in by_time}
+    return {
+        name: {"ms": 1e3 * spent[name] / PROFILED, "calls": count[name], "bytes": count[name] * sizes[name]}
+        for name in by_time
+    }
+
+
+def _bytes(tensor: tvm.runtime.Tensor) -> int:
+    return prod(tensor.shape) * np.dtype(str(tensor.dtype)).itemsize

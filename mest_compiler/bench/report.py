@@ -13,10 +13,10 @@ from mest_compiler.bench.rounds import Timing, fastest
 def report(comparison: Comparison, *, device: str, threads: int) -> dict[str, Any]:
     """JSON values of a comparison.
 
-    ms: median of the rounds of `sparse`, `dense` and `torch`, those that took part; torch is the PyTorch variant with
-    the smallest median, and torch_variants has them all. speedup: how many times faster the subject (sparse, or dense
-    where nothing is sparse) is than each other one; dense_vs_torch the same for our dense step. spread: (largest -
-    smallest sample) / median. peak_rss_mb: MiB of each contestant's process. kernels: by contestant of ours, layer and
+    ms: median of the rounds of those of `COMPILED` that took part, and of `torch`, the PyTorch variant with the
+    smallest median; torch_variants has them all. speedup: how many times faster the subject (sparse, or dense where
+    nothing is sparse) is than each other one; dense_vs_torch the same for our dense step. spread: (largest - smallest
+    sample) / median. peak_rss_mb: MiB of each contestant's process. kernels: by contestant of ours, layer and
     direction: kernel, knobs and whether they are tuned. max_rel_error: the subject's largest, null without PyTorch.
     """
     timings = comparison.timings

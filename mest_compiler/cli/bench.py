@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,12 +27,14 @@ from mest_compiler.cli.options import (
     step_options,
 )
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.tables import MIB, show_comparison, show_kernels, show_memory
-from mest_compiler.errors import ArtifactError, BenchError
+from mest_compiler.cli.tables import mib, show_comparison, show_kernels, show_memory
+from mest_compiler.errors import ArtifactError, BenchError, MemoryLimitError
 
 if TYPE_CHECKING:
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.passes.options import StepOptions
+    from mest_compiler.runtime.artifact import Artifact
+    from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.profile import Profile as Rules
 
 LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
@@ -53,7 +56,9 @@ Compare = Annotated[
     typer.Option(
         metavar="LIST",
         help="Whom to compare with: torch (the fastest of PyTorch's dense variants), dense (our own dense kernels), "
-        "unordered (a layer whose rows are not reordered by their work), or several, as in torch,dense.",
+        "unordered (a layer whose rows are not reordered by their work), or several, as in torch,dense. Of a network "
+        "also one of the compiler's rewrites, such as forward-sums: the same step compiled with just that rewrite "
+        "turned the other way round, off where it is usual and on where it is not; a wrong name lists them all.",
         show_default="torch; an artifact runs alone",
     ),
 ]
@@ -68,7 +73,12 @@ Uneven = Annotated[
     typer.Option("--uneven", help="Draw a layer's mask with rows of very different length, for --compare unordered."),
 ]
 ProfileKernels = Annotated[
-    bool, typer.Option("--profile-kernels", help="Show which kernel takes how long, slowest first (kernel_ms in JSON).")
+    bool,
+    typer.Option(
+        "--profile-kernels",
+        help="Show how long each kernel takes and how much it moves, slowest first, beside what memory can move "
+        "(kernel_ms and bandwidth in JSON).",
+    ),
 ]
 
 
@@ -112,11 +122,14 @@ def command(
 
     mest bench resnet32 --width 2 --scheme block --sparsity 0.9 --memory-limit 100MB --activations bf16
 
+    mest bench resnet32 --width 2 --scheme block --sparsity 0.9 --compare forward-sums,weight-gradients
+
     mest bench layer:64,64,3,16x16 --scheme block --sparsity 0.9 --uneven --compare unordered --threads 2
 
     mest bench runs/step --threads 2
     """
-    from mest_compiler.bench.compare import UNORDERED, read_opponents
+    from mest_compiler.bench.bandwidth import memory_bandwidth
+    from mest_compiler.bench.compare import REWRITES, UNORDERED, read_opponents
     from mest_compiler.bench.layer_spec import PREFIX
     from mest_compiler.devices import get_device
     from mest_compiler.models import available
@@ -125,6 +138,7 @@ def command(
     opponents = read_opponents("torch" if compare is None else compare)
     if what.startswith(PREFIX):
         _refuse(context, OF_NETWORKS, "a single layer")
+        _refuse_opponents(opponents, REWRITES, "a whole network")
         result = _layer(what, scheme, sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device)
     elif Path(what).exists() and what not in available():
         _refuse(context, OF_MODELS, "an artifact")
@@ -134,11 +148,12 @@ def command(
         from mest_compiler.bench.torch_network import NetworkCase
 
         _refuse(context, OF_LAYERS, "a network")
-        if UNORDERED in opponents:
-            raise BenchError(f"--compare {UNORDERED} is about a single layer: leave it out.")
+        _refuse_opponents(opponents, (UNORDERED,), "a single layer")
         case = NetworkCase(what, classes, (channels, *plane_of(plane)), batch, seed, width)
         rules, options = profile_of(scheme, sparsity, profile), step_options(memory_limit, activations)
         result = _network(case, rules, options, device, opponents, threads, rounds or NETWORK_ROUNDS, profile_kernels)
+    if profile_kernels:
+        result["bandwidth"] = memory_bandwidth(threads)
     _show(what, result, profile_kernels)
     if json is not None:
         write_json(json, result)
@@ -178,7 +193,7 @@ def _layer(
 
 def _network(
     case: NetworkCase,
-    rules: Rules | None,
+    rules: Rules | Automatic | None,
     options: StepOptions,
     device: str,
     opponents: tuple[str, ...],
@@ -186,28 +201,54 @@ def _network(
     rounds: int,
     profile_kernels: bool,
 ) -> dict[str, Any]:
+    from mest_compiler.bench.compare import DENSE, REWRITES, SPARSE, TORCH, turned
     from mest_compiler.cli.compiling import compiled, say_plan
     from mest_compiler.sparsity.masks import save_masks
 
     with TemporaryDirectory(prefix="mest-") as folder:
         artifacts, paths = {}, {}
 
-        def add(name: str, its_rules: Rules | None) -> None:
-            artifacts[name] = compiled(case, its_rules, device=device, threads=threads, title=name, options=options)
+        def add(name: str, its_rules: Rules | Automatic | None, its_options: StepOptions = options) -> None:
+            asked = {"device": device, "threads": threads, "title": name, "options": its_options}
+            try:
+                artifacts[name] = compiled(case, its_rules, **asked)
+            except MemoryLimitError as error:
+                if not artifacts:
+                    raise
+                raise MemoryLimitError(f"--compare {name}: {error}", error.smallest) from error
             say_plan(artifacts[name].manifest["memory"], name)
             paths[name] = artifacts[name].save(Path(folder, name))
 
         if rules is not None:
-            add("sparse", rules)
+            add(SPARSE, rules)
             masks = Path(folder, "masks.safetensors")
-            save_masks(masks, {name: s.to_mask() for name, s in artifacts["sparse"].structures.items()})
+            save_masks(masks, {name: s.to_mask() for name, s in artifacts[SPARSE].structures.items()})
             case = replace(case, masks=str(masks))  # the others start from the same zeros
-        if rules is None or "dense" in opponents:
-            add("dense", None)
+            rules = settled(rules, artifacts[SPARSE])
+        if rules is None or DENSE in opponents:
+            add(DENSE, None)
+        for name in opponents:
+            if name in REWRITES:
+                its_options = turned(options, name)
+                on = getattr(its_options, REWRITES[name])
+                say(f"{name}: the {DENSE if rules is None else SPARSE} step {'with' if on else 'without'} this rewrite")
+                add(name, rules, its_options)
         # a model of one's own may have another number of classes than it was asked for
         classes = next(iter(artifacts.values())).manifest["classes"]
-        torch_case = replace(case, classes=classes) if "torch" in opponents else None
+        torch_case = replace(case, classes=classes) if TORCH in opponents else None
         return measured(artifacts, paths, torch_case, case.seed, threads, rounds, profile_kernels)
+
+
+def settled(rules: Rules | Automatic, artifact: Artifact) -> Rules:
+    """The rules, with the schemes that "auto" chose for the artifact: measured again they could be others."""
+    from mest_compiler.sparsity.automatic import Automatic
+    from mest_compiler.sparsity.profile import LayerPlan, Profile
+
+    if not isinstance(rules, Automatic):
+        return rules
+    of_layers = artifact.manifest["layers"]
+    layers = {name: LayerPlan(of_layers[name]["scheme"], rules.sparsity) for name in artifact.structures}
+    return Profile(LayerPlan("unstructured", 0.0), layers=layers)
 
 
 def _artifact(
@@ -241,17 +282,24 @@ def _refuse(context: typer.Context, names: tuple[str, ...], what: str) -> None:
             raise BenchError(f"--{name.replace('_', '-')} says nothing about {what}: leave it out.")
 
 
+def _refuse_opponents(opponents: tuple[str, ...], names: Collection[str], what: str) -> None:
+    """Raise BenchError for the first opponent with one of these names, which are about something else."""
+    for name in opponents:
+        if name in names:
+            raise BenchError(f"--compare {name} is about {what}: leave it out.")
+
+
 def _show(what: str, result: dict[str, Any], profile_kernels: bool) -> None:
     show_comparison(f"{what}, batch {result['batch']}, {result['threads']} threads on {result['device']}", result)
     if result["max_rel_error"] is not None:
         say(f"largest relative error against PyTorch: {result['max_rel_error']:.2e}")
     for name, size in result.get("state_bytes", {}).items():
         details, formula = result["state_bytes_details"][name], result["table_a1_bytes"].get(name)
-        parts = ", ".join(f"{k} {v / MIB:.2f}" for k, v in details.items()) if isinstance(details, dict) else ""
-        say(f"weights, gradients and momentum of {name}: {size / MIB:.2f} MiB" + (f" ({parts})" if parts else ""))
+        parts = ", ".join(f"{k} {mib(v)}" for k, v in details.items()) if isinstance(details, dict) else ""
+        say(f"weights, gradients and momentum of {name}: {mib(size)} MiB" + (f" ({parts})" if parts else ""))
         if formula is not None:
-            say(f"    of it, as Table A.1 counts (weights, gradients and 16-bit indices): {formula / MIB:.2f} MiB")
+            say(f"    of it, as Table A.1 counts (weights, gradients and 16-bit indices): {mib(formula)} MiB")
     if "bytes_of" in result:
         show_memory(result["bytes_of"])
     if profile_kernels:
-        show_kernels(result["kernel_ms"])
+        show_kernels(result["kernel_ms"], result["bandwidth"])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from mest_compiler.cli.bars import phase_bar
 from mest_compiler.cli.output import say
-from mest_compiler.cli.tables import MIB
+from mest_compiler.cli.tables import mib
+from mest_compiler.passes.options import PLAIN, StepOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mest_compiler.bench.torch_network import NetworkCase
-    from mest_compiler.passes.options import StepOptions
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.sparsity.profile import Profile
 
@@ -34,11 +34,10 @@ def compiled(
     device: str,
     threads: int,
     title: str,
-    options: StepOptions | None = None,
+    options: StepOptions = PLAIN,
 ) -> Artifact:
-    """The step of a bench's network, with the optimiser that its opponents have; options: None is none."""
+    """The step of a bench's network, with the optimiser that its opponents have."""
     from mest_compiler.bench.inputs import MOMENTUM, WEIGHT_DECAY
-    from mest_compiler.passes.options import StepOptions
     from mest_compiler.schedules.cpu.sgd import Sgd
 
     return compile_with_bar(
@@ -52,7 +51,7 @@ def compiled(
         device=device,
         threads=threads,
         name=case.model,
-        options=options or StepOptions(),
+        options=options,
     )
 
 
@@ -61,11 +60,11 @@ def say_plan(memory: Mapping[str, Any], name: str = "") -> None:
     its manifest."""
     again = sum(memory["recomputed"].values())
     of = f" of {name}" if name else ""
-    parts = [f"planned peak of training memory{of}: {memory['planned_peak'] / MIB:.2f} MiB"]
+    parts = [f"planned peak of training memory{of}: {mib(memory['planned_peak'])} MiB"]
     if memory["stored"] == "bfloat16":
         parts.append("activations wait for the backward pass as bf16")
     if again:
-        parts.append(f"{again / MIB:.2f} MiB are computed again in the backward pass")
+        parts.append(f"{mib(again)} MiB are computed again in the backward pass")
     if memory["micro_batches"] > 1:
         parts.append(
             f"a batch is trained as {memory['micro_batches']} parts of {memory['micro_batch']} examples, over each of "

@@ -9,7 +9,7 @@ import typer
 
 from mest_compiler.cli.options import Json, Threads
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.tables import MIB, show, show_comparison
+from mest_compiler.cli.tables import mib, show, show_comparison, times
 from mest_compiler.errors import MestError
 
 if TYPE_CHECKING:
@@ -113,13 +113,13 @@ def _show(summary: dict[str, Any]) -> None:
                 "iteration, ms",
                 f"{ms['sparse']:.1f}",
                 f"{ms['torch']:.1f}",
-                f"{ms['torch'] / ms['sparse']:.2f}x faster",
+                f"{times(ms['torch'] / ms['sparse'])} faster",
             ),
             (
                 "weights + gradients + momentum, MiB",
-                f"{size['sparse'] / MIB:.2f}",
-                f"{size['torch'] / MIB:.2f}",
-                f"{size['torch'] / size['sparse']:.2f}x smaller",
+                mib(size["sparse"]),
+                mib(size["torch"]),
+                f"{times(size['torch'] / size['sparse'])} smaller",
             ),
         ),
     )

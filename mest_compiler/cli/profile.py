@@ -23,7 +23,7 @@ from mest_compiler.cli.options import (
     writable,
 )
 from mest_compiler.cli.output import STANDARD_OUTPUT, say, write_json
-from mest_compiler.cli.tables import MIB, show
+from mest_compiler.cli.tables import mib, show
 from mest_compiler.errors import MestError, ProfileError
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ def command(
             whole = dict.fromkeys(("weights", "gradients", "momentum"), 4 * row["weights"]) | {"indices": 0}
             row["program_bytes"] = planned.get(row["name"], whole)
     totals = summed(rows)
-    if dump is not None:
-        _write(dump, rules.resolved(layers.convolutions, layers.linears).dump())
-    _show(model, rows, totals)
+    found = None
     if memory:
         from mest_compiler.bench.torch_network import NetworkCase
         from mest_compiler.cli.profile_memory import profiled_memory, show_profiled
@@ -159,6 +157,11 @@ def command(
         case = NetworkCase(model, classes, input_shape, batch, 0, width)
         options = step_options(memory_limit, activations)
         found = profiled_memory(case, rules if plan else None, options, device=device, threads=threads)
+    # Nothing is written and shown before all is known: a limit may be one that no step can meet.
+    if dump is not None:
+        _write(dump, rules.resolved(layers.convolutions, layers.linears).dump())
+    _show(model, rows, totals)
+    if found is not None:
         show_profiled(found)
         totals |= {"training_memory": found}
     if json is not None:
@@ -253,12 +256,12 @@ def _show(model: str, rows: list[dict[str, Any]], totals: dict[str, Any]) -> Non
         f"{totals['weights']:,} weights are kept."
     )
     if with_program:
-        parts = ", ".join(f"{kind} {size / MIB:.2f}" for kind, size in totals["program_bytes"].items())
-        say(f"The compiled step allocates {sum(totals['program_bytes'].values()) / MIB:.2f} MiB for them: {parts} MiB.")
+        parts = ", ".join(f"{kind} {mib(size)}" for kind, size in totals["program_bytes"].items())
+        say(f"The compiled step allocates {mib(sum(totals['program_bytes'].values()))} MiB for them: {parts} MiB.")
     smaller = totals["dense_bytes"] / totals["bytes"] if totals["bytes"] else 1.0
     say(
-        f"Weights, gradients and indices (Table A.1): {totals['bytes'] / MIB:.2f} MiB, dense "
-        f"{totals['dense_bytes'] / MIB:.2f} MiB ({smaller:.1f} times smaller)."
+        f"Weights, gradients and indices (Table A.1): {mib(totals['bytes'])} MiB, dense "
+        f"{mib(totals['dense_bytes'])} MiB ({smaller:.1f} times smaller)."
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mest_compiler.cli.compiling import compiled, say_plan
 from mest_compiler.cli.output import say
-from mest_compiler.cli.tables import MIB, show_memory
+from mest_compiler.cli.tables import mib, show_memory
 
 if TYPE_CHECKING:
     from mest_compiler.bench.torch_network import NetworkCase
@@ -57,13 +57,13 @@ def show_profiled(found: dict[str, Any]) -> None:
     ours = own["measured_peak"] or own["planned_peak"]
     how = "measured" if own["measured_peak"] else "planned"
     say(
-        f"peak of an iteration: {ours / MIB:.2f} MiB {how}, dense PyTorch {own['torch_peak'] / MIB:.2f} MiB: "
+        f"peak of an iteration: {mib(ours)} MiB {how}, dense PyTorch {mib(own['torch_peak'])} MiB: "
         f"{own['torch_peak'] / ours:.2f} times as much"
     )
-    program, formula = found["program_bytes"] / MIB, found["table_a1_bytes"] / MIB
     say(
-        f"weights, gradients and indices of the convolutions and sparse linear layers: {program:.2f} MiB in the step, "
-        f"{formula:.2f} MiB as Table A.1 counts (16-bit indices)"
+        "weights, gradients and indices of the convolutions and sparse linear layers: "
+        f"{mib(found['program_bytes'])} MiB in the step, {mib(found['table_a1_bytes'])} MiB as Table A.1 counts "
+        "(16-bit indices)"
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.places import check_writable
 from mest_compiler.errors import BenchError
 
@@ -16,6 +18,7 @@ Row = TypeVar("Row")
 Output = Annotated[
     Path, typer.Option("--output", metavar="DIR", file_okay=False, help="Folder for the picture and the CSV file.")
 ]
+Rounds = Annotated[int, typer.Option(min=1, help="Alternating rounds, of whose times medians are taken.")]
 NOT_TYPED = frozenset({"resume", "json"})
 """Options that say nothing about what is measured: the same results may have been got without them."""
 
@@ -70,3 +73,26 @@ def prepare(output: Path, file: str, kind: type[Row], resume: bool) -> tuple[Pat
     if not resume:
         raise BenchError(f"{path} exists: go on with --resume, choose another --output, or remove it.")
     return path, read_rows(path, kind)
+
+
+def conclude(
+    context: typer.Context,
+    output: Path,
+    files: tuple[str, str],
+    count: str,
+    result: Mapping[str, Any],
+    json: str | None,
+) -> None:
+    """What a report ends with: the sentence that says where its table and its picture are, and its result as JSON.
+
+    files: names of these two in the folder `output`. count: what they show, such as "12 rows". result: JSON values,
+    beside which go the files, the command as it was typed, the machine and the date. json: where to; None: nowhere.
+    """
+    from mest_compiler.bench.machine import describe
+
+    table, picture = (output / name for name in files)
+    say(f"{picture}, {table}: {count}")
+    if json is not None:
+        machine = describe()
+        origin = {"command": typed(context), "machine": machine, "date": machine["date"]}
+        write_json(json, {**result, "files": {"csv": table, "png": picture}, **origin})

@@ -10,10 +10,21 @@ from rich.table import Table
 from mest_compiler.cli.output import console, say
 
 MIB = 2**20
+"""Bytes."""
 PLANNED = "planned_peak"
 """Key that the bytes of a compiled step have, and PyTorch's lack."""
 SMALL = 0.005
 """Share of an iteration below which a kernel gets no line of its own."""
+
+
+def mib(size: float | None, digits: int = 2) -> str:
+    """Bytes in MiB, "-" for what does not exist."""
+    return "-" if size is None else f"{size / MIB:.{digits}f}"
+
+
+def times(ratio: float | None) -> str:
+    """How many times as fast, or as much; "-" for what does not exist."""
+    return "-" if ratio is None else f"{ratio:.2f}x"
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -38,7 +49,7 @@ def show_comparison(title: str, result: Mapping[str, Any]) -> None:
                 name + mark,
                 f"{value:.3f}",
                 f"{result['timings'][name]['spread']:.1%}",
-                f"{value / result['ms'][subject]:.2f}x",
+                times(value / result["ms"][subject]),
                 f"{result['peak_rss_mb'][name]:.0f}",
             )
         )
@@ -48,35 +59,43 @@ def show_comparison(title: str, result: Mapping[str, Any]) -> None:
 def show_memory(bytes_of: Mapping[str, Mapping[str, int | None]]) -> None:
     """`bytes_of` of a report: training memory by kind, a column a contestant."""
     steps = {name: one for name, one in bytes_of.items() if PLANNED in one}
-    rows = [(kind, *(_mib(one[kind]) for one in steps.values())) for kind in next(iter(steps.values()))]
+    rows = [(kind, *(mib(one[kind]) for one in steps.values())) for kind in next(iter(steps.values()))]
     rows = [(kind.replace("_", " "), *cells) for kind, *cells in rows]
     if (torch := bytes_of.get("torch")) is not None:
         own = {**torch, "activations": torch["rest"], "measured peak": torch["peak"]}
-        rows = [(kind, *cells, _mib(own[kind]) if kind in own else "") for kind, *cells in rows]
+        rows = [(kind, *cells, mib(own[kind]) if kind in own else "") for kind, *cells in rows]
     show("training memory, MiB", ("", *bytes_of), rows)
     if torch is not None:
         say("PyTorch's peak is its own profiler's, of the dense network; its workspace is among its activations")
 
 
-def _mib(size: int | None) -> str:
-    return "-" if size is None else f"{size / MIB:.2f}"
-
-
-def show_kernels(times: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
-    """`kernel_ms` of a report: where the time of an iteration goes, slowest first."""
-    for contestant, kernels in times.items():
+def show_kernels(kernel_ms: Mapping[str, Mapping[str, Mapping[str, float]]], bandwidth: float) -> None:
+    """`kernel_ms` of a report: where the time of an iteration goes, slowest first; what its kernels move, beside the
+    bytes a second that memory can move."""
+    for contestant, kernels in kernel_ms.items():
         total = sum(kernel["ms"] for kernel in kernels.values())
         slowest = sorted(kernels.items(), key=lambda item: -item[1]["ms"])
         shown = [(name, kernel) for name, kernel in slowest if kernel["ms"] >= SMALL * total]
         rest = [kernel for _, kernel in slowest[len(shown) :]]
         if rest:
-            summed = {"ms": sum(k["ms"] for k in rest), "calls": sum(k["calls"] for k in rest)}
-            shown.append((f"{len(rest)} others", summed))
+            shown.append((f"{len(rest)} others", {key: sum(k[key] for k in rest) for key in rest[0]}))
         rows = [
-            (name, f"{kernel['ms']:.3f}", f"{kernel['ms'] / total:.1%}", f"{kernel['calls']:g}")
+            (name, f"{kernel['ms']:.3f}", f"{kernel['ms'] / total:.1%}", f"{kernel['calls']:g}", *_moved(kernel))
             for name, kernel in shown
         ]
-        show(f"{contestant}: {total:.3f} ms by kernel", ("kernel", "ms", "share", "calls"), rows)
+        columns = ("kernel", "ms", "share", "calls", "MB moved", "GB/s")
+        show(f"{contestant}: {total:.3f} ms by kernel", columns, rows)
+    say(
+        "moved: what a kernel reads and writes, each number once; a copy moves "
+        f"{bandwidth / 1e9:.1f} GB/s where caches do not help"
+    )
+
+
+def _moved(kernel: Mapping[str, float]) -> tuple[str, str]:
+    """MB and GB/s of a kernel of a network; those of a layer by itself stay in caches and are not counted."""
+    if "bytes" not in kernel:
+        return "-", "-"
+    return f"{kernel['bytes'] / 1e6:.1f}", f"{kernel['bytes'] / kernel['ms'] / 1e6:.1f}" if kernel["ms"] else "-"
 
 
 def show_layers(layers: Sequence[Mapping[str, Any]]) -> None:

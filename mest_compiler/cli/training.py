@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mest_compiler.cli.compiling import say_plan
 from mest_compiler.cli.model_options import AUTO
 from mest_compiler.cli.output import console, say
 from mest_compiler.cli.places import check_artifact_place, check_writable, no_empty_folders
@@ -26,9 +27,9 @@ from mest_compiler.cli.training_backends import (
 )
 from mest_compiler.cli.training_start import check_start, first_start, start_of_checkpoint
 from mest_compiler.errors import CheckpointError, MaskError, MestError
+from mest_compiler.passes.options import PLAIN, StepOptions
 
 if TYPE_CHECKING:
-    from mest_compiler.passes.options import StepOptions
     from mest_compiler.training.data import Examples
     from mest_compiler.training.ranks import Ranks
     from mest_compiler.training.recipe import Recipe
@@ -90,11 +91,11 @@ def begin_run(
     masks: Path | None = None,
     masks_from: Path | None = None,
     checkpoint_steps: int | None = None,
-    options: StepOptions | None = None,
+    options: StepOptions = PLAIN,
 ) -> Run:
     """Train as the recipe says from the first epoch, with a step that is compiled now or with PyTorch.
 
-    options: of the compiled step; None is none. They stay with the step, so a run that is resumed has them too.
+    options: of the compiled step. They stay with the step, so a run that is resumed has them too.
     What can go wrong early goes wrong before there is a folder. Raises the MestErrors of data, models, masks, compiling
     and training.
     """
@@ -102,8 +103,7 @@ def begin_run(
     from mest_compiler.training.run_folder import CHECKPOINT
 
     check_backend(backend, device, measures=recipe.scheme == AUTO)
-    options = options or no_options()
-    if backend == TORCH and options != no_options():
+    if backend == TORCH and options != PLAIN:
         raise MestError(
             "--backend torch keeps all activations as they are: leave out --memory-limit and --activations, or train "
             "through the compiled step."
@@ -117,11 +117,13 @@ def begin_run(
         data = load_recipe_data(recipe)
         start = first_start(recipe, data, masks, masks_from)
         check_start(recipe, data, start)
-        _show(recipe, run_dir, ranks)
         if backend == TORCH:
             built = torch_backend(recipe, start, device, threads, ranks)
         else:
             built = compiled_backend(recipe, data, start, device, threads, options)
+        _show(recipe, run_dir, ranks)
+        if built.artifact is not None:
+            say_plan(built.artifact.manifest["memory"])
         with _unless_begun(run_dir) if ranks.rank == 0 else nullcontext():
             if ranks.rank == 0:
                 clear_run(run_dir)  # of one that was killed before its first checkpoint
@@ -170,7 +172,8 @@ def resume_run(
         _show(recipe, run_dir, ranks)
         if built.kind != backend:
             say(f"{run_dir} holds no compiled step: compiling it")
-            built = compiled_backend(recipe, data, start, device, threads, no_options())
+            built = compiled_backend(recipe, data, start, device, threads, PLAIN)
+            say_plan(built.artifact.manifest["memory"])
             built.artifact.save(run_dir / ARTIFACT)
         return _train(recipe, run_dir, data, built, ranks, True, checkpoint_steps)
 
@@ -185,16 +188,9 @@ def clear_run(run_dir: Path) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
-def no_options() -> StepOptions:
-    """The options of a step that nothing was asked of."""
-    from mest_compiler.passes.options import StepOptions
-
-    return StepOptions()
-
-
 def refuse_step_options(options: StepOptions) -> None:
     """Raise MestError if something is asked of the step of a run that has its own."""
-    if options != no_options():
+    if options != PLAIN:
         raise MestError(
             "A run that is resumed goes on with the step it was begun with: leave out --memory-limit and --activations."
         )

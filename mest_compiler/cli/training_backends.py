@@ -103,7 +103,7 @@ def compiled_backend(
     recipe: Recipe, data: Examples, start: Start, device: str, threads: int | None, options: StepOptions
 ) -> Built:
     """Compiles the step."""
-    from mest_compiler.cli.compiling import compile_with_bar, say_plan
+    from mest_compiler.cli.compiling import compile_with_bar
     from mest_compiler.schedules.cpu.sgd import Sgd
 
     _one_pool_of_threads()
@@ -124,7 +124,6 @@ def compiled_backend(
         name=recipe.model,
         options=options,
     )
-    say_plan(artifact.manifest["memory"])
     return _trainer(recipe, artifact, threads)
 
 

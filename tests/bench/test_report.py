@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from mest_compiler.bench.compare import Comparison, read_opponents
+from mest_compiler.bench.compare import REWRITES, Comparison, read_opponents, turned
 from mest_compiler.bench.report import report, state_bytes
 from mest_compiler.bench.rounds import Timing
 from mest_compiler.errors import BenchError
+from mest_compiler.passes.options import PLAIN, StepOptions
 
 
 def _timing(*samples: float, **result: object) -> Timing:
@@ -59,5 +60,31 @@ def test_bytes_of_the_state() -> None:
 
 def test_opponents() -> None:
     assert read_opponents("torch, dense") == ("torch", "dense")
-    with pytest.raises(BenchError, match="nothing called 'jax' to compare with: use torch or dense"):
+    assert read_opponents("dense,forward-sums,dense") == ("dense", "forward-sums")
+    with pytest.raises(BenchError, match="nothing called 'jax' to compare with: use torch, dense, unordered, "):
         read_opponents("jax")
+    with pytest.raises(BenchError, match=r"called 'forward-sum' to compare with \(did you mean 'forward-sums'\?\)"):
+        read_opponents("forward-sum")
+
+
+def test_every_rewrite_is_an_opponent() -> None:
+    bools = {field for field, value in vars(PLAIN).items() if isinstance(value, bool)}
+    assert {"forward_sums", "backward_sums", "weight_gradients"} <= set(REWRITES.values()) == bools
+    assert read_opponents(",".join(REWRITES)) == tuple(REWRITES)
+
+
+def test_one_rewrite_is_turned_the_other_way_round() -> None:
+    asked = StepOptions(memory_limit=10**6, stored="bfloat16")
+    assert turned(asked, "forward-sums") == StepOptions(10**6, stored="bfloat16", forward_sums=True)
+    assert turned(asked, "weight-gradients") == StepOptions(10**6, stored="bfloat16", weight_gradients=False)
+    assert turned(turned(asked, "forward-sums"), "forward-sums") == asked
+
+
+def test_a_step_with_a_rewrite_turned_is_an_opponent_as_any() -> None:
+    other = _timing(3.0, kernels={"b": {}}, state_bytes={"weights": 3, "indices": 1})
+    comparison = Comparison({"sparse": SPARSE, "forward-sums": other, **TORCH}, {})
+    found = report(comparison, device="cpu", threads=1)
+    assert (found["subject"], found["ms"]["forward-sums"]) == ("sparse", 3.0)
+    assert found["speedup"] == {"forward-sums": 1.5, "torch": 5.0}
+    assert found["kernels"] == {"sparse": {"a": {}}, "forward-sums": {"b": {}}}
+    assert state_bytes(comparison)["state_bytes"] == {"sparse": 4, "forward-sums": 4, "torch": 60}

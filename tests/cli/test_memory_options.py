@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,6 +73,10 @@ def test_sizes_of_nothing(text: str) -> None:
         (["profile", MODEL, "--activations", "bf16"], "are about the compiled step: add --memory."),
         ([*TRAIN, "--backend", "torch", "--memory-limit", "1MB"], "--backend torch keeps all activations as they are"),
         ([*TRAIN, "--backend", "torch", "--activations", "bf16"], "--backend torch keeps all activations as they are"),
+        ([*TRAIN, "--memory-limit", "nonsense"], "'nonsense' is no size"),
+        ([*TRAIN, "--activations", "fp8"], "'fp8' is no way to store activations"),
+        (["bench", MODEL, "--memory-limit", "0"], "'0' is not a size that anything fits in"),
+        (["profile", MODEL, "--memory", "--activations", "fp8"], "'fp8' is no way to store activations"),
         (["report", "memory", "--sparsity", "0"], "a fraction of zeros between 0 and 1"),
         (["report", "memory", "--schemes", "auto"], "needs schemes by name"),
         (["report", "memory", "--schemes", "blok"], "There is no sparsity scheme 'blok'"),
@@ -101,6 +105,24 @@ def test_compiled_under_a_limit(mest, run, folder: Path) -> None:
     tiny = run("compile", *LARGER, "--memory-limit", "1kB", "--output", "other")
     assert (tiny.exit_code, Path("other").exists()) == (2, False)
     assert tiny.stderr.startswith("mest: ") and len(tiny.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["profile", MODEL, "--memory", "--dump", "layers.yaml", "--json", "found.json"],
+        ["compile", MODEL, "--output", "step", "--json", "found.json"],
+        ["bench", MODEL, "--json", "found.json"],
+        TRAIN,
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_limit_that_no_step_can_meet(
+    refused, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]
+) -> None:
+    monkeypatch.setitem(data_sets.LOADERS, "rows", lambda root, seed, size: rows())
+    assert "A training step of this model takes at least" in refused(*arguments, "--memory-limit", "1kB")
+    assert {path.name for path in folder.iterdir()} <= {"net.py", "__pycache__"}
 
 
 def test_a_run_keeps_its_options(mest, refused, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.options import Json
-from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.reporting import Output, fractions_of, names_of, prepare, typed
+from mest_compiler.cli.reporting import Output, conclude, fractions_of, names_of, prepare, typed
 from mest_compiler.cli.tables import show
 
 if TYPE_CHECKING:
@@ -83,9 +83,8 @@ def command(
     entries = evidence.table(rows)
     _draw(output / PNG, rows, entries)
     _show(entries)
-    say(f"{output / PNG}, {path}: {len(rows)} runs")
-    if json is not None:
-        write_json(json, _result(rows, entries, output))
+    result = {"cells": [asdict(entry) for entry in entries], "runs": [asdict(row) for row in rows]}
+    conclude(context, output, (CSV, PNG), f"{len(rows)} runs", result, json)
 
 
 def _check(base: Recipe, data: Examples, cells: Sequence[Cell]) -> None:
@@ -124,16 +123,6 @@ def _draw(path: Path, rows: Sequence[Trained], entries: Sequence[Entry]) -> None
     from mest_compiler.bench.plots import plot_evidence
 
     plot_evidence(path, rows, entries)
-
-
-def _result(rows: Sequence[Trained], entries: Sequence[Entry], output: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "cells": [asdict(entry) for entry in entries],
-        "runs": [asdict(row) for row in rows],
-        "files": {"csv": output / CSV, "png": output / PNG},
-    }
 
 
 def _show(entries: Sequence[Entry]) -> None:

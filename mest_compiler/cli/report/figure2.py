@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,9 @@ import typer
 
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.options import Batch, Device, Json, Seed
-from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.reporting import Output, fractions_of, names_of, prepare, typed
-from mest_compiler.cli.tables import show
+from mest_compiler.cli.output import say
+from mest_compiler.cli.reporting import Output, Rounds, conclude, fractions_of, names_of, prepare, typed
+from mest_compiler.cli.tables import show, times
 from mest_compiler.errors import BenchError
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ Sparsities = Annotated[
         metavar="LIST", help="Fractions of zeros, such as 0.5,0.9.", show_default="tenths to 0.9, then 0.95 and 0.98"
     ),
 ]
-Rounds = Annotated[int, typer.Option(min=1, help="Alternating rounds, of whose times medians are taken.")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Keep the points that --output holds already, and measure the others.")
 ]
@@ -88,11 +88,9 @@ def command(
         raise BenchError("None of these schemes can have one of these sparsities: choose others.")
     gains = break_evens(points)
     _draw(output / PNG, points, gains)
-    result = _result(figure, points, gains, output)
+    result = _result(figure, points, gains)
     _show(points, result["break_even"])
-    say(f"{output / PNG}, {path}: {len(points)} points")
-    if json is not None:
-        write_json(json, result)
+    conclude(context, output, (CSV, PNG), f"{len(points)} points", result, json)
 
 
 def _measured(figure: Figure, groups: Sequence[Any], points: Sequence[Point], path: Path) -> list[Point]:
@@ -121,29 +119,21 @@ def _draw(path: Path, points: Sequence[Point], gains: dict[str, BreakEven]) -> N
     plot_figure2(path, points, gains)
 
 
-def _result(figure: Figure, points: Sequence[Point], gains: dict[str, BreakEven], output: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _result(figure: Figure, points: Sequence[Point], gains: dict[str, BreakEven]) -> dict[str, Any]:
     from mest_compiler.bench.figure2 import PAPER
-    from mest_compiler.bench.machine import describe
 
-    machine = describe()
     return {
         **figure.settings(),
         "points": [asdict(point) for point in points],
         "break_even": {
             scheme: {**asdict(gain), "text": str(gain), "paper": PAPER.get(scheme)} for scheme, gain in gains.items()
         },
-        "files": {"csv": output / CSV, "png": output / PNG},
-        "command": figure.command,
-        "machine": machine,
-        "date": machine["date"],
     }
 
 
 def _show(points: Sequence[Point], gains: dict[str, dict[str, Any]]) -> None:
     """Speed-ups by sparsity and scheme, and from where on each scheme gains."""
-    by_place = {(point.sparsity, point.scheme): f"{point.speedup_torch:.2f}x" for point in points}
+    by_place = {(point.sparsity, point.scheme): times(point.speedup_torch) for point in points}
     sparsities = sorted({point.sparsity for point in points})
     rows = [(f"{s:.1%}", *(by_place.get((s, scheme), "-") for scheme in gains)) for s in sparsities]
     one = points[-1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,10 +13,10 @@ import typer
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.model_options import Channels, Classes, UsualPlane, Width, plane_of, profile_of
 from mest_compiler.cli.options import Batch, Device, Json, Seed, Threads, step_options
-from mest_compiler.cli.output import say, write_json
+from mest_compiler.cli.output import say
 from mest_compiler.cli.places import check_writable
-from mest_compiler.cli.reporting import Output, names_of, typed
-from mest_compiler.cli.tables import MIB, show
+from mest_compiler.cli.reporting import Output, Rounds, conclude, names_of, typed
+from mest_compiler.cli.tables import mib, show, times
 from mest_compiler.errors import ProfileError
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ Schemes = Annotated[
     ),
 ]
 Sparsity = Annotated[float, typer.Option(help="Fraction of the weights that are zero, above 0.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Alternating rounds, of whose times medians are taken.")]
 
 
 def command(
@@ -83,8 +82,7 @@ def command(
     if not 0 < sparsity < 1 or "auto" in names:
         raise ProfileError("The report needs schemes by name and a fraction of zeros between 0 and 1, such as 0.9.")
     threads = get_device(device, threads).threads
-    path = output / CSV
-    check_writable(path)
+    check_writable(output / CSV)
     shape = (channels, *(models.usual_plane(model) if plane is None else plane_of(plane)))
     case = NetworkCase(model, classes, shape, batch, seed, width)
     with TemporaryDirectory(prefix="mest-") as folder:
@@ -99,9 +97,7 @@ def command(
         rows += _measured("limits", limits, case, with_torch=False, **facts)
     _write(output, rows)
     _show(rows)
-    say(f"{output / PNG}, {path}: {len(rows)} rows")
-    if json is not None:
-        write_json(json, _result(rows, output))
+    conclude(context, output, (CSV, PNG), f"{len(rows)} rows", {"rows": [asdict(row) for row in rows]}, json)
 
 
 @dataclass(frozen=True)
@@ -178,21 +174,6 @@ def _write(output: Path, rows: Sequence[Row]) -> None:
     plot_memory(output / PNG, rows)
 
 
-def _result(rows: Sequence[Row], output: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from mest_compiler.bench.machine import describe
-
-    machine = describe()
-    return {
-        "rows": [asdict(row) for row in rows],
-        "files": {"csv": output / CSV, "png": output / PNG},
-        "command": rows[0].command,
-        "machine": machine,
-        "date": machine["date"],
-    }
-
-
 def _show(rows: Sequence[Row]) -> None:
     """Both panels: peaks beside PyTorch's smallest, and times beside those without a limit."""
     from mest_compiler.bench.memory import least_torch, panel_of
@@ -202,10 +183,7 @@ def _show(rows: Sequence[Row]) -> None:
     show(
         "memory of an iteration",
         ("step", "planned MiB", "measured MiB", "dense PyTorch takes", "ms"),
-        [
-            (row.row, _mib(row.planned_peak), _mib(row.measured_peak), _times(least.peak / row.peak), f"{row.ms:.1f}")
-            for row in panel_of(rows, "steps")
-        ],
+        [(row.row, *_peaks(row), times(least.peak / row.peak), f"{row.ms:.1f}") for row in panel_of(rows, "steps")],
     )
     limits = panel_of(rows, "limits")
     show(
@@ -213,12 +191,11 @@ def _show(rows: Sequence[Row]) -> None:
         ("limit, MiB", "planned MiB", "measured MiB", "ms", "slower", "computed again, MiB", "examples at a time"),
         [
             (
-                _mib(row.memory_limit),
-                _mib(row.planned_peak),
-                _mib(row.measured_peak),
+                mib(row.memory_limit, 1),
+                *_peaks(row),
                 f"{row.ms:.1f}",
-                _times(row.ms / limits[0].ms),
-                _mib(row.recomputed),
+                times(row.ms / limits[0].ms),
+                mib(row.recomputed, 1),
                 f"{row.micro_batch}",
             )
             for row in limits
@@ -226,9 +203,6 @@ def _show(rows: Sequence[Row]) -> None:
     )
 
 
-def _mib(size: float | None) -> str:
-    return "-" if size is None else f"{size / MIB:.1f}"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}x"
+def _peaks(row: Row) -> tuple[str, str]:
+    """Planned and measured, in MiB."""
+    return mib(row.planned_peak, 1), mib(row.measured_peak, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +13,10 @@ import typer
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.model_options import Width
 from mest_compiler.cli.options import Batch, Device, Json, Seed, Threads
-from mest_compiler.cli.output import say, write_json
+from mest_compiler.cli.output import say
 from mest_compiler.cli.places import check_writable
-from mest_compiler.cli.reporting import Output, names_of, typed
-from mest_compiler.cli.tables import show
+from mest_compiler.cli.reporting import Output, Rounds, conclude, names_of, typed
+from mest_compiler.cli.tables import show, times
 
 if TYPE_CHECKING:
     from mest_compiler.bench.rounds import Timing
@@ -33,7 +34,6 @@ Rows = Annotated[
         show_default="all of them",
     ),
 ]
-Rounds = Annotated[int, typer.Option(min=1, help="Alternating rounds, of whose times medians are taken.")]
 
 
 def command(
@@ -67,16 +67,15 @@ def command(
     names = names_of(rows, tuple(table_k1.ROWS))
     table_k1.check_rows(names)
     threads = get_device(device, threads).threads
-    path = output / CSV
-    check_writable(path)
+    check_writable(output / CSV)
     case = NetworkCase(table_k1.MODEL, table_k1.CLASSES, table_k1.INPUT_SHAPE, batch, seed, width)
     timings, zeros = _timed(case, names, device, threads, rounds)
     found = table_k1.table(timings, zeros, case, threads=threads, device=device, command=typed(context))
     _write(output, found)
     _show(found)
-    say(f"{output / PNG}, {path}: {len(found)} rows")
-    if json is not None:
-        write_json(json, _result(found, timings, output))
+    samples = {name: timing.samples for name, timing in timings.items()}
+    result = {"rows": {row.row: asdict(row) for row in found}, "samples_ms": samples}
+    conclude(context, output, (CSV, PNG), f"{len(found)} rows", result, json)
 
 
 def _timed(
@@ -106,22 +105,6 @@ def _write(output: Path, rows: Sequence[Row]) -> None:
     plot_table_k1(output / PNG, rows)
 
 
-def _result(rows: Sequence[Row], timings: dict[str, Timing], output: Path) -> dict[str, object]:
-    from dataclasses import asdict
-
-    from mest_compiler.bench.machine import describe
-
-    machine = describe()
-    return {
-        "rows": {row.row: asdict(row) for row in rows},
-        "samples_ms": {name: timing.samples for name, timing in timings.items()},
-        "files": {"csv": output / CSV, "png": output / PNG},
-        "command": rows[0].command,
-        "machine": machine,
-        "date": machine["date"],
-    }
-
-
 def _show(rows: Sequence[Row]) -> None:
     one = rows[0]
     say(f"{one.model}, width {one.width:g}, batch {one.batch}, {one.threads} threads on {one.device}")
@@ -133,15 +116,11 @@ def _show(rows: Sequence[Row]) -> None:
                 row.row,
                 f"{row.zeros:.1%}",
                 f"{row.seconds:.3f}",
-                _times(row.speedup_dense),
-                _times(row.speedup_torch),
+                times(row.speedup_dense),
+                times(row.speedup_torch),
                 "-" if row.paper_seconds is None else f"{row.paper_seconds:.2f}",
-                _times(row.paper_speedup),
+                times(row.paper_speedup),
             )
             for row in rows
         ],
     )
-
-
-def _times(speedup: float | None) -> str:
-    return "-" if speedup is None else f"{speedup:.2f}x"
