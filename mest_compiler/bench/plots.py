@@ -127,7 +127,7 @@ def plot_memory(path: Path, rows: Sequence[MemoryRow]) -> None:
     names = ["dense PyTorch", *(f"{row.row}\n{row.sparsity:.0%} zeros" for row in steps[1:])]
     _stacked(panels[0], steps, names)
     panels[0].set_ylabel("MiB at the peak of an iteration")
-    panels[0].legend(fontsize=9)
+    canvas.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     if limits:
         names = [f"{row.memory_limit / MIB:.1f}\n{row.micro_batch} at a time" for row in limits]
         _stacked(panels[1], limits, names)

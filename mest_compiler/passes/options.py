@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class StepOptions:
     """Options of the passes.
 
-    memory_limit: bytes that the planned peak of all training memory must stay under; None: no limit. What is computed
-        again, and where that is not enough the micro-batch, follow from it.
+    memory_limit: bytes that the planned peak of all training memory, and what the host needs beside it, must stay
+        under; None: no limit. What is computed again, and where that is not enough the micro-batch, follow from it.
     micro_batch: examples that go through the network at a time, a divisor of the batch; their gradients are summed
         before the update, and batch norm takes its statistics over them, as in PyTorch's gradient accumulation. None:
         the batch, or what the limit leaves.

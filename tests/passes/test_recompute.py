@@ -13,7 +13,7 @@ from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph, trace
 from mest_compiler.passes import fit_memory
 from mest_compiler.passes.dataflow import Dataflow, Kind, Schedule
-from mest_compiler.passes.fit_memory import Fitted, Fitter
+from mest_compiler.passes.fit_memory import HOST_BYTES, Fitted, Fitter
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.passes.pipeline import Lowered, Tiled, tile
 from mest_compiler.passes.program import Program
@@ -96,8 +96,7 @@ def test_trimming_spares_work_and_stays_under_the_peak(narrow: bool) -> None:
     for one in path(narrow)[1:]:
         same = trimmed(one, one.peak)
         assert same.dropped <= one.dropped and same.peak <= one.peak and price(same) <= price(one)
-        assert trimmed(same, one.peak).dropped == same.dropped
-    assert trimmed(last, first.peak).dropped == first.dropped and trimmed(last, first.peak).packed == first.packed
+    assert price(trimmed(last, first.peak)) <= price(first)  # all the room there is
 
 
 @pytest.fixture
@@ -116,15 +115,15 @@ def fitted(limit: int | None) -> Fitted:
 
 def test_no_limit_and_a_large_one_repeat_nothing(finished: list[Lowered]) -> None:
     peak = fitted(None).peak
-    found = fitted(peak)
+    found = fitted(peak + HOST_BYTES)
     assert found.peak == peak and not found.schedule.dropped
     assert len(finished) == 2
 
 
 def test_a_limit_takes_the_first_that_fits(finished: list[Lowered]) -> None:
-    found = fitted(fitted(None).peak - 1)
+    found = fitted(fitted(None).peak + HOST_BYTES - 1)
     assert found.schedule.dropped == path(False)[1].dropped
-    assert len(finished) == 3
+    assert len(finished) == 4  # the two plans without repetitions, the first with one, and it trimmed: a byte too much
 
 
 def test_an_impossible_limit_tries_the_last_only(finished: list[Lowered]) -> None:
@@ -132,4 +131,4 @@ def test_an_impossible_limit_tries_the_last_only(finished: list[Lowered]) -> Non
         fitted(1)
     assert len(finished) == 2
     found = fitted(caught.value.smallest)
-    assert found.peak == caught.value.smallest and found.schedule.dropped <= path(False)[-1].dropped
+    assert found.peak + HOST_BYTES == caught.value.smallest and found.schedule.dropped <= path(False)[-1].dropped

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mest_compiler.errors import MemoryLimitError
+from mest_compiler.passes.fit_memory import HOST_BYTES
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
@@ -30,17 +31,18 @@ def planned_peak(case: Case, options: StepOptions = PLAIN) -> int:
 
 @cache
 def smallest(case: Case, options: StepOptions = PLAIN) -> int:
-    """Bytes of the smallest limit that the whole batch at a time can be compiled for."""
+    """Bytes of the smallest plan that the whole batch at a time can be compiled for."""
     with pytest.raises(MemoryLimitError) as caught:
         with_options(case, dataclasses.replace(options, memory_limit=1, micro_batch=case.batch))
-    return caught.value.smallest
+    return caught.value.smallest - HOST_BYTES
 
 
 def limited(case: Case, share: float, options: StepOptions = PLAIN) -> tuple[Artifact, int]:
-    """The step under a limit at this share of the way from the smallest to the plan without one, and the limit."""
+    """The step under a limit at this share of the way from the smallest plan to the one without a limit, and the bytes
+    that the limit leaves to the plan."""
     least = smallest(case, options)
     limit = least + int(share * (planned_peak(case, options) - least))
-    return with_options(case, dataclasses.replace(options, memory_limit=limit)), limit
+    return with_options(case, dataclasses.replace(options, memory_limit=limit + HOST_BYTES)), limit
 
 
 def check_same(case: Case, artifact: Artifact, steps: int = 3, options: StepOptions = PLAIN) -> None:

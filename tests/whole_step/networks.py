@@ -150,6 +150,23 @@ class ManyNormalisations(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class SharedNormalisation(nn.Module):
+    """One batch norm twice, each time in front of a convolution that pads rows and columns differently: [N, 3, 5, 6] ->
+    logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8, momentum=0.3)
+        self.tall = nn.Conv2d(8, 8, (3, 1), padding=(1, 0), bias=False)
+        self.wide, self.fc = nn.Conv2d(8, 8, (1, 5), padding=(0, 2), bias=False), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = self.tall(F.relu(self.norm(self.stem(x))))
+        x = self.wide(F.hardtanh(self.norm(x), 0, 0.5))
+        return self.fc(x.mean((2, 3)))
+
+
 class OtherInEvaluation(nn.Module):
     """One tensor feeds two convolutions in evaluation, and two tensors in training. [N, 3, 5, 5] -> logits [N, 10]."""
 

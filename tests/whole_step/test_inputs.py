@@ -29,6 +29,8 @@ FAST = [
     (Case("pre-activation", "block", batch=9, threads=1), "on, all sums"),
     (Case("pre-activation", "channel", batch=5), "off"),
     (Case("pre-activation", "pattern", batch=5, indexing="zeros"), "on"),
+    (Case("shared normalisation", "unstructured", batch=5), "on"),
+    (Case("shared normalisation", "block:4x4", batch=9), "on, forward sums"),
     (Case("pre-activation", "unstructured", batch=3), "no weight gradient"),
     (Case("pre-activation", None, batch=5), "off, all sums"),
     pytest.param(Case("many normalisations", "filter", batch=9), "on", marks=pytest.mark.slow),
@@ -52,6 +54,7 @@ def test_three_steps(case: Case, options: str) -> None:
     artifact = with_options(case, OPTIONS[options])
     convolutions = {
         "pre-activation": {"conv1.weight", "conv2.weight"},
+        "shared normalisation": {"tall.weight", "wide.weight"},
         "many normalisations": {f"convs.{i}.weight" for i in (2, 3, 4, 5, 6)},
     }
     on = options.startswith("on")
