@@ -15,7 +15,7 @@ from mest_compiler.bench.rounds import Timing
 from mest_compiler.cli import compiling
 from mest_compiler.cli.options import bytes_of
 from mest_compiler.errors import MemoryLimitError
-from mest_compiler.passes.fit_memory import HOST_BYTES
+from mest_compiler.passes.fit_memory import host_bytes
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.training import data as data_sets
 
@@ -101,8 +101,8 @@ def test_compiled_under_a_limit(mest, run, folder: Path) -> None:
     free = compiled()
     assert free["planned_peak"] == sum(free["planned"].values())
     assert set(free["planned"]) == set(KINDS)
-    limit = int(0.8 * free["planned_peak"]) + HOST_BYTES
-    assert compiled("--memory-limit", str(limit))["planned_peak"] <= limit - HOST_BYTES
+    limit = int(0.8 * free["planned_peak"]) + host_bytes(0)
+    assert compiled("--memory-limit", str(limit))["planned_peak"] <= limit - host_bytes(0)
     tiny = run("compile", *LARGER, "--memory-limit", "1kB", "--output", "other")
     assert (tiny.exit_code, Path("other").exists()) == (2, False)
     assert tiny.stderr.startswith("mest: ") and len(tiny.stderr.splitlines()) == 1
@@ -191,7 +191,9 @@ def compiled_options(monkeypatch: pytest.MonkeyPatch) -> list[StepOptions]:
             "planned": planned, "planned_peak": limit, "micro_batch": 8, "micro_batches": 1, "recomputed": {},
             "stored": options.stored or "float32",
         }  # fmt: skip
-        return SimpleNamespace(manifest={"memory": plan, "classes": 7}, save=lambda path: path)
+        return SimpleNamespace(
+            manifest={"memory": plan, "classes": 7, "parameters": ["w", "b"]}, save=lambda path: path
+        )
 
     def interleave(contestants: list, *_: object) -> Mapping[str, Timing]:
         sizes = {**dict.fromkeys(KINDS, 100), "planned_peak": 700, "measured_peak": 690}
@@ -211,7 +213,7 @@ def compiled_options(monkeypatch: pytest.MonkeyPatch) -> list[StepOptions]:
 def test_report_memory(mest, folder: Path, compiled_options: list[StepOptions]) -> None:
     arguments = ("--model", MODEL, "--schemes", "block,unstructured", "--output", "out", "--threads", "1")
     done = mest("report", "memory", *arguments, "--json", "-")
-    free, *limits = memory.limits_between(400_000 + HOST_BYTES, SMALLEST)
+    free, *limits = memory.limits_between(400_000 + host_bytes(2), SMALLEST)
     assert [one.memory_limit for one in compiled_options] == [*[None] * 5, *limits]
     assert [one.stored for one in compiled_options[:5]] == [None, None, "bfloat16", None, "bfloat16"]
     with Path("out/memory.csv").open(newline="") as file:

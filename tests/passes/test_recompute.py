@@ -13,7 +13,7 @@ from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph, trace
 from mest_compiler.passes import fit_memory
 from mest_compiler.passes.dataflow import Dataflow, Kind, Schedule
-from mest_compiler.passes.fit_memory import HOST_BYTES, Fitted, Fitter
+from mest_compiler.passes.fit_memory import Fitted, Fitter, host_bytes
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.passes.pipeline import Lowered, Tiled, tile
 from mest_compiler.passes.program import Program
@@ -113,15 +113,20 @@ def fitted(limit: int | None) -> Fitted:
     return Fitter(plan(traced(), "block"), RULE, DEVICE, options).fit(traced(), BATCH, lambda _: traced())
 
 
+def host() -> int:
+    """Bytes of a limit that are left to the host."""
+    return host_bytes(len(traced().parameters))
+
+
 def test_no_limit_and_a_large_one_repeat_nothing(finished: list[Lowered]) -> None:
     peak = fitted(None).peak
-    found = fitted(peak + HOST_BYTES)
+    found = fitted(peak + host())
     assert found.peak == peak and not found.schedule.dropped
     assert len(finished) == 2
 
 
 def test_a_limit_takes_the_first_that_fits(finished: list[Lowered]) -> None:
-    found = fitted(fitted(None).peak + HOST_BYTES - 1)
+    found = fitted(fitted(None).peak + host() - 1)
     assert found.schedule.dropped == path(False)[1].dropped
     assert len(finished) == 4  # the two plans without repetitions, the first with one, and it trimmed: a byte too much
 
@@ -131,4 +136,4 @@ def test_an_impossible_limit_tries_the_last_only(finished: list[Lowered]) -> Non
         fitted(1)
     assert len(finished) == 2
     found = fitted(caught.value.smallest)
-    assert found.peak + HOST_BYTES == caught.value.smallest and found.schedule.dropped <= path(False)[-1].dropped
+    assert found.peak + host() == caught.value.smallest and found.schedule.dropped <= path(False)[-1].dropped

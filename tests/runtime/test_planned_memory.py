@@ -16,7 +16,7 @@ from mest_compiler import models
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
 from mest_compiler.errors import MemoryLimitError
-from mest_compiler.passes.fit_memory import HOST_BYTES
+from mest_compiler.passes.fit_memory import host_bytes
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.sparsity.profile import Profile
@@ -73,6 +73,11 @@ def planned_peak(artifact: Artifact) -> int:
     return artifact.manifest["memory"]["planned_peak"]
 
 
+def host(artifact: Artifact) -> int:
+    """Bytes of a limit that are left to the host."""
+    return host_bytes(len(artifact.manifest["parameters"]))
+
+
 @cache
 def smallest(network: str) -> int:
     """Bytes of the smallest limit that a step can be compiled for."""
@@ -90,11 +95,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def options(network: str) -> dict[str, tuple[str | None, StepOptions]]:
     """Scheme and options of every step that is trained, by name."""
-    largest = planned_peak(compiled(network, "block"))
-    limits = np.linspace(largest + HOST_BYTES, smallest(network), LIMITS)
+    free = compiled(network, "block")
+    largest = planned_peak(free)
+    limits = np.linspace(largest + host(free), smallest(network), LIMITS)
     variants = {
         "block": PLAIN, "dense": PLAIN, "bfloat16": StepOptions(stored="bfloat16"),
-        "60 %": StepOptions(memory_limit=int(0.6 * largest) + HOST_BYTES),
+        "60 %": StepOptions(memory_limit=int(0.6 * largest) + host(free)),
         "micro-batches": StepOptions(micro_batch=BATCH // 4),
     }  # fmt: skip
     variants |= {f"limit {number}": StepOptions(memory_limit=round(limit)) for number, limit in enumerate(limits)}
@@ -139,8 +145,9 @@ def test_what_is_allocated_was_planned(network: str, name: str, trained: Callabl
 def test_limits_hold(network: str, number: int, trained: Callable[[str], dict[str, Measured]]) -> None:
     name = f"limit {number}"
     scheme, chosen = options(network)[name]
-    assert planned_peak(compiled(network, scheme, chosen)) <= chosen.memory_limit - HOST_BYTES
-    assert trained(network)[name].device_peak <= chosen.memory_limit - HOST_BYTES
+    artifact = compiled(network, scheme, chosen)
+    assert planned_peak(artifact) <= chosen.memory_limit - host(artifact)
+    assert trained(network)[name].device_peak <= chosen.memory_limit - host(artifact)
 
 
 @networks

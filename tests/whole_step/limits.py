@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mest_compiler.errors import MemoryLimitError
-from mest_compiler.passes.fit_memory import HOST_BYTES
+from mest_compiler.passes.fit_memory import host_bytes
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
@@ -29,12 +29,17 @@ def planned_peak(case: Case, options: StepOptions = PLAIN) -> int:
     return with_options(case, options).manifest["memory"]["planned_peak"]
 
 
+def host(case: Case) -> int:
+    """Bytes of a limit that are left to the host."""
+    return host_bytes(len(with_options(case, PLAIN).manifest["parameters"]))
+
+
 @cache
 def smallest(case: Case, options: StepOptions = PLAIN) -> int:
     """Bytes of the smallest plan that the whole batch at a time can be compiled for."""
     with pytest.raises(MemoryLimitError) as caught:
         with_options(case, dataclasses.replace(options, memory_limit=1, micro_batch=case.batch))
-    return caught.value.smallest - HOST_BYTES
+    return caught.value.smallest - host(case)
 
 
 def limited(case: Case, share: float, options: StepOptions = PLAIN) -> tuple[Artifact, int]:
@@ -42,7 +47,7 @@ def limited(case: Case, share: float, options: StepOptions = PLAIN) -> tuple[Art
     that the limit leaves to the plan."""
     least = smallest(case, options)
     limit = least + int(share * (planned_peak(case, options) - least))
-    return with_options(case, dataclasses.replace(options, memory_limit=limit + HOST_BYTES)), limit
+    return with_options(case, dataclasses.replace(options, memory_limit=limit + host(case))), limit
 
 
 def check_same(case: Case, artifact: Artifact, steps: int = 3, options: StepOptions = PLAIN) -> None:

@@ -121,9 +121,9 @@ class _Compiler:
     def limits(self, free: Step, profile: Profile) -> dict[str, Step]:
         """The step that no limit was set to, and others of its profile, down to the smallest limit possible."""
         from mest_compiler.bench.memory import limits_between
-        from mest_compiler.passes.fit_memory import HOST_BYTES
+        from mest_compiler.passes.fit_memory import host_bytes
 
-        needed = free.manifest["memory"]["planned_peak"] + HOST_BYTES
+        needed = free.manifest["memory"]["planned_peak"] + host_bytes(len(free.manifest["parameters"]))
         largest, *others = limits_between(needed, self._smallest(free, profile))
         found = {f"{largest} bytes": replace(free, limit=largest)}
         for limit in others:
