@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.frontend import TrainingGraph
@@ -137,6 +137,21 @@ def _releasing(module: tvm.IRModule) -> tvm.IRModule:
     return tvm.IRModule({**module.functions, **builder.get().functions}, attrs=module.attrs)
 
 
+def _all_may_alias(module: tvm.IRModule) -> tvm.IRModule:
+    """The module with no kernel that promises LLVM that its buffers do not alias.
+
+    Ours make no such promise (see `emit.function`), Relax's own do, and TVM takes kernels generated after one of those
+    at its word too: sums that are written by name and through pointers came out as NaN.
+    """
+    return tvm.IRModule(
+        {
+            gvar: f.with_attr("tirx.noalias", False) if isinstance(f, tirx.PrimFunc) else f
+            for gvar, f in module.functions.items()
+        },
+        attrs=module.attrs,
+    )
+
+
 def build(planned: Planned, device: CpuProfile) -> relax.VMExecutable:
     """Machine code."""
     t = relax.transform
@@ -150,5 +165,5 @@ def build(planned: Planned, device: CpuProfile) -> relax.VMExecutable:
                 t.VMShapeLower(),
                 t.AttachGlobalSymbol(),
             ]
-        )(_releasing(planned.module))
+        )(_all_may_alias(_releasing(planned.module)))
         return relax.build(module, device.target, relax_pipeline=None)

@@ -31,6 +31,11 @@ def check(case: Case, options: StepOptions) -> Artifact:
     return artifact
 
 
+def test_sums_as_users_compile_them() -> None:
+    """Relax's own kernels in the same module promise LLVM that nothing aliases; ours do not."""
+    check(Case("many normalisations", "block", batch=6, optimised=True), FORWARD)
+
+
 @pytest.mark.parametrize(("case", "sums"), FAST, ids=str)
 def test_three_steps(case: Case, sums: str) -> None:
     options = OPTIONS[sums]
