@@ -21,8 +21,8 @@ from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.devices import CpuProfile, local_cpu
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import choose
-from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.sparsity import structure as structures
 from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.structure import Structure

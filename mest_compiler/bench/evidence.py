@@ -128,8 +128,8 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
 
     from mest_compiler import models
     from mest_compiler.compile import compile_step
+    from mest_compiler.kernels.sgd import Sgd
     from mest_compiler.runtime.trainer import Trainer
-    from mest_compiler.schedules.cpu.sgd import Sgd
     from mest_compiler.sparsity.masks import random_masks
     from mest_compiler.sparsity.profile import LayerPlan, Profile
     from mest_compiler.training.data import load_recipe_data

@@ -87,7 +87,7 @@ def command(
         raise MestError(f"A momentum of {momentum:g} cannot be used: it is below 1, and with --nesterov above 0.")
     from mest_compiler import models
     from mest_compiler.cli.compiling import compile_with_bar, say_plan
-    from mest_compiler.schedules.cpu.sgd import Sgd
+    from mest_compiler.kernels.sgd import Sgd
     from mest_compiler.training.memory import peak_rss_mb
 
     network = models.build(model, classes=classes, in_channels=channels, width=width, seed=seed)

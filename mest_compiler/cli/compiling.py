@@ -38,7 +38,7 @@ def compiled(
 ) -> Artifact:
     """The step of a bench's network, with the optimiser that its opponents have."""
     from mest_compiler.bench.inputs import MOMENTUM, WEIGHT_DECAY
-    from mest_compiler.schedules.cpu.sgd import Sgd
+    from mest_compiler.kernels.sgd import Sgd
 
     return compile_with_bar(
         title,

@@ -104,7 +104,7 @@ def compiled_backend(
 ) -> Built:
     """Compiles the step."""
     from mest_compiler.cli.compiling import compile_with_bar
-    from mest_compiler.schedules.cpu.sgd import Sgd
+    from mest_compiler.kernels.sgd import Sgd
 
     _one_pool_of_threads()
     artifact = compile_with_bar(

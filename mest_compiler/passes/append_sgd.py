@@ -8,10 +8,10 @@ import tvm
 from tvm import relax
 
 from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.schedules.cpu import sgd
 from mest_compiler.schedules.cpu.elementwise import assign
 from mest_compiler.schedules.cpu.emit import Vec
-from mest_compiler.schedules.cpu.sgd import Sgd
 
 from .program import (
     Env,

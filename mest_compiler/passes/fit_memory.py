@@ -13,7 +13,7 @@ from typing import Any
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph
-from mest_compiler.schedules.cpu.sgd import Sgd
+from mest_compiler.kernels.sgd import Sgd
 
 from .dataflow import Dataflow, Schedule
 from .options import StepOptions

@@ -12,8 +12,8 @@ from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.frontend import TrainingGraph
 from mest_compiler.frontend.ops import plain_legalizations
 from mest_compiler.kernels.indices import SparseConv
-from mest_compiler.schedules.cpu.choose import Choice
-from mest_compiler.schedules.cpu.sgd import Sgd
+from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.schedules.choice import Choice
 
 from .accumulate_gradients import UPDATE, AccumulateGradients
 from .append_sgd import AppendSgd

@@ -21,7 +21,7 @@ import tvm
 from mest_compiler import schedules
 from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.indices import SparseConv
-from mest_compiler.schedules.cpu.choose import Choice
+from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.structure import Structure, build
 
 from .layer_run import Operands, interleaved_ms, kernel_call

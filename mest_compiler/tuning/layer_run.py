@@ -13,8 +13,8 @@ import tvm
 from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv, index_arrays, kernel_forms
+from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import zeros
-from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.sparsity.structure import Structure
 
 Tensor = tvm.runtime.Tensor

@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
-from .emit import Buffer, Expr, Indices, blocks, function
+from ..emit import Buffer, Expr, Indices, blocks, function
 from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, group_of, over_pixels, register_tile, update
 from .source import Tile
 

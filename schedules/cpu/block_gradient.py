@@ -6,9 +6,10 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.normalisation import Normalisation
 
-from .emit import Expr, Vec, blocks, each, split, tree
-from .normalise import Normalisation
+from ..emit import Expr, blocks, each, split, tree
+from .emit import Vec
 from .weight_gradient import (
     Operands,
     WeightGradientKnobs,

@@ -16,7 +16,8 @@ from mest_compiler.kernels.bodies import Bodies, Body
 from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
-from .emit import Buffer, Expr, Indices, Vec, flat_any, function
+from ..emit import Buffer, Expr, Indices, function
+from .emit import Vec, flat_any
 from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, group_of, over_pixels, register_tile
 from .source import Tile
 

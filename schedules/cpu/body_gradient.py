@@ -10,10 +10,11 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.bodies import Bodies
 from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.normalisation import Normalisation
 
+from ..emit import Expr, tree
 from .body_gather import shared_loads
-from .emit import Expr, Vec, tree
-from .normalise import Normalisation
+from .emit import Vec
 from .weight_gradient import Operands, WeightGradientKnobs, held, over_dy_tiles, sparse
 
 

@@ -6,17 +6,16 @@ the rules below take to be the fastest; measuring (see `tuning`) may say otherwi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-
-from tvm import tirx
 
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import SparseConv, kernel_forms
 
+from ..choice import Choice
 from . import (
     block_gather,
     block_gradient,
@@ -43,34 +42,6 @@ SPARSEST_DENSE = 0.25  # kept share below which the dense kernel, doing 4 times 
 PROBABLY_DENSE = {"block": 0.7, "pattern": 1.0, "planes": 1.0}  # kept share above which it is the likely winner
 
 Knobs = GatherKnobs | WeightGradientKnobs
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(fused)` (see `gather.Fused`),
-    and for backward-weight `make(again)` (see `source`).
-
-    ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
-    between an expansion of the values and their compaction. ``source``: "default", "measured" or "tuned". ``times``:
-    what was measured, ms of each kernel that was in the running.
-    """
-
-    kernel: str
-    knobs: Knobs
-    make: Callable[..., tirx.PrimFunc]
-    indexing: str = ""
-    source: str = "default"
-    times: Mapping[str, float] = field(default_factory=dict, compare=False)
-
-    @property
-    def used(self) -> tuple[str, int]:
-        """(indexing, groups of planes), as `index_arrays` takes it."""
-        return self.indexing, self.knobs.groups
-
-    def describe(self) -> dict[str, object]:
-        """For reports and manifests: {"kernel", "knobs", "indexing", "source", "times"}."""
-        said = {"kernel": self.kernel, "knobs": asdict(self.knobs), "indexing": self.indexing, "source": self.source}
-        return {**said, "times": dict(self.times)}
 
 
 def dtypes_of(indexing: str, direction: str, layer: SparseConv, groups: int) -> dict[str, str]:

@@ -9,7 +9,8 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import ConvGeometry, Subgrid
 
-from .emit import Expr, Part, blocks, each, flat, function
+from ..emit import Expr, Part, blocks, each, function
+from .emit import flat
 from .gather import ALONE, Fused, GatherKnobs, Group, Input, Output, Shape, over_pixels, register_tile, update
 from .source import Tile
 

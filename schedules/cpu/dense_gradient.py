@@ -6,9 +6,10 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import ConvGeometry
+from mest_compiler.kernels.normalisation import Normalisation
 
-from .emit import Buffer, Expr, Vec, activation, blocks, each, flat, function, split
-from .normalise import Normalisation
+from ..emit import Buffer, Expr, activation, blocks, each, function, split
+from .emit import Vec, flat
 from .source import Source
 from .weight_gradient import WeightGradientKnobs, band_steps, neighbours, outer_products, reduce, zero
 

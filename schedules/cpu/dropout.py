@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.frontend.dropout_mask import BITS, dropout_bits, dropout_keys, expressions, threshold
-from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.dropout import Dropout
 
+from ..emit import activation, function
 from .elementwise import zero_border
-from .emit import Vec, activation, function
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """Shapes of one dropout, the probability to drop, and its number among those of the step."""
-
-    tiles: int
-    channels: int
-    vec: Vec
-    x: Plane
-    y: Plane
-    p: float
-    layer: int
+from .emit import Vec
 
 
 def dropout(d: Dropout) -> tirx.PrimFunc:

@@ -13,7 +13,8 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import Plane
 
-from .emit import Buffer, Expr, Vec, activation, function
+from ..emit import Buffer, Expr, activation, function
+from .emit import Vec
 
 
 def zero_border(vec: Vec, pointer: Buffer, plane: Plane) -> None:

@@ -12,7 +12,8 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import Plane, Subgrid
 
-from .emit import Buffer, Expr, Vec, activation, tree
+from ..emit import Buffer, Expr, activation, tree
+from .emit import Vec
 from .normalise import masked, scale_shift
 
 SUMS = Plane(1, 2)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import ConvGeometry, Plane, Subgrid
+from mest_compiler.kernels.normalisation import Normalisation
 
-from .emit import Buffer, Expr, Part, Vec, activation, each, split, tile_shape
+from ..emit import Buffer, Expr, Part, activation, each, split, tile_shape
+from .emit import Vec
 from .epilogue import SUMS, Epilogue, Finished
-from .normalise import Normalisation
 from .source import Source, Tile
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .emit import Expr, Vec, function
+from ..emit import Expr, function
+from .emit import Vec
 
 STORED = "uint16"
 """The dtype of a buffer that holds bfloat16."""

@@ -8,53 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.normalisation import Normalisation
 
+from ..emit import Buffer, Expr, activation, blocks, each, function, tree
 from .elementwise import padding_mask, zero_border
-from .emit import Buffer, Expr, Vec, activation, blocks, each, function, tree
+from .emit import Vec
 
 UNROLL = 8  # vectors added as a tree before they meet the running sum: short chains, and no long fp32 sums
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Shapes of one batch norm: N examples in tiles of L lanes, C channels; planes of input, output and residual; and
-    the upper bound of its ReLU.
-    """
-
-    batch: int
-    channels: int
-    vec: Vec
-    x: Plane
-    z: Plane
-    relu: bool
-    residual: Plane | None = None
-    upper: float = math.inf
-
-    @property
-    def tiles(self) -> int:
-        """Batch tiles."""
-        return -(-self.batch // self.vec.lanes)
-
-    @property
-    def count(self) -> int:
-        """Numbers a channel's statistics are taken over."""
-        return self.batch * self.x.height * self.x.width
-
-    def valid(self, tile: int) -> int:
-        """Lanes of a tile that hold examples."""
-        return min(self.vec.lanes, self.batch - tile * self.vec.lanes)
-
-    def tile_ranges(self) -> list[tuple[int, int, int]]:
-        """(first tile, number of tiles, valid lanes): full tiles, then a partly filled one."""
-        full = self.batch // self.vec.lanes
-        ranges = [(0, full, self.vec.lanes)] if full else []
-        return ranges + ([(full, 1, self.valid(full))] if full < self.tiles else [])
 
 
 def each_tile(n: Normalisation, body: Callable[[Expr, Callable[[Expr], Expr]], None]) -> None:

@@ -8,10 +8,11 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.normalisation import Normalisation
 
-from .emit import Buffer, Expr, activation, function
+from ..emit import Buffer, Expr, activation, function
 from .epilogue import SUMS
-from .normalise import Normalisation, each_tile, training, write_gradient
+from .normalise import each_tile, training, write_gradient
 
 
 def _combined(n: Normalisation, c: Expr, x: Buffer, sums: Buffer) -> tuple[Expr, Expr]:

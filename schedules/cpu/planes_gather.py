@@ -14,8 +14,9 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
+from ..emit import Buffer, Expr, Index, Indices, blocks, each, function
 from .dense_gather import forward_taps
-from .emit import Buffer, Expr, Index, Indices, Vec, blocks, each, flat_any, function
+from .emit import Vec, flat_any
 from .gather import ALONE, Fused, GatherKnobs, Group, Input, Output, Shape, group_of, over_pixels, register_tile, update
 from .source import Tile
 

@@ -6,9 +6,10 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.normalisation import Normalisation
 
-from .emit import Buffer, Expr, Part, Vec, blocks, each, split
-from .normalise import Normalisation
+from ..emit import Buffer, Expr, Part, blocks, each, split
+from .emit import Vec
 from .weight_gradient import Operands, WeightGradientKnobs, band_steps, outer_products, sparse
 
 

@@ -4,61 +4,17 @@ back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.pool import Pool
 
+from ..emit import Buffer, Expr, activation, function
 from .elementwise import zero_border
-from .emit import Buffer, Expr, Vec, activation, function
+from .emit import Vec
 
 NOWHERE = -1  # place in the window before any pixel of the image was met
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Shapes of one pooling: x (any border), y and index without border unless said."""
-
-    tiles: int
-    channels: int
-    vec: Vec
-    x: Plane
-    y: Plane
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    def taps(self) -> list[tuple[int, int, int]]:
-        """(place in the window, row, column) relative to the window's first pixel in x, padding taken off."""
-        return [
-            (
-                i * self.kernel[1] + j,
-                i * self.dilation[0] - self.padding[0],
-                j * self.dilation[1] - self.padding[1],
-            )
-            for i in range(self.kernel[0])
-            for j in range(self.kernel[1])
-        ]
-
-    def inside(self, r: Expr, q: Expr, i: int, j: int) -> list[Expr]:
-        """Conditions under which a tap hits a pixel of x; none where it always does."""
-        checks = []
-        for at, offset, step, count, size in (
-            (r, i, self.stride[0], self.y.height, self.x.height),
-            (q, j, self.stride[1], self.y.width, self.x.width),
-        ):
-            if offset < 0:
-                checks.append(at * step + offset >= 0)
-            if (count - 1) * step + offset >= size:
-                checks.append(at * step + offset < size)
-        return checks
-
-    def pixel(self, r: Expr, q: Expr, i: int, j: int) -> Expr:
-        """Offset in a plane of x of a tap of the window of an output pixel."""
-        return (r * self.stride[0] + i) * self.x.cols + q * self.stride[1] + j + self.x.at(0, 0)
 
 
 def _when(checks: list[Expr], body) -> None:

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from .emit import Buffer, Expr, Index, Vec, function
+from mest_compiler.kernels.sgd import Sgd
+
+from ..emit import Buffer, Expr, Index, function
+from .emit import Vec
 
 PARALLEL_FROM = 1 << 15  # elements; below, starting the threads costs more than it saves
-
-
-@dataclass(frozen=True)
-class Sgd:
-    """PyTorch's SGD: g += decay*w; v = momentum*v + g; w -= lr * (g + momentum*v if nesterov else v)."""
-
-    momentum: float
-    weight_decay: float
-    nesterov: bool
-
-    def update(self, w: Expr, v: Expr, g: Expr, constant) -> tuple[Expr, Expr]:
-        """(step direction, new momentum); `constant` makes a number of the operands' type."""
-        if self.weight_decay:
-            g = T.Bind(g + w * constant(self.weight_decay))
-        velocity = T.Bind(v * constant(self.momentum) + g) if self.momentum else g
-        return (g + velocity * constant(self.momentum) if self.nesterov else velocity), velocity
 
 
 def _run(rule: Sgd, vec: Vec, w: Buffer, v: Buffer, g: Buffer, lr: Buffer, start: Expr, count: Expr) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.normalisation import Normalisation
 
-from .emit import Buffer, Expr, Vec, activation, shared
-from .normalise import Normalisation, scale_shift, write_plane
+from ..emit import Buffer, Expr, activation
+from .emit import Vec, shared
+from .normalise import scale_shift, write_plane
 
 Tile = tuple[Buffer, Expr]
 """A batch tile of an activation: the buffer it is in, and its number there."""

@@ -15,9 +15,10 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.normalisation import Normalisation
 
-from .emit import Buffer, Expr, Index, Indices, Vec, activation, each, flat_any, function, shared, split, tile_shape
-from .normalise import Normalisation
+from ..emit import Buffer, Expr, Index, Indices, activation, each, function, split, tile_shape
+from .emit import Vec, flat_any, shared
 from .source import Source, Tile
 
 

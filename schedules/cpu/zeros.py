@@ -9,7 +9,8 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.indices import SparseConv
 
-from .emit import Indices, Vec, flat, flat_any, function
+from ..emit import Indices, function
+from .emit import Vec, flat, flat_any
 
 
 def expand(layer: SparseConv, dtypes: dict[str, str]) -> tirx.PrimFunc:

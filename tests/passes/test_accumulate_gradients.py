@@ -12,11 +12,11 @@ from tvm import relax
 
 from mest_compiler.devices import local_cpu
 from mest_compiler.frontend import TrainingGraph, trace
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.accumulate_gradients import UPDATE, AccumulateGradients
 from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name, shape_of
 from mest_compiler.passes.sparsify_convolutions import SparseLayer
-from mest_compiler.schedules.cpu.sgd import Sgd
 
 from .programs import bindings, kernel_calls
 

@@ -10,8 +10,8 @@ import torch
 from mest_compiler import models
 from mest_compiler.devices import local_cpu
 from mest_compiler.frontend import trace
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.pipeline import Lowered, lower
-from mest_compiler.schedules.cpu.sgd import Sgd
 
 from .programs import kernel_calls
 

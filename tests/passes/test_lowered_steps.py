@@ -15,11 +15,11 @@ from mest_compiler.devices import local_cpu
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend import TrainingGraph, ops, trace
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.pipeline import Lowered, lower
 from mest_compiler.passes.program import op_name, shape_of
 from mest_compiler.passes.sparsify_convolutions import SparseLayer, SparsifyConvolutions
-from mest_compiler.schedules.cpu.choose import Choice
-from mest_compiler.schedules.cpu.sgd import Sgd
+from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.profile import Profile
 from mest_compiler.sparsity.schemes import get_scheme
 

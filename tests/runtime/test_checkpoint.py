@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 
 from mest_compiler.errors import CheckpointError
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime import checkpoint
 from mest_compiler.runtime.trainer import Trainer
-from mest_compiler.schedules.cpu.sgd import Sgd
 
 from ..whole_step.cases import Case, compiled
 from ..whole_step.training import batch

@@ -9,8 +9,8 @@ import pytest
 
 from mest_compiler.devices import available_cores
 from mest_compiler.errors import ArtifactError, DeviceError, MaskError, StructureError
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime.trainer import Trainer
-from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.masks import random_masks
 from mest_compiler.sparsity.profile import LayerPlan
 from mest_compiler.sparsity.schemes import get_scheme

@@ -5,8 +5,9 @@ import pytest
 import tvm
 
 from mest_compiler.frontend.dropout_mask import keep
+from mest_compiler.kernels.dropout import Dropout
 from mest_compiler.kernels.geometry import Plane
-from mest_compiler.schedules.cpu.dropout import Dropout, dropout
+from mest_compiler.schedules.cpu.dropout import dropout
 
 from .tiles import NARROW, WIDE, border_of, compile_kernels, poisoned, tile, untile, vector
 

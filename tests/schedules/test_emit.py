@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mest_compiler.schedules.cpu.emit import Part, blocks, split, tile_shape
+from mest_compiler.schedules.emit import Part, blocks, split, tile_shape
 
 sizes = st.integers(1, 200)
 

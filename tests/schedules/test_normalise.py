@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import tvm
 
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.cpu import normalise
-from mest_compiler.schedules.cpu.normalise import Normalisation
 
 from .tiles import NARROW, TOLERANCE, WIDE, border_of, compile_kernels, poisoned, tile, untile, vector
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 import tvm
 
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.cpu import dense_gather, normalise_from_sums
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.schedules.cpu.epilogue import SUMS, ForwardSums
 from mest_compiler.schedules.cpu.gather import Fused, GatherKnobs
-from mest_compiler.schedules.cpu.normalise import Normalisation
 
 from .convolutions import Conv, y_buffer
 from .epilogues import sums_buffer

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.pool import Pool
 from mest_compiler.schedules.cpu import pooling
-from mest_compiler.schedules.cpu.pooling import Pool
 
 from .tiles import NARROW, WIDE, border_of, compile_kernels, poisoned, tile, untile, vector
 

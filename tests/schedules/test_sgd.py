@@ -5,8 +5,9 @@ import pytest
 import torch
 import tvm
 
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.schedules.cpu import sgd
-from mest_compiler.schedules.cpu.sgd import PARALLEL_FROM, Sgd
+from mest_compiler.schedules.cpu.sgd import PARALLEL_FROM
 
 from .tiles import NARROW, TOLERANCE, compile_kernels, vector
 

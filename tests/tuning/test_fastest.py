@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import choose
-from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.tuning import fastest
 from mest_compiler.tuning.fastest import FOLDER, Fastest, label, random_structure
 from mest_compiler.tuning.layer_run import Operands, kernel_call

@@ -15,13 +15,13 @@ from mest_compiler import compile as compiler
 from mest_compiler import models
 from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.fit_memory import Fitted, Fitter
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.passes.pipeline import Lowered
 from mest_compiler.passes.tiling.plan import Pick
 from mest_compiler.runtime.artifact import Artifact
-from mest_compiler.schedules.cpu.choose import Choice
-from mest_compiler.schedules.cpu.sgd import Sgd
+from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 
 from .networks import (

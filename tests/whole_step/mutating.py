@@ -14,8 +14,8 @@ from torch import nn
 
 from mest_compiler import Profile, Trainer, compile_step
 from mest_compiler.devices import CpuProfile
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime.artifact import Artifact
-from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.training.augment import Augmentation
 from mest_compiler.training.data import DataSet

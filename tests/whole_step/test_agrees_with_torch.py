@@ -2,8 +2,8 @@
 
 import pytest
 
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime.trainer import Trainer
-from mest_compiler.schedules.cpu.sgd import Sgd
 
 from .cases import Case, compiled
 from .training import MaskedTraining, check_steps

@@ -9,10 +9,10 @@ import torch
 from mest_compiler import models
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
-from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.profile import Profile
 from mest_compiler.training.data import load_data
 

@@ -18,11 +18,11 @@ from mest_compiler.bench import compiled_network
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
 from mest_compiler.errors import ArtifactError, MestError, ModelError
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.runtime.trainer import Trainer
-from mest_compiler.schedules.cpu.sgd import Sgd
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 from mest_compiler.sparsity.starting_masks import random_masks
 

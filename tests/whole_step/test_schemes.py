@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime.trainer import Trainer
-from mest_compiler.schedules.cpu.sgd import Sgd
 
 from .cases import Case, compiled
 from .training import MaskedTraining, check_steps

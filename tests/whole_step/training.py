@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.runtime.trainer import Trainer
-from mest_compiler.schedules.cpu.sgd import Sgd
 
 from ..frontend.dropouts import seed_dropouts, with_reference_dropouts
 

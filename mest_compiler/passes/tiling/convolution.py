@@ -8,10 +8,10 @@ from math import prod
 from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
+from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.cpu import zeros
 from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums, ForwardSums
 from mest_compiler.schedules.cpu.gather import ALONE, Fused
-from mest_compiler.schedules.cpu.normalise import Normalisation
 
 from ..program import dtype_of, shape_of
 from .state import Tiling

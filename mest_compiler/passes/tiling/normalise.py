@@ -6,8 +6,8 @@ from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.cpu import normalise, normalise_from_sums
-from mest_compiler.schedules.cpu.normalise import Normalisation
 
 from ..dataflow import Repeat
 from ..program import dtype_of, shape_of

@@ -9,10 +9,13 @@ from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.frontend.ops import attributes
+from mest_compiler.kernels.dropout import Dropout
 from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.pool import Pool
 from mest_compiler.schedules.cpu import dropout as dropouts
 from mest_compiler.schedules.cpu import elementwise, pooling
-from mest_compiler.schedules.cpu.emit import Expr, Vec
+from mest_compiler.schedules.cpu.emit import Vec
+from mest_compiler.schedules.emit import Expr
 
 from ..program import dtype_of, op_name, shape_of
 from .state import Tiling, Value
@@ -152,7 +155,7 @@ def dropout(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     n, c, h, w = shape_of(var)
     x, plane = tiling.tiled(expr.args[0])
     out = Plane(h, w, tiling.border_of(var))
-    d = dropouts.Dropout(-(-n // vec.lanes), c, vec, plane, out, a["p"], a["layer"])
+    d = Dropout(-(-n // vec.lanes), c, vec, plane, out, a["p"], a["layer"])
     (y,) = tiling.run(
         ("dropout", d), lambda: dropouts.dropout(d), [x, tiling.plain(expr.args[1])],
         [tiling.tiled_type(shape_of(var), vec.dtype, out.border)],
@@ -204,10 +207,10 @@ def spatial_broadcast(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     return True
 
 
-def _pool(expr: relax.Call, vec: Vec, x: Plane, y: Plane, shape: tuple[int, ...]) -> pooling.Pool:
+def _pool(expr: relax.Call, vec: Vec, x: Plane, y: Plane, shape: tuple[int, ...]) -> Pool:
     a = attributes(expr)
     window = [tuple(a.get(k, (1, 1))) for k in ("kernel", "stride", "padding", "dilation")]
-    return pooling.Pool(-(-shape[0] // vec.lanes), shape[1], vec, x, y, *window)
+    return Pool(-(-shape[0] // vec.lanes), shape[1], vec, x, y, *window)
 
 
 def max_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:

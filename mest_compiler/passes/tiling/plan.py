@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import choose
-from mest_compiler.schedules.cpu.choose import Choice
 
 from ..program import op_name, shape_of
 from .linear import linear_geometry

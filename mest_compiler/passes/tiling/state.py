@@ -14,8 +14,8 @@ from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import Form, SparseConv, index_forms, kernel_forms
+from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import elementwise
-from mest_compiler.schedules.cpu.choose import Choice
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.sparsity.structure_checks import INT32_MAX
 

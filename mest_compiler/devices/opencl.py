@@ -1,0 +1,46 @@
+"""OpenCL devices, as generators want to know them: lanes of a batch tile, limits of a work-group, the wave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+
+from mest_compiler.errors import DeviceError
+
+
+@dataclass(frozen=True)
+class OpenClProfile:
+    """An OpenCL target.
+
+    kind: "opencl". batch_lanes: L, examples of a batch tile. work_group: most work-items of a work-group. local_bytes:
+    of local memory a work-group. wave: work-items that run in step. host: LLVM triple of the program that launches the
+    kernels, None: this machine's. doubles: whether it computes in float64. threads: parts that rows are dealt out to.
+    """
+
+    name: str
+    batch_lanes: int = 64
+    work_group: int = 1024
+    local_bytes: int = 32768
+    wave: int = 64
+    host: str | None = None
+    doubles: bool = True
+    threads: int = 1
+
+    @property
+    def target(self) -> tvm.target.Target:
+        """TVM target; its own defaults for OpenCL (256 items, 16 KiB, wave 1) are wrong for a phone."""
+        host = {"kind": "llvm"} if self.host is None else {"kind": "llvm", "mtriple": self.host}
+        return tvm.target.Target(
+            {
+                "kind": "opencl", "max_num_threads": self.work_group, "max_shared_memory_per_block": self.local_bytes,
+                "thread_warp_size": self.wave, "host": host,
+            }
+        )  # fmt: skip
+
+    def lanes(self, dtype: str) -> int:
+        """Numbers of a dtype in a batch tile's pixel: L, whatever the type."""
+        if dtype not in ("float32", "float64") or (dtype == "float64" and not self.doubles):
+            known = "float32 or float64" if self.doubles else "float32"
+            raise DeviceError(f"The kernels for {self.name} compute in {known}, not in {dtype}.")
+        return self.batch_lanes

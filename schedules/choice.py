@@ -1,0 +1,37 @@
+"""A kernel that computes a direction of a convolution, with its knobs: what the generators of a device kind offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tvm import tirx
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(fused)` (see `gather.Fused`),
+    and for backward-weight `make(again)` (see `source`).
+
+    ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
+    between an expansion of the values and their compaction. ``source``: "default", "measured" or "tuned". ``times``:
+    what was measured, ms of each kernel that was in the running.
+    """
+
+    kernel: str
+    knobs: Any
+    make: Callable[..., tirx.PrimFunc]
+    indexing: str = ""
+    source: str = "default"
+    times: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    @property
+    def used(self) -> tuple[str, int]:
+        """(indexing, groups of planes), as `index_arrays` takes it."""
+        return self.indexing, self.knobs.groups
+
+    def describe(self) -> dict[str, object]:
+        """For reports and manifests: {"kernel", "knobs", "indexing", "source", "times"}."""
+        said = {"kernel": self.kernel, "knobs": asdict(self.knobs), "indexing": self.indexing, "source": self.source}
+        return {**said, "times": dict(self.times)}
