@@ -13,15 +13,15 @@ import torch
 import tvm
 from torch import nn
 
-from .devices import CpuProfile, get_device
+from .devices import Device, get_device
 from .errors import DeviceError, ModelError
 from .frontend import TrainingGraph, trace
+from .kernels.sgd import Sgd
 from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, probable, tile
 from .passes.sparsify_convolutions import SparseLayer
 from .runtime.artifact import SCHEMA, Artifact
-from .schedules.cpu.sgd import Sgd
 from .sparsity import structure
 from .sparsity.automatic import Automatic
 from .sparsity.mutation_schedule import units_at
@@ -87,8 +87,8 @@ def compile_step(
     rule = optimizer or Sgd(momentum=0.9, weight_decay=5e-4, nesterov=False)
     if batch < 1:
         raise ModelError(f"A batch of {batch} examples cannot be trained on: use at least 1.")
-    cpu = get_device(device, threads)
-    cpu.lanes(dtype)
+    target = get_device(device, threads)
+    target.lanes(dtype)
     say("trace")
 
     def retrace(size: int) -> TrainingGraph:
@@ -96,27 +96,27 @@ def compile_step(
 
     graph = retrace(_micro_batch(batch, options))
     say("masks")
-    fastest = Fastest(cpu, lambda what: say(f"lower: measuring {what}"))
+    fastest = Fastest(target, lambda what: say(f"lower: measuring {what}"))
     if isinstance(profile, Automatic):
         if masks_from_weights:
             weights = {p: graph.state[p] != 0 for p, c in graph.convolutions.items() if c.groups == 1}
             masks, masks_from_weights = {p: mask for p, mask in weights.items() if not mask.all()}, False
-        dense = tile(graph, {}, cpu).tiles.layers
+        dense = tile(graph, {}, target).tiles.layers
         found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
         profile = fastest_schemes(profile, found, fastest, masks)
-    plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, cpu, headroom)
+    plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, target, headroom)
     say("lower")
-    fitter = Fitter(_sparse_layers(structures), rule, cpu, options)
+    fitter = Fitter(_sparse_layers(structures), rule, target, options)
     fitted = fitter.fit(graph, batch, retrace, fastest if measure else probable)
     say("build")
-    executable = build(fitted.planned, cpu)
+    executable = build(fitted.planned, target)
     say("pack")
     library = _library(executable)
     tensors = {
         p: structures[p].compact(value.reshape(structures[p].shape)) if p in structures else value
         for p, value in graph.state.items()
     }
-    manifest = _manifest(fitted, plan, structures, rule, cpu, device, name, batch)
+    manifest = _manifest(fitted, plan, structures, rule, target, device, name, batch)
     manifest["compile_seconds"] = round(time.perf_counter() - begin, 3)
     return Artifact(manifest, library, tensors, structures)
 
@@ -135,10 +135,10 @@ def planned_bytes(
     Arguments and errors as `compile_step`; the kernels are the probable ones. Returns {parameter name: {"weights",
     "gradients", "momentum", "indices"}}.
     """
-    cpu = get_device(device, threads)
+    target = get_device(device, threads)
     graph = _trace(model, input_shape, batch, "float32", 0.0)
-    _, structures = _structures(graph, profile, None, False, 0, cpu, 0.0)
-    tiles = tile(graph, _sparse_layers(structures), cpu).tiles
+    _, structures = _structures(graph, profile, None, False, 0, target, 0.0)
+    tiles = tile(graph, _sparse_layers(structures), target).tiles
     return {p: layer.state_bytes() for p, layer in tiles.layers.items()}
 
 
@@ -156,15 +156,15 @@ def planned_memory(
 
     Arguments and errors as `compile_step`; the kernels are the probable ones.
     """
-    cpu = get_device(device, threads)
+    target = get_device(device, threads)
 
     def retrace(size: int) -> TrainingGraph:
         return _trace(model, input_shape, size, "float32", 0.0)
 
     graph = retrace(_micro_batch(batch, options))
-    _, structures = _structures(graph, profile, None, False, 0, cpu, 0.0)
+    _, structures = _structures(graph, profile, None, False, 0, target, 0.0)
     rule = Sgd(momentum=0.9, weight_decay=0, nesterov=False)
-    return Fitter(_sparse_layers(structures), rule, cpu, options).fit(graph, batch, retrace).describe()
+    return Fitter(_sparse_layers(structures), rule, target, options).fit(graph, batch, retrace).describe()
 
 
 def _micro_batch(batch: int, options: StepOptions) -> int:
@@ -197,7 +197,7 @@ def _structures(
     masks: Mapping[str, np.ndarray] | None,
     from_weights: bool,
     seed: int,
-    device: CpuProfile,
+    device: Device,
     headroom: float,
 ) -> tuple[dict[str, LayerPlan], dict[str, Structure]]:
     """What each sparse layer gets, and its index arrays."""
@@ -245,7 +245,7 @@ def _manifest(
     plan: Mapping[str, LayerPlan],
     structures: Mapping[str, Structure],
     rule: Sgd,
-    cpu: CpuProfile,
+    target: Device,
     device: str,
     name: str,
     batch: int,
@@ -271,7 +271,7 @@ def _manifest(
     return {
         "schema": SCHEMA,
         "tvm": tvm.__version__,
-        "device": {"name": device, **asdict(cpu)},
+        "device": {**asdict(target), "name": device, "kind": target.kind},
         "model": name,
         "batch": batch,
         "micro_batch": graph.batch,

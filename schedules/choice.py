@@ -15,14 +15,16 @@ class Choice:
     and for backward-weight `make(again)` (see `source`).
 
     ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
-    between an expansion of the values and their compaction. ``source``: "default", "measured" or "tuned". ``times``:
-    what was measured, ms of each kernel that was in the running.
+    between an expansion of the values and their compaction. ``workspace``: shape of the last output, for kernels that
+    need room for partial sums. ``source``: "default", "measured" or "tuned". ``times``: what was measured, ms of each
+    kernel that was in the running.
     """
 
     kernel: str
     knobs: Any
     make: Callable[..., tirx.PrimFunc]
     indexing: str = ""
+    workspace: tuple[int, ...] | None = None
     source: str = "default"
     times: Mapping[str, float] = field(default_factory=dict, compare=False)
 

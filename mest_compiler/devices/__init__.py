@@ -5,6 +5,9 @@ from __future__ import annotations
 from mest_compiler.errors import DeviceError
 
 from .cpu import CpuProfile, available_cores, local_cpu
+from .opencl import OpenClProfile
+
+Device = CpuProfile | OpenClProfile
 
 NAMES = ("cpu",)
 
@@ -16,4 +19,4 @@ def get_device(name: str, threads: int | None = None) -> CpuProfile:
     return local_cpu(threads)
 
 
-__all__ = ["NAMES", "CpuProfile", "available_cores", "get_device", "local_cpu"]
+__all__ = ["NAMES", "CpuProfile", "Device", "OpenClProfile", "available_cores", "get_device", "local_cpu"]

@@ -24,6 +24,16 @@ class CpuProfile:
     threads: int
 
     @property
+    def kind(self) -> str:
+        """Which generators are for it."""
+        return "cpu"
+
+    @property
+    def offsets(self) -> bool:
+        """Whether a tensor may start inside a block of memory."""
+        return True
+
+    @property
     def target(self) -> tvm.target.Target:
         """TVM target; without mcpu there would be no wide vectors.
 

@@ -13,7 +13,7 @@ from mest_compiler.errors import DeviceError
 class OpenClProfile:
     """An OpenCL target.
 
-    kind: "opencl". batch_lanes: L, examples of a batch tile. work_group: most work-items of a work-group. local_bytes:
+    batch_lanes: L, examples of a batch tile. work_group: most work-items of a work-group. local_bytes:
     of local memory a work-group. wave: work-items that run in step. host: LLVM triple of the program that launches the
     kernels, None: this machine's. doubles: whether it computes in float64. threads: parts that rows are dealt out to.
     """
@@ -26,6 +26,16 @@ class OpenClProfile:
     host: str | None = None
     doubles: bool = True
     threads: int = 1
+
+    @property
+    def kind(self) -> str:
+        """Which generators are for it."""
+        return "opencl"
+
+    @property
+    def offsets(self) -> bool:
+        """Whether a tensor may start inside a block of memory: a buffer is no address."""
+        return False
 
     @property
     def target(self) -> tvm.target.Target:

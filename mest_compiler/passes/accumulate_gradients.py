@@ -10,10 +10,9 @@ from collections.abc import Sequence
 import tvm
 from tvm import relax
 
-from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.devices import Device
 from mest_compiler.kernels.sgd import Sgd
-from mest_compiler.schedules.cpu import sgd
-from mest_compiler.schedules.cpu.emit import Vec
+from mest_compiler.schedules import generators
 
 from .append_sgd import assign_buffers, optimizer_state, update_weights
 from .program import (
@@ -45,7 +44,7 @@ class AccumulateGradients:
     """
 
     def __init__(
-        self, device: CpuProfile, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
+        self, device: Device, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
         entries: dict[str, int], parts: int,
     ) -> None:  # fmt: skip
         """As AppendSgd; `parts`: how many calls of the step an update follows."""
@@ -91,7 +90,7 @@ class AccumulateGradients:
             loss, logits, *rest = carry_body(builder, program, dict(kernels), follow=add)
             for old in list(places):  # what no binding makes
                 add(old, rest[places[old][0]])
-            kept = assign_buffers(builder, made, buffers, rest[count:])
+            kept = assign_buffers(builder, made, self.device, buffers, rest[count:])
             return [loss, logits, *(summed[i] for i in range(count)), *kept]
 
         rebuild(builder, "step", [*program.params, *sums, first], body, single=False)
@@ -100,8 +99,9 @@ class AccumulateGradients:
         self, builder: relax.BlockBuilder, made: KernelTable, total: relax.Var, gradient: relax.Expr, first: relax.Var,
         entries: relax.Var | None,
     ) -> relax.Expr:  # fmt: skip
-        scale, chunks = 1 / self.parts, self.device.threads
-        shape, vec = shape_of(total), Vec(self.device.lanes(dtype_of(total)), dtype_of(total))
+        scale, chunks, made_by = 1 / self.parts, self.device.threads, generators(self.device)
+        sgd = made_by.sgd
+        shape, vec = shape_of(total), made_by.emit.Vec(self.device.lanes(dtype_of(total)), dtype_of(total))
         args = [total, gradient, first]
         if entries is not None:
             args.append(entries)

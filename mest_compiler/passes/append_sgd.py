@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 import tvm
 from tvm import relax
 
-from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.devices import Device
 from mest_compiler.kernels.sgd import Sgd
-from mest_compiler.schedules.cpu import sgd
-from mest_compiler.schedules.cpu.elementwise import assign
-from mest_compiler.schedules.cpu.emit import Vec
+from mest_compiler.schedules import generators
 
 from .program import (
     Env,
@@ -37,7 +35,7 @@ class AppendSgd:
     """
 
     def __init__(
-        self, device: CpuProfile, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
+        self, device: Device, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
         entries: dict[str, int],
     ) -> None:  # fmt: skip
         """`entries`: for a sparse parameter, the position among the step's arguments of its number of entries."""
@@ -72,7 +70,7 @@ class AppendSgd:
                 builder, made, self.device, self.rule, dict(zip(self.parameters, weights, strict=True)), momenta,
                 gradients, lr, entries,
             )  # fmt: skip
-            kept = assign_buffers(builder, made, buffers, rest[count:])
+            kept = assign_buffers(builder, made, self.device, buffers, rest[count:])
             return [loss, logits, *(gradients[p] for p in self.parameters if p in entries), *updated, *kept]
 
         rebuild(builder, name, params, body, program.single)
@@ -85,7 +83,7 @@ def optimizer_state(weights: Sequence[relax.Var]) -> tuple[list[relax.Var], rela
 
 
 def update_weights(
-    builder: relax.BlockBuilder, made: KernelTable, device: CpuProfile, rule: Sgd, weights: Mapping[str, relax.Var],
+    builder: relax.BlockBuilder, made: KernelTable, device: Device, rule: Sgd, weights: Mapping[str, relax.Var],
     momenta: Sequence[relax.Var], gradients: Mapping[str, relax.Expr], lr: relax.Var, entries: Mapping[str, relax.Var],
 ) -> list[relax.Expr]:  # fmt: skip
     """Emits SGD in place. entries: of a sparse parameter, the argument that holds its number of entries.
@@ -93,9 +91,10 @@ def update_weights(
     Gives weight and momentum of each parameter in turn.
     """
     results: list[relax.Expr] = []
-    chunks = device.threads
+    chunks, made_by = device.threads, generators(device)
+    sgd = made_by.sgd
     for (name, w), v in zip(weights.items(), momenta, strict=True):
-        shape, vec = shape_of(w), Vec(device.lanes(dtype_of(w)), dtype_of(w))
+        shape, vec = shape_of(w), made_by.emit.Vec(device.lanes(dtype_of(w)), dtype_of(w))
         args = [w, v, gradients[name], lr]
         if name in entries:
             args.append(entries[name])
@@ -115,14 +114,21 @@ def update_weights(
 
 
 def assign_buffers(
-    builder: relax.BlockBuilder, made: KernelTable, buffers: Sequence[relax.Var], values: Sequence[relax.Expr]
+    builder: relax.BlockBuilder,
+    made: KernelTable,
+    device: Device,
+    buffers: Sequence[relax.Var],
+    values: Sequence[relax.Expr],
 ) -> list[relax.Expr]:
     """Emits what writes the new values of buffers where the old ones stand."""
     results: list[relax.Expr] = []
     for old, value in zip(buffers, values, strict=True):
         shape, dtype = shape_of(old), dtype_of(old)
         if not (isinstance(value, relax.Var) and _in_place(builder, value)):
-            function = made.get(("assign", shape, dtype), lambda shape=shape, dtype=dtype: assign(shape, dtype))
+            function = made.get(
+                ("assign", shape, dtype),
+                lambda shape=shape, dtype=dtype: generators(device).elementwise.assign(shape, dtype),
+            )
             value = builder.emit(relax.op.call_tir_inplace(function, [old, value], [0], old.ty))
         results.append(value)
     return results

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.devices import Device
 from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph
 from mest_compiler.kernels.sgd import Sgd
@@ -76,7 +76,7 @@ class Fitter:
 
     layers: Mapping[str, SparseLayer]
     rule: Sgd
-    device: CpuProfile
+    device: Device
     options: StepOptions
 
     def fit(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 from tvm import relax, tirx
 
-from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.devices import Device
+from mest_compiler.errors import DeviceError
 from mest_compiler.frontend import TrainingGraph
 from mest_compiler.frontend.ops import plain_legalizations
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 
 from .accumulate_gradients import UPDATE, AccumulateGradients
@@ -30,6 +32,9 @@ from .recompute import Recompute
 from .sparsify_convolutions import SparseLayer, SparsifyConvolutions
 from .tile_batch import TileBatch
 from .tiling.plan import Pick
+
+REWRITES = ("stored", "forward_sums", "backward_sums", "weight_gradients", "forward_inputs")
+"""Options that take kernels of their own."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,26 @@ def probable(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choi
     return found[0]
 
 
+def supported(options: StepOptions, device: Device) -> StepOptions:
+    """The options without the default rewrites that a device has no kernels for.
+
+    Raises:
+        DeviceError: it has none for an option that was asked for.
+    """
+    missing = {name for name in REWRITES if name not in generators(device).REWRITES}
+    asked = [name for name in sorted(missing) if getattr(options, name) and not getattr(PLAIN, name)]
+    if asked:
+        name = asked[0].replace("_", " ")
+        raise DeviceError(f"There are no kernels for the option {name} on {device.kind} devices: leave it out.")
+    return replace(options, **dict.fromkeys((name for name in missing if getattr(options, name)), False))
+
+
 def tile(
-    graph: TrainingGraph, layers: Mapping[str, SparseLayer], device: CpuProfile, options: StepOptions = PLAIN,
+    graph: TrainingGraph, layers: Mapping[str, SparseLayer], device: Device, options: StepOptions = PLAIN,
     pick: Pick = probable,
 ) -> Tiled:  # fmt: skip
     """From the traced step to kernels over batch tiles with compact values."""
+    options = supported(options, device)
     # What is computed: masked convolutions on compact values, whole normalisations.
     mod = SparsifyConvolutions(graph.parameters, layers)(graph.module)
     mod = FuseNormalise()(mod)
@@ -80,7 +100,7 @@ def tile(
 
 
 def finish(
-    tiled: Tiled, graph: TrainingGraph, rule: Sgd, device: CpuProfile, schedule: Schedule | None = None,
+    tiled: Tiled, graph: TrainingGraph, rule: Sgd, device: Device, schedule: Schedule | None = None,
     micro_batches: int = 1,
 ) -> Lowered:  # fmt: skip
     """From there to the whole step: what is computed again, the optimiser, and what is left in Relax as loops.
@@ -110,19 +130,19 @@ def finish(
                 t.DeadCodeElimination(functions),
             ]
         )(mod)
-    return Lowered(mod, tiles)
+    return Lowered(generators(device).plain.bind(mod, device), tiles)
 
 
 def lower(
-    graph: TrainingGraph, layers: Mapping[str, SparseLayer], rule: Sgd, device: CpuProfile, pick: Pick = probable
+    graph: TrainingGraph, layers: Mapping[str, SparseLayer], rule: Sgd, device: Device, pick: Pick = probable
 ) -> Lowered:
     """`tile` and `finish` without options."""
     return finish(tile(graph, layers, device, pick=pick), graph, rule, device)
 
 
-def plan(module: tvm.IRModule, device: CpuProfile) -> Planned:
+def plan(module: tvm.IRModule, device: Device) -> Planned:
     """Kernels are called on memory whose places are planned."""
-    t, memory = relax.transform, PlanMemory()
+    t, memory = relax.transform, PlanMemory(device.offsets)
     with device.target:
         calls = [t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite(), memory]
         return Planned(tvm.transform.Sequential(calls)(module), memory.arenas)
@@ -137,22 +157,23 @@ def _releasing(module: tvm.IRModule) -> tvm.IRModule:
     return tvm.IRModule({**module.functions, **builder.get().functions}, attrs=module.attrs)
 
 
-def _all_may_alias(module: tvm.IRModule) -> tvm.IRModule:
-    """The module with no kernel that promises LLVM that its buffers do not alias.
+def _promising(module: tvm.IRModule, distinct: bool) -> tvm.IRModule:
+    """The module with kernels that all promise, or none of which promises, that their buffers do not alias.
 
-    Ours make no such promise (see `emit.function`), Relax's own do, and TVM takes kernels generated after one of those
-    at its word too: sums that are written by name and through pointers came out as NaN.
+    On a CPU none may: ours make no such promise (see `emit.function`), Relax's own do, and TVM takes kernels generated
+    after one of those at its word too: sums that are written by name and through pointers came out as NaN. OpenCL
+    kernels have no pointers but their arguments, and drivers load ahead only where these are `restrict`.
     """
     return tvm.IRModule(
         {
-            gvar: f.with_attr("tirx.noalias", False) if isinstance(f, tirx.PrimFunc) else f
+            gvar: f.with_attr("tirx.noalias", distinct) if isinstance(f, tirx.PrimFunc) else f
             for gvar, f in module.functions.items()
         },
         attrs=module.attrs,
     )
 
 
-def build(planned: Planned, device: CpuProfile) -> relax.VMExecutable:
+def build(planned: Planned, device: Device) -> relax.VMExecutable:
     """Machine code."""
     t = relax.transform
     with device.target:
@@ -165,5 +186,7 @@ def build(planned: Planned, device: CpuProfile) -> relax.VMExecutable:
                 t.VMShapeLower(),
                 t.AttachGlobalSymbol(),
             ]
-        )(_all_may_alias(_releasing(planned.module)))
-        return relax.build(module, device.target, relax_pipeline=None)
+        )(_promising(_releasing(planned.module), device.kind != "cpu"))
+        # The default pipeline cannot take OpenCL targets.
+        passes = "default" if device.kind == "cpu" else "s_tir"
+        return relax.build(module, device.target, relax_pipeline=None, tir_pipeline=passes)

@@ -1,12 +1,14 @@
-"""A compiler pass that lays all intermediate tensors of a function out in one block of memory, the arena.
+"""A compiler pass that lays all intermediate tensors of a function out in planned memory: its arena.
 
-The functions of a module never run at the same time and get arenas of one size, so the runtime's pool serves them all
-with the same block. What a function returns is allocated apart and outlives it.
+Where a tensor may start anywhere in a block of memory, the arena is one block. Elsewhere (an OpenCL buffer has no
+address that could be counted from) it is several, each shared by tensors that do not live at the same time. The
+functions of a module never run at the same time and get arenas of the same blocks, so the runtime's pool serves them
+all with the same memory. What a function returns is allocated apart and outlives it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -48,6 +50,30 @@ def place(blocks: Sequence[Block]) -> tuple[list[int], int]:
     indices = range(len(blocks))
     tries = [_greedy(blocks, sorted(indices, key=lambda i, key=key: key(blocks[i]))) for key in orders]
     return min(tries, key=lambda found: found[1], default=([], 0))
+
+
+def share(blocks: Sequence[Block], sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """A container for each block such that those of one container do not live at the same time, and the containers'
+    sizes: first those of `sizes`, in whole pages.
+
+    Greedy, the largest block first: it goes into the tightest container that is free while it lives.
+    """
+    sizes, inside = list(sizes), [[] for _ in sizes]
+    chosen = [0] * len(blocks)
+    for i in sorted(range(len(blocks)), key=lambda i: (-blocks[i].size, blocks[i].first)):
+        block = blocks[i]
+        free = [
+            k
+            for k, there in enumerate(inside)
+            if sizes[k] >= block.size and all(b.last < block.first or block.last < b.first for b in there)
+        ]
+        if not free:
+            free = [len(sizes)]
+            sizes.append(_whole(block.size, PAGE))
+            inside.append([])
+        chosen[i] = min(free, key=lambda k: sizes[k])
+        inside[chosen[i]].append(block)
+    return chosen, sizes
 
 
 def _greedy(blocks: Sequence[Block], order: Sequence[int]) -> tuple[list[int], int]:
@@ -154,43 +180,69 @@ class _Lives:
 class PlanMemory:
     """Gives every `relax.builtin.alloc_tensor` that does not leave its function a place in the function's arena.
 
-    To be run on functions of one straight block, after CallTIRRewrite. Afterwards `arenas` holds the `Arena` of each
-    function by name.
+    offsets: whether a tensor may start inside a block of memory. To be run on functions of one straight block, after
+    CallTIRRewrite. Afterwards `arenas` holds the `Arena` of each function by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, offsets: bool = True) -> None:
+        self.offsets = offsets
         self.arenas: dict[str, Arena] = {}
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with its tensors in arenas."""
         lives = {name: _Lives(Program.of(function)) for name, function in relax_functions(mod)}
-        places = {name: place(found.blocks) for name, found in lives.items()}
-        size = _whole(max((total for _, total in places.values()), default=0), PAGE)
+        places, sizes = (_one_block if self.offsets else _several_blocks)(lives)
         scratch = max((_scratch(f) for f in mod.functions.values() if isinstance(f, tirx.PrimFunc)), default=0)
         changed = tvm.IRModule(dict(mod.functions.items()), attrs=mod.attrs)
         for name, function in relax_functions(mod):
-            found, (offsets, _) = lives[name], places[name]
+            found = lives[name]
             crossing = [b.size for b in found.blocks if b.first <= found.first_result < b.last]
             returned = [sum(_whole(tensor_bytes(found.tensors[v]), PAGE) for v in roots) for roots in found.returned]
             activations = sum(_whole(size, ALIGNMENT) for size in crossing)
-            self.arenas[name] = Arena(size, activations, tuple(returned), scratch)
-            if offsets:
-                changed.update_func(mod.get_global_var(name), _placed(function, found.kept, offsets, size))
+            self.arenas[name] = Arena(sum(sizes), activations, tuple(returned), scratch)
+            if places[name]:
+                where = dict(zip(found.kept, places[name], strict=True))
+                changed.update_func(mod.get_global_var(name), _placed(function, where, sizes))
         return changed
 
 
-def _placed(function: relax.Function, tensors: Sequence[relax.Var], offsets: Sequence[int], size: int) -> relax.Expr:
-    """The function with these tensors at these offsets of an arena that it allocates first."""
-    offset_of, memory, builder = dict(zip(tensors, offsets, strict=True)), relax.op.memory, relax.BlockBuilder()
-    arena = relax.Var("arena", relax.AnyType())
-    whole = memory.alloc_storage(relax.ShapeExpr([size]), 0, "global", "uint8")
-    bindings = [relax.VarBinding(arena, builder.normalize(whole))]
+Places = dict[str, list[tuple[int, int]]]
+"""By function: (block, offset in it) of each tensor."""
+
+
+def _one_block(lives: Mapping[str, _Lives]) -> tuple[Places, list[int]]:
+    found = {name: place(live.blocks) for name, live in lives.items()}
+    size = _whole(max((total for _, total in found.values()), default=0), PAGE)
+    return {name: [(0, offset) for offset in offsets] for name, (offsets, _) in found.items()}, [size]
+
+
+def _several_blocks(lives: Mapping[str, _Lives]) -> tuple[Places, list[int]]:
+    places, sizes = {}, []
+    for name, live in lives.items():
+        chosen, sizes = share(live.blocks, sizes)
+        places[name] = [(container, 0) for container in chosen]
+    return places, sizes
+
+
+def _placed(
+    function: relax.Function, where: Mapping[relax.Var, tuple[int, int]], sizes: Sequence[int]
+) -> relax.Function:
+    """The function with these tensors at (block, offset) of an arena of blocks that it allocates first."""
+    memory, builder = relax.op.memory, relax.BlockBuilder()
+    arena = [relax.Var(f"arena{i or ''}", relax.AnyType()) for i in range(len(sizes))]
+    used = {container for container, _ in where.values()}
+    bindings = [
+        relax.VarBinding(var, builder.normalize(memory.alloc_storage(relax.ShapeExpr([size]), 0, "global", "uint8")))
+        for i, (var, size) in enumerate(zip(arena, sizes, strict=True))
+        if i in used
+    ]
     (block,) = function.body.blocks
     for binding in block.bindings:
-        if binding.var in offset_of:
+        if binding.var in where:
+            container, offset = where[binding.var]
             shape, dtype = binding.value.args[:2]
             part = relax.Var(binding.var.name + "_part", binding.var.ty)
-            taken = memory.alloc_tensor(arena, offset_of[binding.var], shape, dtype)
+            taken = memory.alloc_tensor(arena[container], offset, shape, dtype)
             bindings.append(relax.VarBinding(part, builder.normalize(taken)))
             # Kernels take tensors that start where their pointer says.
             binding = relax.VarBinding(binding.var, builder.normalize(memory.ensure_zero_offset(part)))

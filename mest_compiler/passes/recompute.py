@@ -12,9 +12,8 @@ from functools import partial
 import tvm
 from tvm import relax
 
-from mest_compiler.devices.cpu import CpuProfile
-from mest_compiler.schedules.cpu import narrow
-from mest_compiler.schedules.cpu.emit import Vec
+from mest_compiler.devices import Device
+from mest_compiler.schedules import generators
 
 from .dataflow import Dataflow, Kind, Schedule, Step
 from .program import KernelTable, Program, carry_body, carry_kernels, rebuild, relax_functions, substitute
@@ -30,7 +29,7 @@ def price(schedule: Schedule) -> float:
     return schedule.extra_flops + schedule.extra_bytes * FLOPS_PER_BYTE
 
 
-def narrowable(flow: Dataflow, device: CpuProfile) -> frozenset[int]:
+def narrowable(flow: Dataflow, device: Device) -> frozenset[int]:
     """The waiting tensors that can wait as bfloat16: float32 activations in batch tiles."""
 
     def can(ty: relax.TensorType) -> bool:
@@ -90,7 +89,7 @@ def _next(
 class Recompute:
     """Writes a schedule down as the module's `step`, which is the one that the schedule's dataflow was read from."""
 
-    def __init__(self, device: CpuProfile, schedule: Schedule) -> None:
+    def __init__(self, device: Device, schedule: Schedule) -> None:
         self.device, self.schedule = device, schedule
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
@@ -110,7 +109,7 @@ class Recompute:
 class _Writer:
     """Writes a schedule down as the body of a Relax function."""
 
-    def __init__(self, schedule: Schedule, kernels: dict, device: CpuProfile) -> None:
+    def __init__(self, schedule: Schedule, kernels: dict, device: Device) -> None:
         self.schedule, self.flow, self.kernels, self.device = schedule, schedule.flow, kernels, device
         self.made: dict[int, relax.Expr] = {}  # tensor -> what holds it
 
@@ -166,8 +165,9 @@ class _Writer:
         packing = step.kind is Kind.PACK
         ty = self.flow.types[self.schedule.stands_for(source if packing else target)]
         tiles, size, lanes = (int(n) for n in ty.shape)
-        make = narrow.pack if packing else narrow.unpack
+        made_by = generators(self.device)
+        make = made_by.narrow.pack if packing else made_by.narrow.unpack
         key = (step.kind, tiles, size, lanes)
-        function = self.table.get(key, lambda: make(tiles, size, Vec(lanes, "float32")))
+        function = self.table.get(key, lambda: make(tiles, size, made_by.emit.Vec(lanes, "float32")))
         out = relax.TensorType(ty.shape, "uint16") if packing else ty
         self._bind(relax.call_tir(function, [self.made[source]], out), step.kind.value, step.writes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.devices import Device
 
 from .dataflow import Repeat
 from .program import (
@@ -41,7 +41,7 @@ class TileBatch:
     that update state in place are computed again.
     """
 
-    def __init__(self, device: CpuProfile, pick: Pick) -> None:
+    def __init__(self, device: Device, pick: Pick) -> None:
         self.device, self.pick = device, pick
         self.layers: dict[str, LayerKernels] = {}
         self.index_names: dict[str, list[tuple[str, str]]] = {}

@@ -1,11 +1,13 @@
-"""A local CPU session: loads an artifact's library and calls its functions with the threads asked for."""
+"""A session: an artifact's library loaded where it runs, its functions ready to be called there."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 
@@ -19,35 +21,68 @@ _ONE_THREAD_A_CORE = 1  # TVM's affinity mode "big": workers stay on the fastest
 
 
 class Session:
-    """The functions `step` and `predict` of an artifact, and `update` of one that trains in micro-batches, ready to be
-    called on this machine."""
+    """The functions `step` and `predict` of an artifact, and `update` of one that trains in micro-batches, on a device
+    of this machine.
+
+    device: where tensors live. threads: of the CPU that its kernels use. program_bytes: of the C allocator, for the
+    program itself and not for what it computes on; None where nothing counts.
+    """
 
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
-        """Raises ArtifactError where this CPU lacks the artifact's vectors, DeviceError for too many threads."""
+        """Raises ArtifactError or DeviceError where this machine cannot run the artifact, or has fewer threads."""
         wanted = artifact.manifest["device"]
-        self.threads = min(wanted["threads"], available_cores()) if threads is None else threads
-        here = local_cpu(self.threads)
-        if here.vector_bits < wanted["vector_bits"] or here.registers < wanted["registers"]:
-            raise ArtifactError(
-                f"The artifact was compiled for {wanted['mcpu']} with {wanted['vector_bits']}-bit vectors, and this "
-                f"CPU ({here.mcpu}) has {here.vector_bits}: compile it here."
-            )
-        tvm.get_global_func("runtime.config_threadpool")(_ONE_THREAD_A_CORE, self.threads)
-        started = int(tvm.get_global_func("runtime.NumThreads")())
-        if started < self.threads:
-            raise DeviceError(
-                f"{self.threads} threads were asked for, and TVM's thread pool of this process has {started}: set "
-                f"TVM_NUM_THREADS={self.threads} before it starts."
-            )
+        self.threads, self.device = _OPEN[wanted["kind"]](wanted, threads)
         # Loading a path whose file was overwritten would return the old library: a fresh name each time.
         self._folder = tempfile.TemporaryDirectory(prefix="mest-")
         path = Path(self._folder.name) / "library.so"
         path.write_bytes(artifact.library)
         before = bytes_in_use()
-        self.vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
-        # Of the C allocator, for the program itself and not for what it computes on; None where nothing counts.
+        self.vm = relax.VirtualMachine(tvm.runtime.load_module(str(path)), self.device)
         self.program_bytes = None if before is None else bytes_in_use() - before
 
     def __getitem__(self, name: str) -> Any:
         """A function of the artifact."""
         return self.vm[name]
+
+    def tensor(self, array: np.ndarray) -> tvm.runtime.Tensor:
+        """A tensor on the session's device with a copy of this."""
+        return tvm.runtime.tensor(np.asarray(array, order="C"), self.device)
+
+    def sync(self) -> None:
+        """Waits until the device has done all it was asked for."""
+        self.device.sync()
+
+
+def _cpu(wanted: dict[str, Any], threads: int | None) -> tuple[int, tvm.runtime.Device]:
+    threads = min(wanted["threads"], available_cores()) if threads is None else threads
+    here = local_cpu(threads)
+    if here.vector_bits < wanted["vector_bits"] or here.registers < wanted["registers"]:
+        raise ArtifactError(
+            f"The artifact was compiled for {wanted['mcpu']} with {wanted['vector_bits']}-bit vectors, and this "
+            f"CPU ({here.mcpu}) has {here.vector_bits}: compile it here."
+        )
+    tvm.get_global_func("runtime.config_threadpool")(_ONE_THREAD_A_CORE, threads)
+    started = int(tvm.get_global_func("runtime.NumThreads")())
+    if started < threads:
+        raise DeviceError(
+            f"{threads} threads were asked for, and TVM's thread pool of this process has {started}: set "
+            f"TVM_NUM_THREADS={threads} before it starts."
+        )
+    return threads, tvm.cpu()
+
+
+def _opencl(wanted: dict[str, Any], threads: int | None) -> tuple[int, tvm.runtime.Device]:
+    from . import opencl
+
+    if wanted["host"] is not None:
+        raise ArtifactError(
+            f"The artifact was compiled for {wanted['name']} with the host {wanted['host']}, which is not this "
+            "machine: run it there, with --tracker HOST:PORT --key KEY."
+        )
+    opencl.load()
+    return wanted["threads"], tvm.opencl()
+
+
+_OPEN: dict[str, Callable[[dict[str, Any], int | None], tuple[int, tvm.runtime.Device]]] = {
+    "cpu": _cpu, "opencl": _opencl,
+}  # fmt: skip

@@ -56,18 +56,18 @@ class Trainer:
         self.structures: dict[str, Structure] = {}
         # What the last call of the step handed out: loss, logits, then gradients in parameter order.
         self._gradients: dict[str, tvm.runtime.Tensor] | None = None
-        self._tensors = {n: tvm.runtime.tensor(np.asarray(a, order="C")) for n, a in artifact.tensors.items()}
-        self._momenta = {p: tvm.runtime.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
+        self._tensors = {n: self.session.tensor(a) for n, a in artifact.tensors.items()}
+        self._momenta = {p: self.session.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
         for name, structure in artifact.structures.items():
             self._bind(name, structure)
-        self._lr = tvm.runtime.tensor(np.zeros((), self.dtype))
+        self._lr = self.session.tensor(np.zeros((), self.dtype))
         self.seed, self.steps = seed, 0
-        self._step_seed = tvm.runtime.tensor(np.zeros((), np.uint32))
+        self._step_seed = self.session.tensor(np.zeros((), np.uint32))
         self._inputs = self._input_buffers()
         self._sums: list[tvm.runtime.Tensor] = []
         if len(self._inputs) > 1:
-            self._sums = [tvm.runtime.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters]
+            self._sums = [self.session.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters]
         # Micro-batches hand out the sums of all gradients, a whole batch only those that mutation needs.
         handed_out = self.parameters if self._sums else [p for p in self.parameters if p in self.layers]
         self._gradient_at = {p: at for at, p in enumerate(handed_out, start=2) if p in self.layers}
@@ -79,7 +79,7 @@ class Trainer:
         """Buffers of x and y for each part of a batch."""
         part, shape = self.manifest["micro_batch"], self.manifest["input_shape"]
         zeros = np.zeros((part, *shape), self.dtype), np.zeros(part, np.int64)
-        return [tuple(map(tvm.runtime.tensor, zeros)) for _ in range(self.manifest["batch"] // part)]
+        return [tuple(map(self.session.tensor, zeros)) for _ in range(self.manifest["batch"] // part)]
 
     def _training_args(self) -> tuple[list[list[tvm.runtime.Tensor]], list[tvm.runtime.Tensor]]:
         """Arguments of the step for each part of a batch, and those of the update that follows the parts, if any."""
@@ -88,7 +88,7 @@ class Trainer:
         between = [*([self._step_seed] if self.manifest["seeded"] else []), *self._indices("step")]
         if len(self._inputs) == 1:
             return [[*before, *self._inputs[0], *between, *momenta, self._lr]], []
-        first, later = (tvm.runtime.tensor(np.asarray(flag, np.int32)) for flag in (1, 0))
+        first, later = (self.session.tensor(np.asarray(flag, np.int32)) for flag in (1, 0))
         parts = [
             [*before, *inputs, *between, *self._sums, later if number else first]
             for number, inputs in enumerate(self._inputs)
@@ -107,7 +107,7 @@ class Trainer:
             if (name, key) in self._index:
                 self._index[name, key].copyfrom(array)
             else:
-                self._index[name, key] = tvm.runtime.tensor(np.asarray(array, order="C"))
+                self._index[name, key] = self.session.tensor(array)
         self.structures[name] = structure
 
     # ---- training

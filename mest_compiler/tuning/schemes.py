@@ -8,7 +8,7 @@ import numpy as np
 
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
-from mest_compiler.schedules.cpu import choose
+from mest_compiler.schedules import generators
 from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.layer_rules import LayerPlan
 from mest_compiler.sparsity.profile import Profile
@@ -48,6 +48,6 @@ def fastest_schemes(
 def _ms(layer: SparseConv, fastest: Fastest) -> float:
     total = 0.0
     for direction in DIRECTIONS:
-        found = choose.candidates(direction, fastest.device, layer)
+        found = generators(fastest.device).choose.candidates(direction, fastest.device, layer)
         total += min(fastest.measure(direction, layer, found).values())
     return total

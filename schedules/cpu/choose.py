@@ -81,7 +81,12 @@ def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
         filters = min(4 if device.registers > 16 else 3, g.filters // g.groups)
         # With few filters (a depthwise convolution has one) more places make up the sums in registers.
         knobs = WeightGradientKnobs(entries=9 // filters if filters < 3 else 3, rows=_band(g), chunks=device.threads)
-        return Choice("dense_backward_weight", knobs, lambda *again: dense_gradient.dense(g, filters, knobs, *again))
+        return Choice(
+            "dense_backward_weight",
+            knobs,
+            lambda *again: dense_gradient.dense(g, filters, knobs, *again),
+            workspace=(g.filters * g.columns, g.lanes),
+        )
     forward = direction == "forward"
     planes, plane, out = (g.channels, g.x, g.filters) if forward else (g.filters, g.dy, g.channels)
     block = min(DENSE_ROWS, out // g.groups)
@@ -95,7 +100,8 @@ def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
 def _choice(kernel: str, direction: str, indexing: str, layer: SparseConv, knobs: Knobs, make: Callable) -> Choice:
     """`make(knobs, types of the index arrays[, fused or again])` gives the kernel."""
     dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
-    return Choice(f"{kernel}_{direction}", knobs, lambda *variant: make(knobs, dtypes, *variant), indexing)
+    room = (layer.capacity * layer.unit_size, layer.geometry.lanes) if direction == "backward_weight" else None
+    return Choice(f"{kernel}_{direction}", knobs, lambda *variant: make(knobs, dtypes, *variant), indexing, room)
 
 
 def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:

@@ -50,6 +50,14 @@ class Vec:
         """register += a * b."""
         self.set(register, self.get(register) + a * b)
 
+    def at_least(self, value: Expr, bound: Expr) -> Expr:
+        """The larger one; a value that is no number stays so, and a diverged loss shows it."""
+        return T.max(bound, value)
+
+    def at_most(self, value: Expr, bound: Expr) -> Expr:
+        """The smaller one; a value that is no number stays so."""
+        return T.min(bound, value)
+
     def pointer(self, buffer: Buffer, *index: Expr) -> Buffer:
         """Flat view from an element on: constant displacements from it leave no index arithmetic in a loop."""
         return T.decl_buffer((1 << 30,), self.dtype, data=T.Bind(T.address_of(buffer[index])))

@@ -82,9 +82,9 @@ def write_plane(
         if other is not None:
             value = value + vec.load(other, r * n.residual.cols + q)
         if n.relu:
-            value = T.max(vec.const(0), value)  # in this order a NaN stays one, and a diverged loss shows it
+            value = vec.at_least(value, vec.const(0))
         if n.relu and n.upper < math.inf:
-            value = T.min(vec.const(n.upper), value)
+            value = vec.at_most(value, vec.const(n.upper))
         vec.store(target, value, r * n.z.cols + q + n.z.at(0, 0))
 
 

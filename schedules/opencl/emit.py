@@ -61,6 +61,17 @@ class Vec:
         """register += a * b; a plain sum of a product, which contracts (fma() is emulated on Adreno)."""
         self.set(register, self.get(register) + a * b)
 
+    def at_least(self, value: Expr, bound: Expr) -> Expr:
+        """The larger one; a value that is no number stays so, and a diverged loss shows it.
+
+        OpenCL's max(a, b) is b where a < b, else a.
+        """
+        return T.max(value, bound)
+
+    def at_most(self, value: Expr, bound: Expr) -> Expr:
+        """The smaller one; a value that is no number stays so."""
+        return T.min(value, bound)
+
     def load(self, flat: Buffer, quad: Expr) -> Expr:
         """Quad number `quad` of a flat buffer."""
         return flat[T.ramp(quad * QUAD, 1, QUAD)]

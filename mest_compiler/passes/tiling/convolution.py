@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.normalisation import Normalisation
-from mest_compiler.schedules.cpu import zeros
 from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums, ForwardSums
 from mest_compiler.schedules.cpu.gather import ALONE, Fused
 
@@ -39,13 +37,19 @@ def run_layer(
     sparse, dtype = layer.sparse, layer.geometry.dtype
     dense = relax.TensorType(sparse.shape, dtype)
     if direction != "backward_weight":
-        expand = lambda: zeros.expand(sparse, dtypes)  # noqa: E731
+        expand = lambda: tiling.generators.zeros.expand(sparse, dtypes)  # noqa: E731
         (weight,) = tiling.run(("expand", sparse.shape, kind), expand, [args[-1], *indices], [dense])
         return tiling.run(key, make, [*args[:-1], weight, *read], out)
-    sums = relax.TensorType([prod(sparse.shape), layer.geometry.lanes], dtype)
-    gradient = tiling.run(key, make, args, [dense, sums, *out[2:]])[0]
-    compact = lambda: zeros.compact(sparse, dtypes)  # noqa: E731
+    gradient = tiling.run(key, make, args, [dense, *out[1:]])[0]
+    compact = lambda: tiling.generators.zeros.compact(sparse, dtypes)  # noqa: E731
     return tiling.run(("compact", sparse.shape, kind), compact, [gradient, *indices], out[:1])
+
+
+def workspace(tiling: Tiling, param: str) -> list[relax.TensorType]:
+    """Room that the weight gradient of a layer needs for partial sums."""
+    layer = tiling.layers[param]
+    shape = layer.choices["backward_weight"].workspace
+    return [] if shape is None else [relax.TensorType(shape, layer.geometry.dtype)]
 
 
 def _source(
@@ -109,13 +113,12 @@ def _gather(
 
 
 def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
-    """The gradient of w, dense or of compact values; the second output is the kernel's workspace."""
+    """The gradient of w, dense or of compact values; what outputs follow are the kernel's workspace."""
     param = attributes(expr)["param"]
     layer = tiling.layers[param]
     dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
     read, again = _source(tiling, expr, expr.args[1], expr.args[2:])
-    shape, dtype = shape_of(var), dtype_of(var)
-    out = [relax.TensorType(shape, dtype), relax.TensorType([prod(shape), layer.geometry.lanes], dtype)]
+    out = [relax.TensorType(shape_of(var), dtype_of(var)), *workspace(tiling, param)]
     out += _room(again, layer.choices["backward_weight"].knobs.chunks)
     tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [*read, dy], out, again)[0]
 

@@ -6,16 +6,13 @@ examples of a feature.
 
 from __future__ import annotations
 
-from math import prod
-
 from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.schedules.cpu import elementwise
 
 from ..program import dtype_of, shape_of
-from .convolution import run_layer
+from .convolution import run_layer, workspace
 from .state import Tiling
 
 
@@ -36,7 +33,7 @@ def _in(tiling: Tiling, expr: relax.Expr, g: ConvGeometry) -> relax.Expr:
     n, c = shape_of(expr)
     vec = tiling.vec(g.dtype)
     out = relax.TensorType([1, c * g.x.size, g.lanes], g.dtype)
-    make = lambda: elementwise.features_in(n, c, vec)  # noqa: E731
+    make = lambda: tiling.generators.elementwise.features_in(n, c, vec)  # noqa: E731
     return tiling.run(("features_in", n, c, g.dtype), make, [tiling.plain(expr)], [out])[0]
 
 
@@ -44,7 +41,7 @@ def _out(tiling: Tiling, var: relax.Var, tiled: relax.Expr, g: ConvGeometry) -> 
     """The way back, as the variable's value."""
     n, c = shape_of(var)
     vec = tiling.vec(g.dtype)
-    make = lambda: elementwise.features_out(n, c, vec)  # noqa: E731
+    make = lambda: tiling.generators.elementwise.features_out(n, c, vec)  # noqa: E731
     out = relax.TensorType([n, c], g.dtype)
     tiling.values[var].plain = tiling.run(("features_out", n, c, g.dtype), make, [tiled], [out])[0]
 
@@ -72,8 +69,7 @@ def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     param = attributes(expr)["param"]
     g = tiling.layers[param].geometry
     dy, x = (_in(tiling, arg, g) for arg in expr.args)
-    shape = shape_of(var)
-    out = [relax.TensorType(shape, g.dtype), relax.TensorType([prod(shape), g.lanes], g.dtype)]
+    out = [relax.TensorType(shape_of(var), g.dtype), *workspace(tiling, param)]
     tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [x, dy], out)[0]
 
 

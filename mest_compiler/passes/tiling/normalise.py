@@ -7,7 +7,6 @@ from tvm import relax
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.normalisation import Normalisation
-from mest_compiler.schedules.cpu import normalise, normalise_from_sums
 
 from ..dataflow import Repeat
 from ..program import dtype_of, shape_of
@@ -30,7 +29,8 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     vectors = [tiling.plain(v) for v in expr.args[1:5]]
     vector = relax.TensorType([n.channels], dtype)
     sums = [tiling.sums[expr.args[0]]] if a.get("sums") else []
-    room = normalise_from_sums if sums else normalise
+    normalise = tiling.generators.normalise
+    room = tiling.generators.normalise_from_sums if sums else normalise
     kernel = tiling.kernels.get(
         (room.__name__, n, a["momentum"], a["eps"]), lambda: room.forward(n, a["momentum"], a["eps"])
     )
@@ -59,7 +59,8 @@ def statistics(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     n_examples, channels, _, _ = shape_of(expr.args[0])
     n = Normalisation(n_examples, channels, tiling.vec(dtype), plane, plane, False)
     sums = [tiling.sums[expr.args[0]]] if a.get("sums") else []
-    room = normalise_from_sums if sums else normalise
+    normalise = tiling.generators.normalise
+    room = tiling.generators.normalise_from_sums if sums else normalise
     kernel = tiling.kernels.get(
         (room.__name__, "statistics", n, a["momentum"], a["eps"]), lambda: room.statistics(n, a["momentum"], a["eps"])
     )
@@ -77,7 +78,9 @@ def inference(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     n = _shape(tiling, expr, plane, tiling.border_of(var), residual_plane)
     args = [x, *[tiling.plain(v) for v in expr.args[1:5]], *([residual] if residual is not None else [])]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var), n.z.border)]
-    (z,) = tiling.run(("normalise_inference", n, a["eps"]), lambda: normalise.inference(n, a["eps"]), args, out)
+    (z,) = tiling.run(
+        ("normalise_inference", n, a["eps"]), lambda: tiling.generators.normalise.inference(n, a["eps"]), args, out
+    )
     tiling.bind(var, z, n.z.border)
 
 
@@ -96,11 +99,11 @@ def backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
         w, _, mean, rstd = vectors
         ((g, g_plane),) = gradients
         key = ("normalise_backward_from_sums", n, g_plane, dx)
-        make = lambda: normalise_from_sums.backward(n, g_plane, dx)  # noqa: E731
+        make = lambda: tiling.generators.normalise_from_sums.backward(n, g_plane, dx)  # noqa: E731
         args = [g, x, w, mean, rstd, tiling.sums[rest[0]]]
     else:
         key = ("normalise_backward", n, tuple(planes), dx, keep)
-        make = lambda: normalise.backward(n, planes, dx, keep)  # noqa: E731
+        make = lambda: tiling.generators.normalise.backward(n, planes, dx, keep)  # noqa: E731
         args = [*[g for g, _ in gradients], x, *([z] if z is not None else []), *vectors]
     vector = relax.TensorType([n.channels], dtype)
     out = [tiling.tiled_type(shape, dtype, dx.border), vector, vector]

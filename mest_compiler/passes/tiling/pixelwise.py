@@ -6,15 +6,12 @@ from collections.abc import Callable
 
 import tvm
 from tvm import relax, tirx
-from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.dropout import Dropout
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.pool import Pool
-from mest_compiler.schedules.cpu import dropout as dropouts
-from mest_compiler.schedules.cpu import elementwise, pooling
-from mest_compiler.schedules.cpu.emit import Vec
+from mest_compiler.kernels.vector import Vector
 from mest_compiler.schedules.emit import Expr
 
 from ..program import dtype_of, op_name, shape_of
@@ -52,7 +49,7 @@ def _pixelwise(
     tiles = -(-n // vec.lanes)
     (result,) = tiling.run(
         (name, n, c, tuple(planes), out, vec, key),
-        lambda: elementwise.elementwise(name, tiles, c, planes, out, vec, compute, len(vectors)),
+        lambda: tiling.generators.elementwise.elementwise(name, tiles, c, planes, out, vec, compute, len(vectors)),
         [*[t for t, _ in tiled], *vectors], [tiling.tiled_type(shape_of(var), vec.dtype, out.border)],
     )  # fmt: skip
     tiling.bind(var, result, out.border)
@@ -89,8 +86,8 @@ def relu(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """max(x, 0)."""
     if not _same_activations(var, list(expr.args)):
         return False
-    zero = tiling.vec(dtype_of(var)).const(0)
-    _pixelwise(tiling, var, "relu", list(expr.args), lambda x: T.max(zero, x), [])  # a NaN stays one
+    vec = tiling.vec(dtype_of(var))
+    _pixelwise(tiling, var, "relu", list(expr.args), lambda x: vec.at_least(x, vec.const(0)), [])
     return True
 
 
@@ -114,8 +111,9 @@ def clip(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     if not _same_activations(var, list(expr.args)):
         return False
     key, (low, high) = _bounds(tiling, var, expr)
-    # In this order a NaN stays one. Lanes past the batch need not be zero: only gradients are summed over them.
-    _pixelwise(tiling, var, "clip", list(expr.args), lambda x: T.min(high, T.max(low, x)), [], key)
+    vec = tiling.vec(dtype_of(var))
+    # Lanes past the batch need not be zero: only gradients are summed over them.
+    _pixelwise(tiling, var, "clip", list(expr.args), lambda x: vec.at_most(vec.at_least(x, low), high), [], key)
     return True
 
 
@@ -157,7 +155,7 @@ def dropout(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     out = Plane(h, w, tiling.border_of(var))
     d = Dropout(-(-n // vec.lanes), c, vec, plane, out, a["p"], a["layer"])
     (y,) = tiling.run(
-        ("dropout", d), lambda: dropouts.dropout(d), [x, tiling.plain(expr.args[1])],
+        ("dropout", d), lambda: tiling.generators.dropout.dropout(d), [x, tiling.plain(expr.args[1])],
         [tiling.tiled_type(shape_of(var), vec.dtype, out.border)],
     )  # fmt: skip
     tiling.bind(var, y, out.border)
@@ -177,7 +175,7 @@ def bias_grad(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     vec = tiling.vec(dtype_of(var))
     tiles = -(-n // vec.lanes)
     (tiling.values[var].plain,) = tiling.run(
-        ("channel_sum", n, c, plane, vec), lambda: elementwise.channel_sum(tiles, c, plane, vec), [x],
+        ("channel_sum", n, c, plane, vec), lambda: tiling.generators.elementwise.channel_sum(tiles, c, plane, vec), [x],
         [relax.TensorType([c], vec.dtype)],
     )  # fmt: skip
     return True
@@ -189,7 +187,7 @@ def global_avg_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     n, c, _, _ = shape_of(expr.args[0])
     vec = tiling.vec(dtype_of(var))
     (tiling.values[var].plain,) = tiling.run(
-        ("plane_mean", n, c, plane, vec), lambda: elementwise.plane_mean(n, c, plane, vec), [x],
+        ("plane_mean", n, c, plane, vec), lambda: tiling.generators.elementwise.plane_mean(n, c, plane, vec), [x],
         [relax.TensorType([n, c], vec.dtype)],
     )  # fmt: skip
     return True
@@ -200,14 +198,14 @@ def spatial_broadcast(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     n, c, h, w = shape_of(var)
     plane, vec = Plane(h, w, tiling.border_of(var)), tiling.vec(dtype_of(var))
     (result,) = tiling.run(
-        ("plane_broadcast", n, c, plane, vec), lambda: elementwise.plane_broadcast(n, c, plane, vec),
+        ("plane_broadcast", n, c, plane, vec), lambda: tiling.generators.elementwise.plane_broadcast(n, c, plane, vec),
         [tiling.plain(expr.args[0])], [tiling.tiled_type(shape_of(var), vec.dtype, plane.border)],
     )  # fmt: skip
     tiling.bind(var, result, plane.border)
     return True
 
 
-def _pool(expr: relax.Call, vec: Vec, x: Plane, y: Plane, shape: tuple[int, ...]) -> Pool:
+def _pool(expr: relax.Call, vec: Vector, x: Plane, y: Plane, shape: tuple[int, ...]) -> Pool:
     a = attributes(expr)
     window = [tuple(a.get(k, (1, 1))) for k in ("kernel", "stride", "padding", "dilation")]
     return Pool(-(-shape[0] // vec.lanes), shape[1], vec, x, y, *window)
@@ -223,7 +221,10 @@ def max_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     p = _pool(expr, vec, plane, Plane(*shape[2:], tiling.border_of(var, 0)), shape)
     index = relax.TensorType([p.tiles, p.channels * shape[2] * shape[3], vec.lanes], "int32")
     y, where = tiling.run(
-        ("max_pool", p), lambda: pooling.forward(p), [x], [tiling.tiled_type(shape, dtype, p.y.border), index]
+        ("max_pool", p),
+        lambda: tiling.generators.pooling.forward(p),
+        [x],
+        [tiling.tiled_type(shape, dtype, p.y.border), index],
     )
     tiling.tuples[var] = [
         tiling.activation(y, shape, dtype, p.y.border),
@@ -239,7 +240,7 @@ def max_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     shape, vec = shape_of(var), tiling.vec(dtype_of(var))
     p = _pool(expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
     (dx,) = tiling.run(
-        ("max_pool_backward", p), lambda: pooling.backward(p), [gy, index],
+        ("max_pool_backward", p), lambda: tiling.generators.pooling.backward(p), [gy, index],
         [tiling.tiled_type(shape, vec.dtype, p.x.border)],
     )  # fmt: skip
     tiling.bind(var, dx, p.x.border)
@@ -252,7 +253,7 @@ def avg_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     shape, vec, divisor = shape_of(var), tiling.vec(dtype_of(var)), attributes(expr)["divisor"]
     p = _pool(expr, vec, plane, Plane(*shape[2:], tiling.border_of(var)), shape)
     (y,) = tiling.run(
-        ("avg_pool", p, divisor), lambda: pooling.average(p, divisor), [x],
+        ("avg_pool", p, divisor), lambda: tiling.generators.pooling.average(p, divisor), [x],
         [tiling.tiled_type(shape, vec.dtype, p.y.border)],
     )  # fmt: skip
     tiling.bind(var, y, p.y.border)
@@ -265,7 +266,7 @@ def avg_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     shape, vec, divisor = shape_of(var), tiling.vec(dtype_of(var)), attributes(expr)["divisor"]
     p = _pool(expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
     (dx,) = tiling.run(
-        ("avg_pool_backward", p, divisor), lambda: pooling.average_backward(p, divisor), [gy],
+        ("avg_pool_backward", p, divisor), lambda: tiling.generators.pooling.average_backward(p, divisor), [gy],
         [tiling.tiled_type(shape, vec.dtype, p.x.border)],
     )  # fmt: skip
     tiling.bind(var, dx, p.x.border)

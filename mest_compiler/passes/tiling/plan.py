@@ -8,7 +8,6 @@ from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.cpu import choose
 
 from ..program import op_name, shape_of
 from .linear import linear_geometry
@@ -20,6 +19,7 @@ Pick = Callable[[str, SparseConv, Sequence[Choice]], Choice]
 
 def plan_layers(tiling: Tiling, pick: Pick) -> None:
     """Chooses the kernels of every layer of the training step, before their index arrays become parameters."""
+    choose = tiling.generators.choose
     for _, expr in tiling.program.bindings:
         name = op_name(expr)
         linear = name.startswith("mest.sparse_linear")  # a dense one stays a matrix product

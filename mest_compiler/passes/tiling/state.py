@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 from tvm import relax, tirx
 
-from mest_compiler.devices.cpu import CpuProfile
+from mest_compiler.devices import Device
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import Form, SparseConv, index_forms, kernel_forms
+from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.cpu import elementwise
-from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.sparsity.structure_checks import INT32_MAX
 
 from ..dataflow import Repeat
@@ -79,12 +79,13 @@ class Tiling:
         self,
         builder: relax.BlockBuilder,
         program: Program,
-        device: CpuProfile,
+        device: Device,
         layers: dict[str, LayerKernels],
         kernels: KernelTable,
         repeats: dict[str, Repeat],
     ) -> None:
         self.builder, self.program, self.device = builder, program, device
+        self.generators = generators(device)
         self.layers, self.kernels, self.repeats = layers, kernels, repeats
         self.defined, self.items = program.definitions(), program.items()
         self.values: dict[relax.Var, Value] = {}
@@ -131,9 +132,9 @@ class Tiling:
             x=Plane(x[2], x[3], x_border), y=Plane(y[2], y[3]), dy=Plane(y[2], y[3], dy_border), dx=Plane(x[2], x[3]),
         )  # fmt: skip
 
-    def vec(self, dtype: str) -> Vec:
-        """The machine's vector for a dtype; int32 has as many lanes as float32."""
-        return Vec(self.device.lanes("float32" if dtype == "int32" else dtype), dtype)
+    def vec(self, dtype: str) -> Any:
+        """The device's vector for a dtype; int32 has as many lanes as float32."""
+        return self.generators.emit.Vec(self.device.lanes("float32" if dtype == "int32" else dtype), dtype)
 
     def border_of(self, var: relax.Var, item: int | None = None) -> int:
         """Border that a variable (or an item of a tuple variable) shall be written with."""
@@ -184,7 +185,8 @@ class Tiling:
             n, c, h, w = value.shape
             vec, plane = self.vec(value.dtype), Plane(h, w, border)
             (value.plain,) = self.run(
-                ("tile_out", value.shape, border, value.dtype), lambda: elementwise.tile_out(n, c, plane, vec),
+                ("tile_out", value.shape, border, value.dtype),
+                lambda: self.generators.elementwise.tile_out(n, c, plane, vec),
                 [source], [relax.TensorType(value.shape, value.dtype)],
             )  # fmt: skip
         return value.plain
@@ -206,14 +208,15 @@ class Tiling:
             tiles = -(-n // vec.lanes)
             (copy,) = self.run(
                 ("copy", shape, has, border, dtype),
-                lambda: elementwise.elementwise("add_border", tiles, c, [have], want, vec, lambda x: x),
+                lambda: self.generators.elementwise.elementwise("add_border", tiles, c, [have], want, vec, lambda x: x),
                 [source], [self.tiled_type(shape, dtype, border)],
             )  # fmt: skip
         else:
             wanted = self.border_of(expr) if isinstance(expr, relax.Var) else 0
             want = Plane(h, w, wanted if border is None else border)
             (copy,) = self.run(
-                ("tile_in", shape, want.border, dtype), lambda: elementwise.tile_in(n, c, want, vec), [value.plain],
+                ("tile_in", shape, want.border, dtype),
+                lambda: self.generators.elementwise.tile_in(n, c, want, vec), [value.plain],
                 [self.tiled_type(shape, dtype, want.border)],
             )  # fmt: skip
         value.tiled[want.border] = copy
