@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+OWN, TVM = "own", "tvm"
+"""Whose schedules a step has."""
+
+
 @dataclass(frozen=True)
 class StepOptions:
     """Options of the passes.
@@ -20,6 +24,7 @@ class StepOptions:
         where backward-data writes its gradient.
     weight_gradients: they compute batch norm's output again from its input, so that it need not wait.
     forward_inputs: with that, forward convolutions compute it too where nothing else reads it, and it is never written.
+    schedules: "own", or "tvm": the dense step on NCHW as TVM itself schedules it (fused, dlight), a bench's opponent.
     """
 
     memory_limit: int | None = None
@@ -29,6 +34,7 @@ class StepOptions:
     backward_sums: bool = False
     weight_gradients: bool = True
     forward_inputs: bool = True
+    schedules: str = OWN
 
 
 PLAIN = StepOptions()

@@ -25,7 +25,7 @@ from .fuse_forward_inputs import FuseForwardInputs
 from .fuse_forward_sums import FuseForwardSums
 from .fuse_normalise import FuseNormalise
 from .fuse_weight_gradients import FuseWeightGradients
-from .options import PLAIN, StepOptions
+from .options import PLAIN, TVM, StepOptions
 from .plan_memory import Arena, PlanMemory
 from .program import relax_functions
 from .recompute import Recompute
@@ -39,10 +39,12 @@ REWRITES = ("stored", "forward_sums", "backward_sums", "weight_gradients", "forw
 
 @dataclass(frozen=True)
 class Tiled:
-    """A module of kernels and calls over batch tiles, and what the passes know of it."""
+    """A module of kernels and calls over batch tiles, and what the passes know of it. ours: or else a module of whole
+    operators on NCHW, for TVM to schedule."""
 
     module: tvm.IRModule
     tiles: TileBatch
+    ours: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def tile(
     pick: Pick = probable,
 ) -> Tiled:  # fmt: skip
     """From the traced step to kernels over batch tiles with compact values."""
+    if options.schedules == TVM:
+        return _untouched(graph, layers, device, pick)
     options = supported(options, device)
     # What is computed: masked convolutions on compact values, whole normalisations.
     mod = SparsifyConvolutions(graph.parameters, layers)(graph.module)
@@ -97,6 +101,15 @@ def tile(
     # Where it lies and which kernel computes it.
     tiles = TileBatch(device, pick)
     return Tiled(tiles(mod), tiles)
+
+
+def _untouched(graph: TrainingGraph, layers: Mapping[str, SparseLayer], device: Device, pick: Pick) -> Tiled:
+    """The dense step as TVM takes it."""
+    if layers or device.kind == "cpu":
+        raise DeviceError("TVM's own schedules are for dense steps on OpenCL devices: it has none for a CPU's step.")
+    tiles = TileBatch(device, pick)
+    tiles.index_names = {name: [] for name, _ in relax_functions(graph.module)}
+    return Tiled(graph.module, tiles, ours=False)
 
 
 def finish(
@@ -121,14 +134,11 @@ def finish(
     # What is left in Relax (the classifier, the loss).
     t = relax.transform
     functions = [name for name, _ in relax_functions(mod)]
+    # Ours are not fused: that is little work, and what stands between two fused kernels would be nobody's plan.
+    fused = [] if tiled.ours else [t.AnnotateTIROpPattern(), t.FuseOps(), t.FuseTIR()]
     with device.target:
         mod = tvm.transform.Sequential(
-            [
-                # Not fused: that is little work, and what stands between two fused kernels would be nobody's plan.
-                t.LegalizeOps(plain_legalizations()),
-                t.FoldConstant(),
-                t.DeadCodeElimination(functions),
-            ]
+            [t.LegalizeOps(plain_legalizations()), t.FoldConstant(), *fused, t.DeadCodeElimination(functions)]
         )(mod)
     return Lowered(generators(device).plain.bind(mod, device), tiles)
 
