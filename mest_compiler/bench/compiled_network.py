@@ -63,8 +63,9 @@ class CompiledStep:
         self.loss, self.logits = self.trainer.step(x, y, LEARNING_RATE)
 
     def run(self) -> None:
-        """One iteration."""
+        """One iteration, to its end."""
         self.trainer.run()
+        self.trainer.session.sync()
 
     def outputs(self, path: Path) -> None:
         """Save the loss [] and the logits [N, classes] of the first iteration, float32, as .npz."""

@@ -56,7 +56,8 @@ Compare = Annotated[
     typer.Option(
         metavar="LIST",
         help="Whom to compare with: torch (the fastest of PyTorch's dense variants), dense (our own dense kernels), "
-        "unordered (a layer whose rows are not reordered by their work), or several, as in torch,dense. Of a network "
+        "unordered (a layer whose rows are not reordered by their work), tvm (the dense step as TVM itself schedules "
+        "it for an OpenCL device), or several, as in torch,dense. Of a network "
         "also one of the compiler's rewrites, such as forward-sums: the same step compiled with just that rewrite "
         "turned the other way round, off where it is usual and on where it is not; a wrong name lists them all.",
         show_default="torch; an artifact runs alone",
@@ -129,7 +130,7 @@ def command(
     mest bench runs/step --threads 2
     """
     from mest_compiler.bench.bandwidth import memory_bandwidth
-    from mest_compiler.bench.compare import REWRITES, UNORDERED, read_opponents
+    from mest_compiler.bench.compare import REWRITES, TVM, UNORDERED, read_opponents
     from mest_compiler.bench.layer_spec import PREFIX
     from mest_compiler.devices import get_device
     from mest_compiler.models import available
@@ -138,7 +139,7 @@ def command(
     opponents = read_opponents("torch" if compare is None else compare)
     if what.startswith(PREFIX):
         _refuse(context, OF_NETWORKS, "a single layer")
-        _refuse_opponents(opponents, REWRITES, "a whole network")
+        _refuse_opponents(opponents, (*REWRITES, TVM), "a whole network")
         result = _layer(what, scheme, sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device)
     elif Path(what).exists() and what not in available():
         _refuse(context, OF_MODELS, "an artifact")
@@ -201,7 +202,7 @@ def _network(
     rounds: int,
     profile_kernels: bool,
 ) -> dict[str, Any]:
-    from mest_compiler.bench.compare import DENSE, REWRITES, SPARSE, TORCH, turned
+    from mest_compiler.bench.compare import DENSE, REWRITES, SPARSE, TORCH, TVM, turned
     from mest_compiler.cli.compiling import compiled, say_plan
     from mest_compiler.sparsity.masks import save_masks
 
@@ -227,6 +228,8 @@ def _network(
             rules = settled(rules, artifacts[SPARSE])
         if rules is None or DENSE in opponents:
             add(DENSE, None)
+        if TVM in opponents:
+            add(TVM, None, replace(options, schedules=TVM))
         for name in opponents:
             if name in REWRITES:
                 its_options = turned(options, name)

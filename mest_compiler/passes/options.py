@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 OWN, TVM = "own", "tvm"
 """Whose schedules a step has."""
 
