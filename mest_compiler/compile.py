@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +12,10 @@ import tvm
 from torch import nn
 
 from .devices import Device, get_device
-from .errors import DeviceError, ModelError
+from .errors import ModelError
 from .frontend import TrainingGraph, trace
 from .kernels.sgd import Sgd
+from .linking import library_bytes
 from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, probable, tile
@@ -111,7 +110,7 @@ def compile_step(
     say("build")
     executable = build(fitted.planned, target)
     say("pack")
-    library = _library(executable)
+    library = library_bytes(executable, target)
     tensors = {
         p: structures[p].compact(value.reshape(structures[p].shape)) if p in structures else value
         for p, value in graph.state.items()
@@ -224,20 +223,6 @@ def _capacity(name: str, scheme: str, mask: np.ndarray, headroom: float) -> int 
 def _sparse_layers(structures: Mapping[str, Structure]) -> dict[str, SparseLayer]:
     """What the passes have to know of the structures."""
     return {p: SparseLayer(s.scheme, s.capacity, s.unit_size) for p, s in structures.items()}
-
-
-def _library(executable: tvm.relax.VMExecutable) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "library.so"
-        try:
-            executable.export_library(str(path))
-        except (RuntimeError, OSError, ValueError) as error:
-            last = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise DeviceError(
-                f"The kernels could not be linked ({last}): that takes a C++ compiler, such as g++, and some room in "
-                f"{tempfile.gettempdir()}."
-            ) from error
-        return path.read_bytes()
 
 
 def _manifest(

@@ -19,6 +19,7 @@ from mest_compiler.sparsity.structure import Structure, from_units
 
 from . import checkpoint
 from .artifact import Artifact
+from .remote_session import Place, RemoteSession
 from .session import Session
 from .step_seed import step_seed
 
@@ -41,15 +42,17 @@ class Trainer:
     gradients makes one update.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, artifact: Artifact, threads: int | None = None, seed: int = 0, place: Place | None = None
+    ) -> None:
         """Args: artifact: a compiled step. threads: None: as many as it was compiled for. seed: at least 0, draws what
-        the dropouts of each step keep.
+        the dropouts of each step keep. place: a connection to where it shall run; None: this machine.
 
         Raises:
             ArtifactError: the artifact does not run on this machine.
         """
         self.artifact, self.manifest = artifact, artifact.manifest
-        self.session = Session(artifact, threads)
+        self.session = Session(artifact, threads) if place is None else RemoteSession(artifact, place)
         self.dtype = np.dtype(self.manifest["dtype"])
         self.parameters, self.buffers = list(self.manifest["parameters"]), list(self.manifest["buffers"])
         self.layers = {p: layer for p, layer in self.manifest["layers"].items() if "capacity" in layer}

@@ -19,7 +19,7 @@ from .bodies import PatternEntries, RowEntries
 from .layer import DIRECTIONS, Form, Indexing, SparseConv, filled
 from .planes import KeptPlanes, Places
 
-__all__ = ["DIRECTIONS", "INDEXINGS", "Form", "SparseConv", "index_arrays", "index_forms", "kernel_forms"]
+__all__ = ["DIRECTIONS", "INDEXINGS", "Form", "SparseConv", "dtypes_of", "index_arrays", "index_forms", "kernel_forms"]
 
 INDEXINGS: dict[tuple[str, str], Indexing] = {
     ("block", "forward"): RowsOfFilters("forward"),
@@ -40,6 +40,11 @@ def kernel_forms(layer: SparseConv, direction: str, used: tuple[str, int]) -> di
     """Form of every index array that one kernel takes, in argument order."""
     indexing, groups = used
     return INDEXINGS[indexing, direction].forms(layer, groups)
+
+
+def dtypes_of(indexing: str, direction: str, layer: SparseConv, groups: int) -> dict[str, str]:
+    """Element type of each index array that a kernel reads, in argument order."""
+    return {name: form.dtype for name, form in kernel_forms(layer, direction, (indexing, groups)).items()}
 
 
 def index_forms(layer: SparseConv, used: Used) -> dict[str, Form]:
