@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mest_compiler.passes.plan_memory import ALIGNMENT, Block, alive, place
+from mest_compiler.passes.plan_memory import ALIGNMENT, PAGE, Block, alive, place, share
 
 WASTE, MEAN_WASTE = 1.35, 1.04
 """Times the most that lives at the same time: what placing random blocks may take (1.26 was the most in 3,000 draws,
@@ -104,3 +104,22 @@ def test_a_block_lives_through_its_last_step() -> None:
 def test_what_lives_is_counted_in_aligned_bytes(given: list[Block]) -> None:
     whole = [Block(-(-b.size // ALIGNMENT) * ALIGNMENT, b.first, b.last) for b in given]
     assert alive(given) == live_bytes(whole)
+
+
+@settings(deadline=None)
+@given(st.lists(blocks(), max_size=40), st.lists(st.integers(1, 4).map(lambda n: n * PAGE), max_size=3))
+def test_containers_hold_one_block_at_a_time(given: list[Block], sizes: list[int]) -> None:
+    chosen, found = share(given, sizes)
+    assert len(chosen) == len(given)
+    assert found[: len(sizes)] == sizes
+    for n, (block, container) in enumerate(zip(given, chosen, strict=True)):
+        assert block.size <= found[container]
+        for other in (b for b, c in zip(given[:n], chosen, strict=False) if c == container):
+            assert other.last < block.first or block.last < other.first
+    for container, size in enumerate(found[len(sizes) :], start=len(sizes)):
+        assert size - PAGE < max(b.size for b, c in zip(given, chosen, strict=True) if c == container)
+
+
+def test_containers_are_used_again() -> None:
+    assert share([Block(5000, n, n) for n in range(5)], []) == ([0] * 5, [2 * PAGE])
+    assert share([Block(5000, 0, 1), Block(100, 1, 2), Block(100, 2, 2)], [PAGE])[1] == [PAGE, 2 * PAGE]

@@ -76,6 +76,7 @@ class Case:
     optimised: bool = False
     dtype: str = "float64"
     indexing: str = ""
+    device: str = "cpu"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -137,6 +138,6 @@ def compiled(case: Case, options: StepOptions = PLAIN) -> Compiled:
             patch.setattr(CpuProfile, "target", property(_unoptimised))
         artifact = compiler.compile_step(
             model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
-            seed=case.seed, threads=case.threads, dtype=case.dtype, measure=False, options=options,
+            seed=case.seed, threads=case.threads, dtype=case.dtype, device=case.device, measure=False, options=options,
         )  # fmt: skip
     return Compiled(case, model, artifact, lowered[0])
