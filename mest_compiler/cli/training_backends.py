@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 COMPILED, TORCH = "compiled", "torch"
 BACKENDS = (COMPILED, TORCH)
 CPU = "cpu"
+TORCH_DEVICES = ("cuda", "mps", "xpu")
+"""What PyTorch calls devices that the compiled step does not know."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,14 @@ def check_backend(kind: str, device: str, *, measures: bool) -> None:
                 "Scheme 'auto' measures compiled kernels, and --backend torch has none: name a scheme, or a profile."
             )
         return
-    if device != CPU:
+    from mest_compiler.devices import NAMES, get_device
+
+    if device.partition(":")[0] in TORCH_DEVICES:
         raise DeviceError(
-            f"The compiled step runs on {CPU}, not on {device!r}: add --backend torch, or leave out --device."
+            f"The compiled step runs on {', '.join(NAMES)}, not on {device!r}: add --backend torch, or leave out "
+            "--device."
         )
+    get_device(device)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise MestError("The compiled step trains in one process: add --backend torch, or start it without torchrun.")
 

@@ -9,14 +9,14 @@ from .opencl import OpenClProfile
 
 Device = CpuProfile | OpenClProfile
 
-NAMES = ("cpu",)
+NAMES = ("cpu", "opencl")
 
 
-def get_device(name: str, threads: int | None = None) -> CpuProfile:
+def get_device(name: str, threads: int | None = None) -> Device:
     """Profile of a device by name; raises DeviceError for an unknown one."""
     if name not in NAMES:
         raise DeviceError(f"There is no device {name!r}: known devices are {', '.join(NAMES)}.")
-    return local_cpu(threads)
+    return local_cpu(threads) if name == "cpu" else OpenClProfile(name)
 
 
 __all__ = ["NAMES", "CpuProfile", "Device", "OpenClProfile", "available_cores", "get_device", "local_cpu"]
