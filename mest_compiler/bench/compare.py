@@ -86,7 +86,13 @@ def turned(options: StepOptions, rewrite: str) -> StepOptions:
 
 
 def compare_layer(
-    case: LayerCase, opponents: Sequence[str], *, threads: int, rounds: int, progress: Progress | None = None
+    case: LayerCase,
+    opponents: Sequence[str],
+    *,
+    threads: int,
+    rounds: int,
+    progress: Progress | None = None,
+    device: str = "cpu",
 ) -> Comparison:
     """Forward and both gradients of a layer: sparse (or dense, without a scheme) against its opponents."""
     if UNORDERED in opponents and case.scheme is None:
@@ -94,7 +100,7 @@ def compare_layer(
             f"A dense layer has no rows to reorder: leave out {UNORDERED!r}, or give a scheme and a ratio."
         )
     arguments = case.arguments()
-    ours = {c.name: c for c in compiled_layer.contestants(case.layer, threads=threads, **arguments)}
+    ours = {c.name: c for c in compiled_layer.contestants(case.layer, threads=threads, device=device, **arguments)}
     wanted = [SPARSE] if case.scheme else [DENSE]
     wanted += [name for name in (DENSE, UNORDERED) if name in opponents and case.scheme]
     contestants = [ours[name] for name in wanted]

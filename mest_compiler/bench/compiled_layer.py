@@ -18,15 +18,15 @@ from mest_compiler.bench.batch_tiles import from_tiles, to_tiles
 from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LayerInputs, layer_inputs
 from mest_compiler.bench.layer_spec import LayerSpec
-from mest_compiler.devices import CpuProfile, local_cpu
+from mest_compiler.devices import Device, get_device
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.cpu import choose
 from mest_compiler.sparsity import structure as structures
 from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.structure import Structure
-from mest_compiler.tuning.fastest import ONE_THREAD_A_CORE, Fastest
+from mest_compiler.tuning.fastest import Fastest
 from mest_compiler.tuning.layer_run import Operands, interleaved_ms, kernel_call
 from mest_compiler.tuning.schemes import fastest_schemes
 
@@ -35,12 +35,20 @@ PROFILED = 5
 
 
 def contestants(
-    layer: LayerSpec, *, batch: int, seed: int, scheme: str, sparsity: float, threads: int, uneven: bool = False
+    layer: LayerSpec,
+    *,
+    batch: int,
+    seed: int,
+    scheme: str,
+    sparsity: float,
+    threads: int,
+    uneven: bool = False,
+    device: str = "cpu",
 ) -> list[Contestant]:
     """`sparse`, `unordered` and `dense`; arguments as for `inputs.layer_inputs`."""
     arguments = {
         "layer": str(layer), "batch": batch, "seed": seed, "scheme": scheme, "sparsity": sparsity, "threads": threads,
-        "uneven": uneven,
+        "uneven": uneven, "device": device,
     }  # fmt: skip
     return [
         Contestant(factory.__name__, f"{__name__}:{factory.__name__}", arguments, threads)
@@ -48,24 +56,34 @@ def contestants(
     ]
 
 
-def sparse(*, scheme: str, threads: int, layer: str, batch: int, **case: Any) -> CompiledLayer:
+def sparse(*, scheme: str, threads: int, layer: str, batch: int, device: str = "cpu", **case: Any) -> CompiledLayer:
     """The layer on compact values of the scheme."""
     inputs = layer_inputs(LayerSpec.parse(layer), batch=batch, scheme=scheme, **case)
-    return CompiledLayer(threads, layer, batch, inputs, structures.build(inputs.mask, scheme, parts=threads))
+    return CompiledLayer(
+        get_device(device, threads),
+        layer,
+        batch,
+        inputs,
+        structures.build(inputs.mask, scheme, parts=get_device(device, threads).threads),
+    )
 
 
-def unordered(*, scheme: str, threads: int, layer: str, batch: int, **case: Any) -> CompiledLayer:
+def unordered(*, scheme: str, threads: int, layer: str, batch: int, device: str = "cpu", **case: Any) -> CompiledLayer:
     """The same with the rows of its structure as they come, not dealt out by their work."""
     inputs = layer_inputs(LayerSpec.parse(layer), batch=batch, scheme=scheme, **case)
-    return CompiledLayer(threads, layer, batch, inputs, structures.build(inputs.mask, scheme, parts=None))
+    return CompiledLayer(
+        get_device(device, threads), layer, batch, inputs, structures.build(inputs.mask, scheme, parts=None)
+    )
 
 
-def dense(*, threads: int, layer: str, batch: int, **case: Any) -> CompiledLayer:
+def dense(*, threads: int, layer: str, batch: int, device: str = "cpu", **case: Any) -> CompiledLayer:
     """The layer on the whole weight, its zeros included."""
-    return CompiledLayer(threads, layer, batch, layer_inputs(LayerSpec.parse(layer), batch=batch, **case), None)
+    return CompiledLayer(
+        get_device(device, threads), layer, batch, layer_inputs(LayerSpec.parse(layer), batch=batch, **case), None
+    )
 
 
-def geometry_of(layer: LayerSpec, batch: int, device: CpuProfile) -> ConvGeometry:
+def geometry_of(layer: LayerSpec, batch: int, device: Device) -> ConvGeometry:
     """The layer's geometry with the borders that its kernels need, as the tiling pass gives it in a network."""
     lanes = device.lanes("float32")
     inside, outside = Plane(layer.height, layer.width), Plane(*layer.out_plane)
@@ -79,42 +97,44 @@ def geometry_of(layer: LayerSpec, batch: int, device: CpuProfile) -> ConvGeometr
     )
 
 
-def fastest_scheme(layer: LayerSpec, *, batch: int, sparsity: float, threads: int) -> str:
+def fastest_scheme(layer: LayerSpec, *, batch: int, sparsity: float, threads: int, device: str = "cpu") -> str:
     """Name of the fine-grained scheme that is the fastest on this layer at a ratio, measured."""
-    device = local_cpu(threads)
-    g = geometry_of(layer, batch, device)
-    (plan,) = fastest_schemes(Automatic(sparsity), {"": g}, Fastest(device), first_dense=False).layers.values()
+    its = get_device(device, threads)
+    g = geometry_of(layer, batch, its)
+    (plan,) = fastest_schemes(Automatic(sparsity), {"": g}, Fastest(its), first_dense=False).layers.values()
     return plan.scheme
 
 
 class CompiledLayer:
     """Three kernels and their arguments; the weights are a structure's values, or dense where there is none."""
 
-    def __init__(self, threads: int, layer: str, batch: int, inputs: LayerInputs, structure: Structure | None) -> None:
+    def __init__(
+        self, device: Device, layer: str, batch: int, inputs: LayerInputs, structure: Structure | None
+    ) -> None:
         self.spec, self.batch, self.structure = LayerSpec.parse(layer), batch, structure
-        tvm.get_global_func("runtime.config_threadpool")(ONE_THREAD_A_CORE, threads)
-        device = local_cpu(threads)
-        self.geometry = g = geometry_of(self.spec, batch, device)
+        self.device = device
+        self.geometry = g = geometry_of(self.spec, batch, self.device)
         weight = inputs.weight if structure is None else structure.compact(inputs.weight)
         tiles = to_tiles(inputs.x, g.lanes, g.x.border), to_tiles(inputs.dy, g.lanes, g.dy.border)
-        self.operands = Operands.of(g, *tiles, weight)
+        self.operands = Operands.of(self.device, g, *tiles, weight)
         sparse_conv = None if structure is None else SparseConv(g, structure.scheme, structure.capacity)
-        pick = Fastest(device)
+        pick, choose = Fastest(self.device), generators(self.device).choose
         self.choices: dict[str, Choice] = {
-            d: choose.dense(d, device, g)
+            d: choose.dense(d, self.device, g)
             if sparse_conv is None
-            else pick(d, sparse_conv, choose.candidates(d, device, sparse_conv))
+            else pick(d, sparse_conv, choose.candidates(d, self.device, sparse_conv))
             for d in DIRECTIONS
         }
         self._calls = [
-            kernel_call(d, choice, device, g, self.operands, sparse_conv, structure)
+            kernel_call(d, choice, self.device, g, self.operands, sparse_conv, structure)
             for d, choice in self.choices.items()
         ]
 
     def run(self) -> None:
-        """One forward and both gradients."""
+        """One forward and both gradients, to their end."""
         for call in self._calls:
             call()
+        self.operands.place.sync()
 
     def outputs(self, path: Path) -> None:
         """Save y, dx and dw, float32 in NCHW, as .npz; dw is zero at removed weights."""
@@ -131,7 +151,7 @@ class CompiledLayer:
     def result(self) -> dict[str, Any]:
         """The kernels by direction, and the median time of each alone, in ms."""
         described = {direction: choice.describe() for direction, choice in self.choices.items()}
-        measured = interleaved_ms(self._calls, PROFILED)
+        measured = interleaved_ms(self._calls, PROFILED, self.operands.place.sync)
         times = {
             f"{direction} {choice.kernel}": {"ms": median(some), "calls": 1}
             for (direction, choice), some in zip(self.choices.items(), measured, strict=True)

@@ -181,13 +181,13 @@ def _layer(
     if sparse and scheme == AUTO:
         from mest_compiler.bench.compiled_layer import fastest_scheme
 
-        scheme = fastest_scheme(spec, batch=batch, sparsity=sparsity, threads=threads)
+        scheme = fastest_scheme(spec, batch=batch, sparsity=sparsity, threads=threads, device=device)
         say(f"fastest scheme here: {scheme}")
     if sparse:
         get_scheme(scheme).check_shape(what, spec.weight_shape)
     case = LayerCase(spec, batch, seed, scheme if sparse else None, sparsity or 0.0, uneven)
     with turn_bar("timing") as progress:
-        comparison = compare_layer(case, opponents, threads=threads, rounds=rounds, progress=progress)
+        comparison = compare_layer(case, opponents, threads=threads, rounds=rounds, progress=progress, device=device)
     facts = {"layer": what, "batch": batch, "scheme": case.scheme, "sparsity": case.sparsity, "seed": seed}
     return {**facts, **report(comparison, device=device, threads=threads)}
 

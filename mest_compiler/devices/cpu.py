@@ -29,6 +29,11 @@ class CpuProfile:
         return "cpu"
 
     @property
+    def pipeline(self) -> str:
+        """TVM's passes over kernels."""
+        return "default"
+
+    @property
     def offsets(self) -> bool:
         """Whether a tensor may start inside a block of memory."""
         return True

@@ -33,6 +33,11 @@ class OpenClProfile:
         return "opencl"
 
     @property
+    def pipeline(self) -> str:
+        """TVM's passes over kernels; the default ones cannot take OpenCL targets."""
+        return "s_tir"
+
+    @property
     def offsets(self) -> bool:
         """Whether a tensor may start inside a block of memory: a buffer is no address."""
         return False

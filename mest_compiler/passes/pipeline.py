@@ -197,6 +197,4 @@ def build(planned: Planned, device: Device) -> relax.VMExecutable:
                 t.AttachGlobalSymbol(),
             ]
         )(_promising(_releasing(planned.module), device.kind != "cpu"))
-        # The default pipeline cannot take OpenCL targets.
-        passes = "default" if device.kind == "cpu" else "s_tir"
-        return relax.build(module, device.target, relax_pipeline=None, tir_pipeline=passes)
+        return relax.build(module, device.target, relax_pipeline=None, tir_pipeline=device.pipeline)

@@ -16,8 +16,7 @@ from mest_compiler.errors import ArtifactError, DeviceError
 
 from .allocated import bytes_in_use
 from .artifact import Artifact
-
-_ONE_THREAD_A_CORE = 1  # TVM's affinity mode "big": workers stay on the fastest cores
+from .local_device import ONE_THREAD_A_CORE
 
 
 class Session:
@@ -61,7 +60,7 @@ def _cpu(wanted: dict[str, Any], threads: int | None) -> tuple[int, tvm.runtime.
             f"The artifact was compiled for {wanted['mcpu']} with {wanted['vector_bits']}-bit vectors, and this "
             f"CPU ({here.mcpu}) has {here.vector_bits}: compile it here."
         )
-    tvm.get_global_func("runtime.config_threadpool")(_ONE_THREAD_A_CORE, threads)
+    tvm.get_global_func("runtime.config_threadpool")(ONE_THREAD_A_CORE, threads)
     started = int(tvm.get_global_func("runtime.NumThreads")())
     if started < threads:
         raise DeviceError(

@@ -19,7 +19,7 @@ import numpy as np
 import tvm
 
 from mest_compiler import schedules
-from mest_compiler.devices import CpuProfile
+from mest_compiler.devices import Device
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.structure import Structure, build
@@ -27,7 +27,6 @@ from mest_compiler.sparsity.structure import Structure, build
 from .layer_run import Operands, interleaved_ms, kernel_call
 
 ROUNDS = 9
-ONE_THREAD_A_CORE = 1  # TVM's affinity mode "big": workers stay on the fastest cores
 SEED = 0
 FOLDER = "MEST_CACHE"
 """Environment variable that names another cache folder; empty: nothing is kept."""
@@ -38,7 +37,7 @@ Say = Callable[[str], None]
 class Fastest:
     """Picks by measuring; `times` holds what was measured, by (parameter-free) layer and direction, in ms."""
 
-    def __init__(self, device: CpuProfile, say: Say | None = None) -> None:
+    def __init__(self, device: Device, say: Say | None = None) -> None:
         self.device, self.say = device, say or (lambda text: None)
         self.times: dict[str, dict[str, float]] = {}
 
@@ -58,15 +57,14 @@ class Fastest:
 
     def _measure(self, key: str, direction: str, layer: SparseConv, found: Sequence[Choice]) -> dict[str, float]:
         self.say(f"{direction} of {layer.scheme} {layer.shape}")
-        tvm.get_global_func("runtime.config_threadpool")(ONE_THREAD_A_CORE, self.device.threads)
         structure = random_structure(layer)
         g, rng = layer.geometry, np.random.default_rng(SEED)
         x = rng.standard_normal((g.tiles, g.channels * g.x.size, g.lanes), np.float32).astype(g.dtype)
         dy = rng.standard_normal((g.tiles, g.filters * g.dy.size, g.lanes), np.float32).astype(g.dtype)
         values = rng.standard_normal((layer.capacity, layer.unit_size), np.float32).astype(g.dtype)
-        operands = Operands.of(g, x, dy, values)
+        operands = Operands.of(self.device, g, x, dy, values)
         calls = [kernel_call(direction, c, self.device, g, operands, layer, structure) for c in found]
-        measured = interleaved_ms(calls, ROUNDS)
+        measured = interleaved_ms(calls, ROUNDS, operands.place.sync)
         times = {label(choice): round(min(some), 4) for choice, some in zip(found, measured, strict=True)}
         _save(key, times)
         return times

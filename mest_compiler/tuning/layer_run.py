@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import tvm
 
-from mest_compiler.devices import CpuProfile
+from mest_compiler.devices import Device
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv, index_arrays, kernel_forms
+from mest_compiler.runtime.local_device import local_device
+from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.cpu import zeros
 from mest_compiler.sparsity.structure import Structure
 
 Tensor = tvm.runtime.Tensor
@@ -24,6 +24,7 @@ Tensor = tvm.runtime.Tensor
 class Operands:
     """Device tensors of a layer: x, dy in batch tiles, the weight or its values, and room for y, dx, dw."""
 
+    place: tvm.runtime.Device
     x: Tensor
     dy: Tensor
     weight: Tensor
@@ -32,18 +33,19 @@ class Operands:
     dw: Tensor
 
     @classmethod
-    def of(cls, g: ConvGeometry, x: np.ndarray, dy: np.ndarray, weight: np.ndarray) -> Operands:
+    def of(cls, device: Device, g: ConvGeometry, x: np.ndarray, dy: np.ndarray, weight: np.ndarray) -> Operands:
         """Room is made as the geometry says; `weight` dense [F, C, kh, kw] or values [capacity, unit_size]."""
-        empty = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype))  # noqa: E731
+        place = local_device(device)
+        empty = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype), place)  # noqa: E731
         y, dx = empty(g.tiles, g.filters * g.y.size, g.lanes), empty(g.tiles, g.channels * g.dx.size, g.lanes)
-        tensors = (tvm.runtime.tensor(np.ascontiguousarray(a)) for a in (x, dy, weight))
-        return cls(*tensors, y, dx, empty(*weight.shape))
+        tensors = (tvm.runtime.tensor(np.ascontiguousarray(a), place) for a in (x, dy, weight))
+        return cls(place, *tensors, y, dx, empty(*weight.shape))
 
 
 def kernel_call(
     direction: str,
     choice: Choice,
-    device: CpuProfile,
+    device: Device,
     geometry: ConvGeometry,
     operands: Operands,
     layer: SparseConv | None = None,
@@ -60,40 +62,44 @@ def kernel_call(
     if layer is not None:
         forms = kernel_forms(layer, direction, choice.used)
         arrays = index_arrays(structure, layer, {direction: choice.used})
-        indices = [tvm.runtime.tensor(arrays[name]) for name in forms]
+        indices = [tvm.runtime.tensor(arrays[name], o.place) for name in forms]
         dtypes = {name: form.dtype for name, form in forms.items()}
     kernel = build(choice.make(), device)
-    zero = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype))  # noqa: E731
+    zero = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype), o.place)  # noqa: E731
+    sums = [] if choice.workspace is None else [zero(*choice.workspace)]
+    zeros = generators(device).zeros
     if choice.indexing == "zeros":
         dense = zero(*layer.shape)
         if direction == "backward_weight":
             back = build(zeros.compact(layer, dtypes), device)
-            sums = zero(prod(layer.shape), g.lanes)
-            return lambda: (kernel(o.x, o.dy, dense, sums), back(dense, *indices, o.dw))
+            return lambda: (kernel(o.x, o.dy, dense, *sums), back(dense, *indices, o.dw))
         put = build(zeros.expand(layer, dtypes), device)
         source, target = (o.x, o.y) if direction == "forward" else (o.dy, o.dx)
         return lambda: (put(o.weight, *indices, dense), kernel(source, dense, target))
     if direction == "backward_weight":
-        sums = zero(prod(o.dw.shape), g.lanes)
-        return lambda: kernel(o.x, o.dy, *indices, o.dw, sums)
+        return lambda: kernel(o.x, o.dy, *indices, o.dw, *sums)
     source, target = (o.x, o.y) if direction == "forward" else (o.dy, o.dx)
     return lambda: kernel(source, o.weight, *indices, target)
 
 
-def build(function: tvm.tirx.PrimFunc, device: CpuProfile) -> Callable[..., None]:
+def build(function: tvm.tirx.PrimFunc, device: Device) -> Callable[..., None]:
     """Machine code of one kernel."""
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
-    return tvm.tirx.build(module, target=device.target)["main"]
+    return tvm.tirx.build(module, target=device.target, pipeline=device.pipeline)["main"]
 
 
-def interleaved_ms(calls: list[Callable[[], None]], rounds: int) -> list[list[float]]:
-    """Times of each call in ms, taken in turns so that a disturbance meets all alike."""
+def interleaved_ms(
+    calls: list[Callable[[], None]], rounds: int, sync: Callable[[], None] = lambda: None
+) -> list[list[float]]:
+    """Times of each call in ms, taken in turns so that a disturbance meets all alike; `sync` waits for a call's end."""
     for call in calls:
         call()
+    sync()
     found: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for times, call in zip(found, calls, strict=True):
             start = time.perf_counter()
             call()
+            sync()
             times.append(1e3 * (time.perf_counter() - start))
     return found

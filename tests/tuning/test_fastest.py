@@ -188,7 +188,7 @@ def test_all_candidates_of_a_layer_agree(scheme: str, bits: int, dtype: str) -> 
     for direction in DIRECTIONS:
         for choice in choose.candidates(direction, device, layer):
             indexings.add(choice.indexing)
-            o = Operands.of(g, case.data.x.numpy(), case.data.dy.numpy(), case.values().numpy())
+            o = Operands.of(device, g, case.data.x.numpy(), case.data.dy.numpy(), case.values().numpy())
             for tensor in (o.y, o.dx, o.dw):
                 tensor.copyfrom(np.full(tensor.shape, np.nan, dtype))
             kernel_call(direction, choice, device, g, o, layer, s)()
