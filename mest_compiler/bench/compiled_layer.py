@@ -12,7 +12,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import tvm
 
 from mest_compiler.bench.batch_tiles import from_tiles, to_tiles
 from mest_compiler.bench.child import Contestant

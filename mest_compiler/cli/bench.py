@@ -132,10 +132,12 @@ def command(
     from mest_compiler.bench.bandwidth import memory_bandwidth
     from mest_compiler.bench.compare import REWRITES, TVM, UNORDERED, read_opponents
     from mest_compiler.bench.layer_spec import PREFIX
-    from mest_compiler.devices import get_device
+    from mest_compiler.devices import available_cores, get_device
     from mest_compiler.models import available
 
-    threads = get_device(device, threads).threads
+    target = get_device(device, threads)
+    # PyTorch, beside an OpenCL device, takes the CPU.
+    threads = target.threads if target.kind == "cpu" else threads or available_cores()
     opponents = read_opponents("torch" if compare is None else compare)
     if what.startswith(PREFIX):
         _refuse(context, OF_NETWORKS, "a single layer")
