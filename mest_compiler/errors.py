@@ -40,6 +40,10 @@ class DeviceError(MestError):
     """A device or its limits do not allow what was asked."""
 
 
+class DeviceLostError(DeviceError):
+    """A device that was there does not answer any more; asking for it again may help."""
+
+
 class MemoryLimitError(MestError):
     """No way to compute a step fits the limit; `smallest`: bytes of the smallest one found."""
 
