@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
+
+from tvm import tirx
 
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import SparseConv, kernel_forms
+from mest_compiler.kernels.indices import SparseConv, dtypes_of, kernel_forms
+from mest_compiler.kernels.normalisation import Normalisation
 
-from ..choice import Choice
+from ..choice import Choice, tunable
 from . import (
     block_gather,
     block_gradient,
@@ -42,11 +46,6 @@ SPARSEST_DENSE = 0.25  # kept share below which the dense kernel, doing 4 times 
 PROBABLY_DENSE = {"block": 0.7, "pattern": 1.0, "planes": 1.0}  # kept share above which it is the likely winner
 
 Knobs = GatherKnobs | WeightGradientKnobs
-
-
-def dtypes_of(indexing: str, direction: str, layer: SparseConv, groups: int) -> dict[str, str]:
-    """Element type of each index array that a kernel reads, in argument order."""
-    return {name: form.dtype for name, form in kernel_forms(layer, direction, (indexing, groups)).items()}
 
 
 def _bytes(g: ConvGeometry) -> int:
@@ -80,28 +79,38 @@ def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
     if direction == "backward_weight":
         filters = min(4 if device.registers > 16 else 3, g.filters // g.groups)
         # With few filters (a depthwise convolution has one) more places make up the sums in registers.
-        knobs = WeightGradientKnobs(entries=9 // filters if filters < 3 else 3, rows=_band(g), chunks=device.threads)
-        return Choice(
-            "dense_backward_weight",
-            knobs,
-            lambda *again: dense_gradient.dense(g, filters, knobs, *again),
-            workspace=(g.filters * g.columns, g.lanes),
-        )
+        entries = 9 // filters if filters < 3 else 3
+        knobs = WeightGradientKnobs(entries=entries, rows=_band(g), chunks=device.threads, filters=filters)
+        return tunable(partial(_dense_gradient, g), knobs)
     forward = direction == "forward"
     planes, plane, out = (g.channels, g.x, g.filters) if forward else (g.filters, g.dy, g.channels)
-    block = min(DENSE_ROWS, out // g.groups)
+    outputs = min(DENSE_ROWS, out // g.groups)
     groups = _groups(planes // g.groups, plane, g, DENSE_SLAB_BYTES, g.columns)
-    knobs = GatherKnobs(_pixels(device, block), groups, True)
-    make = dense_gather.forward if forward else dense_gather.backward_data
-    return Choice(f"dense_{direction}", knobs, lambda *fused: make(g, block, knobs, *fused))
+    return tunable(partial(_dense_gather, direction, g), GatherKnobs(_pixels(device, outputs), groups, True, outputs))
+
+
+def _dense_gradient(g: ConvGeometry, knobs: WeightGradientKnobs) -> Choice:
+    def make(*again: Normalisation) -> tirx.PrimFunc:
+        return dense_gradient.dense(g, knobs.filters, knobs, *again)
+
+    return Choice("dense_backward_weight", knobs, make, workspace=(g.filters * g.columns, g.lanes))
+
+
+def _dense_gather(direction: str, g: ConvGeometry, knobs: GatherKnobs) -> Choice:
+    make = dense_gather.forward if direction == "forward" else dense_gather.backward_data
+    return Choice(f"dense_{direction}", knobs, lambda *fused: make(g, knobs.outputs, knobs, *fused))
 
 
 # ---- sparse: one function a family of schemes
 def _choice(kernel: str, direction: str, indexing: str, layer: SparseConv, knobs: Knobs, make: Callable) -> Choice:
     """`make(knobs, types of the index arrays[, fused or again])` gives the kernel."""
-    dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
     room = (layer.capacity * layer.unit_size, layer.geometry.lanes) if direction == "backward_weight" else None
-    return Choice(f"{kernel}_{direction}", knobs, lambda *variant: make(knobs, dtypes, *variant), indexing, room)
+
+    def with_knobs(knobs: Knobs) -> Choice:
+        dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
+        return Choice(f"{kernel}_{direction}", knobs, lambda *variant: make(knobs, dtypes, *variant), indexing, room)
+
+    return tunable(with_knobs, knobs)
 
 
 def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
@@ -161,16 +170,23 @@ def _even_block(planes: int) -> int:
 
 def _planes(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
     if direction == "backward_weight":
-        block = 4 if device.registers > 16 else 3
-        knobs = WeightGradientKnobs(entries=3, rows=_band(layer.geometry), chunks=device.threads)
-        make = planes_gradient.kept
-    else:
-        # Where the kept planes are the output's, they make up whole register tiles if that can be.
-        outputs = (layer.kind.axis == 1) == (direction == "backward_data")
-        block = _even_block(layer.capacity) if outputs else DENSE_ROWS
-        knobs = GatherKnobs(_pixels(device, block), 1, True)
-        make = planes_gather.forward if direction == "forward" else planes_gather.backward_data
-    return [_choice("planes", direction, "planes", layer, knobs, partial(make, layer, block))]
+        filters = 4 if device.registers > 16 else 3
+        knobs = WeightGradientKnobs(entries=3, rows=_band(layer.geometry), chunks=device.threads, filters=filters)
+        return [_choice("planes", direction, "planes", layer, knobs, partial(_planes_gradient, layer))]
+    # Where the kept planes are the output's, they make up whole register tiles if that can be.
+    kept_outputs = (layer.kind.axis == 1) == (direction == "backward_data")
+    outputs = _even_block(layer.capacity) if kept_outputs else DENSE_ROWS
+    knobs = GatherKnobs(_pixels(device, outputs), 1, True, outputs)
+    make = planes_gather.forward if direction == "forward" else planes_gather.backward_data
+    return [_choice("planes", direction, "planes", layer, knobs, partial(_planes_gather, make, layer))]
+
+
+def _planes_gradient(layer: SparseConv, knobs: WeightGradientKnobs, *rest: Any) -> tirx.PrimFunc:
+    return planes_gradient.kept(layer, knobs.filters, knobs, *rest)
+
+
+def _planes_gather(make: Callable, layer: SparseConv, knobs: GatherKnobs, *rest: Any) -> tirx.PrimFunc:
+    return make(layer, knobs.outputs, knobs, *rest)
 
 
 def _taps(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
