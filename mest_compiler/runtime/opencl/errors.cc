@@ -1,0 +1,80 @@
+#include "errors.h"
+
+#include <tvm/ffi/error.h>
+
+namespace mest::opencl {
+namespace {
+
+const char* Name(cl_int code) {
+  switch (code) {
+#define MEST_CODE(name) \
+  case name:            \
+    return #name;
+    MEST_CODE(CL_SUCCESS)
+    MEST_CODE(CL_DEVICE_NOT_FOUND)
+    MEST_CODE(CL_DEVICE_NOT_AVAILABLE)
+    MEST_CODE(CL_COMPILER_NOT_AVAILABLE)
+    MEST_CODE(CL_MEM_OBJECT_ALLOCATION_FAILURE)
+    MEST_CODE(CL_OUT_OF_RESOURCES)
+    MEST_CODE(CL_OUT_OF_HOST_MEMORY)
+    MEST_CODE(CL_PROFILING_INFO_NOT_AVAILABLE)
+    MEST_CODE(CL_MEM_COPY_OVERLAP)
+    MEST_CODE(CL_BUILD_PROGRAM_FAILURE)
+    MEST_CODE(CL_MISALIGNED_SUB_BUFFER_OFFSET)
+    MEST_CODE(CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST)
+    MEST_CODE(CL_COMPILE_PROGRAM_FAILURE)
+    MEST_CODE(CL_LINKER_NOT_AVAILABLE)
+    MEST_CODE(CL_LINK_PROGRAM_FAILURE)
+    MEST_CODE(CL_INVALID_VALUE)
+    MEST_CODE(CL_INVALID_PLATFORM)
+    MEST_CODE(CL_INVALID_DEVICE)
+    MEST_CODE(CL_INVALID_CONTEXT)
+    MEST_CODE(CL_INVALID_QUEUE_PROPERTIES)
+    MEST_CODE(CL_INVALID_COMMAND_QUEUE)
+    MEST_CODE(CL_INVALID_MEM_OBJECT)
+    MEST_CODE(CL_INVALID_BINARY)
+    MEST_CODE(CL_INVALID_BUILD_OPTIONS)
+    MEST_CODE(CL_INVALID_PROGRAM)
+    MEST_CODE(CL_INVALID_PROGRAM_EXECUTABLE)
+    MEST_CODE(CL_INVALID_KERNEL_NAME)
+    MEST_CODE(CL_INVALID_KERNEL_DEFINITION)
+    MEST_CODE(CL_INVALID_KERNEL)
+    MEST_CODE(CL_INVALID_ARG_INDEX)
+    MEST_CODE(CL_INVALID_ARG_VALUE)
+    MEST_CODE(CL_INVALID_ARG_SIZE)
+    MEST_CODE(CL_INVALID_KERNEL_ARGS)
+    MEST_CODE(CL_INVALID_WORK_DIMENSION)
+    MEST_CODE(CL_INVALID_WORK_GROUP_SIZE)
+    MEST_CODE(CL_INVALID_WORK_ITEM_SIZE)
+    MEST_CODE(CL_INVALID_GLOBAL_OFFSET)
+    MEST_CODE(CL_INVALID_EVENT)
+    MEST_CODE(CL_INVALID_OPERATION)
+    MEST_CODE(CL_INVALID_BUFFER_SIZE)
+    MEST_CODE(CL_INVALID_GLOBAL_WORK_SIZE)
+#undef MEST_CODE
+    case -1001:
+      return "CL_PLATFORM_NOT_FOUND_KHR";
+    default:
+      return "an error of the driver's own";
+  }
+}
+
+}  // namespace
+
+void Fail(const std::string& sentence) {
+  TVM_FFI_THROW(RuntimeError) << sentence;
+  TVM_FFI_UNREACHABLE();
+}
+
+std::string CodeName(cl_int code) { return std::string(Name(code)) + " (" + std::to_string(code) + ")"; }
+
+void Check(cl_int code, const std::string& doing) {
+  if (code != CL_SUCCESS) Fail("OpenCL could not " + doing + ": " + CodeName(code) + ".");
+}
+
+bool IsOutOfMemory(cl_int code) {
+  return code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_OUT_OF_RESOURCES || code == CL_OUT_OF_HOST_MEMORY ||
+         code == CL_INVALID_BUFFER_SIZE;
+}
+
+}  // namespace mest::opencl
