@@ -9,6 +9,7 @@ import typer
 
 from mest_compiler.cli import options
 from mest_compiler.cli import recipe_options as of_recipe
+from mest_compiler.cli.devices import options as remote
 from mest_compiler.cli.output import say, write_json
 
 RecipeName = Annotated[
@@ -51,8 +52,8 @@ BackendName = Annotated[
     str | None,
     typer.Option(
         "--backend",
-        help="compiled: the sparse step, on the CPU. torch: masked training in PyTorch, on the CPU or a GPU, under "
-        "torchrun in several processes.",
+        help="compiled: the sparse step, on the CPU or an OpenCL device. torch: masked training in PyTorch, on the CPU "
+        "or a GPU, under torchrun in several processes.",
         show_default="compiled; of a run that is resumed, compiled if its folder holds a step",
         rich_help_panel=of_recipe.RUN,
     ),
@@ -60,7 +61,8 @@ BackendName = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="cpu; with --backend torch also cuda or cuda:N. Under torchrun cuda gives each process a GPU of its own.",
+        help="cpu, opencl or galaxy-s20, a device of the compiled step; with --backend torch cpu, cuda or cuda:N (under "
+        "torchrun cuda gives each process a GPU of its own).",
         rich_help_panel=of_recipe.RUN,
     ),
 ]
@@ -74,6 +76,10 @@ CheckpointSteps = Annotated[
     ),
 ]
 Threads = of_recipe.in_panel(of_recipe.RUN, options.Threads)
+TrackerAt = of_recipe.in_panel(of_recipe.RUN, remote.TrackerAt)
+Key = of_recipe.in_panel(of_recipe.RUN, remote.Key)
+Server = of_recipe.in_panel(of_recipe.RUN, remote.Server)
+Adb = of_recipe.in_panel(of_recipe.RUN, remote.Adb)
 MemoryLimit = of_recipe.in_panel(of_recipe.RUN, options.MemoryLimit)
 Activations = of_recipe.in_panel(of_recipe.RUN, options.Activations)
 Json = of_recipe.in_panel(of_recipe.RUN, options.Json)
@@ -123,6 +129,10 @@ def command(
     backend: BackendName = None,
     device: Device = "cpu",
     threads: Threads = None,
+    tracker: TrackerAt = None,
+    key: Key = None,
+    server: Server = None,
+    adb: Adb = None,
     memory_limit: MemoryLimit = None,
     activations: Activations = None,
     seed: of_recipe.RecipeSeed = None,
@@ -147,9 +157,12 @@ def command(
 
     mest train resnet32-cifar10 --data-root data/cifar-10-batches-py --memory-limit 100MB --run-dir runs/small
 
+    mest train mnist-ems --device galaxy-s20 --tracker 127.0.0.1:9190 --key galaxy-s20 --run-dir runs/phone
+
     torchrun --nproc-per-node 2 -m mest_compiler.cli.main train mnist-ems --backend torch --run-dir runs/two
     """
     from mest_compiler.cli import training
+    from mest_compiler.runtime.remote.where import Where
 
     fields = {
         "data": data, "data_root": data_root, "size": size, "examples": examples, "noise": noise, "augment": augment,
@@ -163,7 +176,8 @@ def command(
         "de_epoch": de_epoch, "de_threshold": de_threshold, "de_remove": de_remove, "seed": seed,
     }  # fmt: skip
     chosen = of_recipe.chosen_recipe(recipe, run_dir, resume, fields)
-    where = {"device": device, "threads": threads, "checkpoint_steps": checkpoint_steps}
+    place = Where.of(tracker, key, server, adb)
+    where = {"device": device, "threads": threads, "checkpoint_steps": checkpoint_steps, "where": place}
     asked = options.step_options(memory_limit, activations)
     if resume:
         training.refuse_masks(masks, masks_from)

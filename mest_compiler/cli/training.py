@@ -21,15 +21,17 @@ from mest_compiler.cli.training_backends import (
     Built,
     check_backend,
     compiled_backend,
+    connected_again,
     loaded_backend,
     ranks_of,
     torch_backend,
 )
 from mest_compiler.cli.training_start import check_start, first_start, start_of_checkpoint
-from mest_compiler.errors import CheckpointError, MaskError, MestError
+from mest_compiler.errors import CheckpointError, DeviceLostError, MaskError, MestError
 from mest_compiler.passes.options import PLAIN, StepOptions
 
 if TYPE_CHECKING:
+    from mest_compiler.runtime.remote.where import Where
     from mest_compiler.training.data import Examples
     from mest_compiler.training.ranks import Ranks
     from mest_compiler.training.recipe import Recipe
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 ARTIFACT, WEIGHTS, MASKS, SUMMARY = "artifact", "weights.safetensors", "masks.safetensors", "summary.json"
 """What a run leaves in its folder besides the loop's own recipe, log and checkpoint: the step as it was compiled, and
 in the end the weights by torch's names, the masks and, of the demo, its numbers."""
+
+MOST_LOSSES = 5
+"""So often a device may be lost without a new checkpoint in between before a run gives up."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,12 @@ def begin_run(
     masks_from: Path | None = None,
     checkpoint_steps: int | None = None,
     options: StepOptions = PLAIN,
+    where: Where | None = None,
 ) -> Run:
     """Train as the recipe says from the first epoch, with a step that is compiled now or with PyTorch.
 
-    options: of the compiled step. They stay with the step, so a run that is resumed has them too.
+    options: of the compiled step. They stay with the step, so a run that is resumed has them too. where: how the device
+    of the compiled step is reached; None: it is this machine's.
     What can go wrong early goes wrong before there is a folder. Raises the MestErrors of data, models, masks, compiling
     and training.
     """
@@ -120,7 +127,7 @@ def begin_run(
         if backend == TORCH:
             built = torch_backend(recipe, start, device, threads, ranks)
         else:
-            built = compiled_backend(recipe, data, start, device, threads, options)
+            built = compiled_backend(recipe, data, start, device, threads, options, where)
         _show(recipe, run_dir, ranks)
         if built.artifact is not None:
             say_plan(built.artifact.manifest["memory"])
@@ -140,6 +147,7 @@ def resume_run(
     device: str = CPU,
     threads: int | None = None,
     checkpoint_steps: int | None = None,
+    where: Where | None = None,
 ) -> Run:
     """Go on from a run's last checkpoint, whichever backend wrote it.
 
@@ -163,7 +171,7 @@ def resume_run(
             _clear_leftovers(run_dir)
         data = load_recipe_data(recipe)
         if backend == COMPILED and holds_step:
-            built = loaded_backend(recipe, run_dir / ARTIFACT, threads)
+            built = loaded_backend(recipe, run_dir / ARTIFACT, threads, where)
         else:
             # PyTorch reads the checkpoint of a step that is yet to be compiled, and says what is wrong with it.
             start = start_of_checkpoint(recipe, data, run_dir / CHECKPOINT)
@@ -172,7 +180,7 @@ def resume_run(
         _show(recipe, run_dir, ranks)
         if built.kind != backend:
             say(f"{run_dir} holds no compiled step: compiling it")
-            built = compiled_backend(recipe, data, start, device, threads, PLAIN)
+            built = compiled_backend(recipe, data, start, device, threads, PLAIN, where)
             say_plan(built.artifact.manifest["memory"])
             built.artifact.save(run_dir / ARTIFACT)
         return _train(recipe, run_dir, data, built, ranks, True, checkpoint_steps)
@@ -232,19 +240,35 @@ def _train(
     from mest_compiler.training.progress import QuietReporter, RichReporter
 
     first = ranks.rank == 0
-    summary = train(
-        built.backend,
-        data,
-        recipe,
-        run_dir,
-        resume=resume,
-        reporter=RichReporter(console) if first else QuietReporter(),
-        checkpoint_steps=checkpoint_steps,
-        ranks=ranks,
-    )
+    losses, progress = 0, None
+    while True:
+        try:
+            summary = train(
+                built.backend, data, recipe, run_dir,
+                resume=resume, reporter=RichReporter(console) if first else QuietReporter(),
+                checkpoint_steps=checkpoint_steps, ranks=ranks,
+            )  # fmt: skip
+            break
+        except DeviceLostError as error:
+            seen = _checkpoint_digest(run_dir)
+            losses, progress = (losses + 1 if seen == progress else 1), seen
+            if built.where is None or seen is None or losses > MOST_LOSSES:
+                raise
+            say(f"{error} Going on from the checkpoint.")
+        built, resume = connected_again(recipe, built), True
     if first:
         _write_result(run_dir, built)
     return Run(recipe, data, built, summary, first)
+
+
+def _checkpoint_digest(run_dir: Path) -> str | None:
+    """What tells a run's checkpoint from its others; None: it has none."""
+    from hashlib import sha256
+
+    from mest_compiler.training.run_folder import CHECKPOINT
+
+    path = run_dir / CHECKPOINT
+    return sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
 def _write_result(run_dir: Path, built: Built) -> None:

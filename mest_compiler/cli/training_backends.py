@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mest_compiler.cli.training_start import Start
     from mest_compiler.passes.options import StepOptions
     from mest_compiler.runtime.artifact import Artifact
+    from mest_compiler.runtime.remote.where import Where
     from mest_compiler.runtime.trainer import Trainer
     from mest_compiler.training.data import Examples
     from mest_compiler.training.ranks import Ranks
@@ -30,7 +31,8 @@ TORCH_DEVICES = ("cuda", "mps", "xpu")
 class Built:
     """A backend that is ready for its first step.
 
-    kind: one of BACKENDS; device: what it computes on; threads: of the CPU; artifact: of the compiled backend.
+    kind: one of BACKENDS; device: what it computes on; threads: of the CPU; artifact: of the compiled backend; where:
+    how its device is reached, None: it is this machine's.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Built:
     device: str
     threads: int
     artifact: Artifact | None = None
+    where: Where | None = None
 
 
 def check_backend(kind: str, device: str, *, measures: bool) -> None:
@@ -106,7 +109,13 @@ def torch_backend(recipe: Recipe, start: Start, device: str, threads: int | None
 
 
 def compiled_backend(
-    recipe: Recipe, data: Examples, start: Start, device: str, threads: int | None, options: StepOptions
+    recipe: Recipe,
+    data: Examples,
+    start: Start,
+    device: str,
+    threads: int | None,
+    options: StepOptions,
+    where: Where | None = None,
 ) -> Built:
     """Compiles the step."""
     from mest_compiler.cli.compiling import compile_with_bar
@@ -130,10 +139,10 @@ def compiled_backend(
         name=recipe.model,
         options=options,
     )
-    return _trainer(recipe, artifact, threads)
+    return _trainer(recipe, artifact, threads, where)
 
 
-def loaded_backend(recipe: Recipe, path: Path, threads: int | None) -> Built:
+def loaded_backend(recipe: Recipe, path: Path, threads: int | None, where: Where | None = None) -> Built:
     """The step that was compiled before, at `path`.
 
     Its kernels' way of adding up is part of it, so the number of threads changes nothing of what is computed.
@@ -141,14 +150,25 @@ def loaded_backend(recipe: Recipe, path: Path, threads: int | None) -> Built:
     from mest_compiler.runtime.artifact import Artifact
 
     _one_pool_of_threads()
-    return _trainer(recipe, Artifact.load(path), threads)
+    return _trainer(recipe, Artifact.load(path), threads, where)
 
 
-def _trainer(recipe: Recipe, artifact: Artifact, threads: int | None) -> Built:
+def connected_again(recipe: Recipe, built: Built) -> Built:
+    """The same step, not yet begun, on a device that the place it was trained at gives now."""
+    return _trainer(recipe, built.artifact, built.threads, built.where)
+
+
+def _trainer(recipe: Recipe, artifact: Artifact, threads: int | None, where: Where | None) -> Built:
     from mest_compiler.runtime.trainer import Trainer
 
-    trainer = Trainer(artifact, threads, recipe.seed)
-    return Built(COMPILED, trainer, artifact.manifest["device"]["name"], trainer.session.threads, artifact)
+    place = None
+    if where is not None:
+        from mest_compiler.cli.devices.options import say_waiting
+        from mest_compiler.runtime.remote import connection
+
+        place = connection.open(where, waiting=say_waiting())
+    trainer = Trainer(artifact, threads, recipe.seed, place)
+    return Built(COMPILED, trainer, artifact.manifest["device"]["name"], trainer.session.threads, artifact, where)
 
 
 def _one_pool_of_threads() -> None:

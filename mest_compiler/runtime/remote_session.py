@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,6 +29,10 @@ class Place(Protocol):
         """The device of this kind there."""
         ...
 
+    def during(self, what: str) -> AbstractContextManager[None]:
+        """What is asked for within is called `what` in sentences."""
+        ...
+
 
 class RemoteSession:
     """As `session.Session`, on the other side of a connection.
@@ -48,7 +53,10 @@ class RemoteSession:
         if wanted["kind"] not in ("cpu", "opencl"):
             raise ArtifactError(f"The artifact was compiled for a device of an unknown kind, {wanted['kind']!r}.")
         self.threads, self.device = wanted["threads"], place.device(wanted["kind"])
-        self.vm = relax.VirtualMachine(place.load(artifact.library), self.device)
+        self._place = place
+        module = place.load(artifact.library)
+        with self.during("the start of the step's program"):
+            self.vm = relax.VirtualMachine(module, self.device)
         self._given: dict[str, tuple[Any, ...]] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -70,6 +78,18 @@ class RemoteSession:
         """A tensor on the session's device with a copy of this."""
         return tvm.runtime.tensor(np.asarray(array, order="C"), self.device)
 
+    def chosen(self, results: Results, places: Mapping[str, int]) -> Mapping[str, tvm.runtime.Tensor]:
+        """Some of the results of a function by name, fetched when they are asked for."""
+        return Chosen(results, places)
+
+    def during(self, what: str) -> AbstractContextManager[None]:
+        """What is asked of the device within is called `what` in sentences.
+
+        Raises:
+            DeviceLostError: it went away. DeviceError: it could not do what it was asked for.
+        """
+        return self._place.during(what)
+
     def sync(self) -> None:
         """Waits until the device has done all it was asked for."""
         self.device.sync()
@@ -86,3 +106,19 @@ class Results(Sequence):
 
     def __getitem__(self, place: int) -> tvm.runtime.Tensor:
         return self._vm._get_output(self._name, place)
+
+
+class Chosen(Mapping):
+    """Some results of a function by name."""
+
+    def __init__(self, results: Results, places: Mapping[str, int]) -> None:
+        self._results, self._places = results, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __getitem__(self, name: str) -> tvm.runtime.Tensor:
+        return self._results[self._places[name]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ class Session:
     def tensor(self, array: np.ndarray) -> tvm.runtime.Tensor:
         """A tensor on the session's device with a copy of this."""
         return tvm.runtime.tensor(np.asarray(array, order="C"), self.device)
+
+    def chosen(
+        self, results: Sequence[tvm.runtime.Tensor], places: Mapping[str, int]
+    ) -> Mapping[str, tvm.runtime.Tensor]:
+        """Some of the results of a function by name; the others are let go."""
+        return {name: results[place] for name, place in places.items()}
+
+    def during(self, what: str) -> AbstractContextManager[None]:
+        """What is asked of the device within is called `what` in sentences; here nothing comes between."""
+        return nullcontext()
 
     def sync(self) -> None:
         """Waits until the device has done all it was asked for."""

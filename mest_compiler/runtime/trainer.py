@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tvm
@@ -23,6 +24,8 @@ from .remote_session import Place, RemoteSession
 from .session import Session
 from .step_seed import step_seed
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 
 def _sparse_conv(layer: Mapping[str, Any]) -> SparseConv:
     """A sparse layer as the manifest holds it."""
@@ -32,6 +35,20 @@ def _sparse_conv(layer: Mapping[str, Any]) -> SparseConv:
     for key in ("kernel", "stride", "padding", "dilation"):
         stored[key] = tuple(stored[key])
     return SparseConv(ConvGeometry(**stored), layer["scheme"], layer["capacity"])
+
+
+def _asks(what: str) -> Callable[[Method], Method]:
+    """Of a method that asks the device for something, called `what` in sentences about a device that fails."""
+
+    def decorated(method: Method) -> Method:
+        @wraps(method)
+        def asking(self: Trainer, *args: Any, **options: Any) -> Any:
+            with self.session.during(what):
+                return method(self, *args, **options)
+
+        return asking
+
+    return decorated
 
 
 class Trainer:
@@ -53,19 +70,25 @@ class Trainer:
         """
         self.artifact, self.manifest = artifact, artifact.manifest
         self.session = Session(artifact, threads) if place is None else RemoteSession(artifact, place)
+        self.seed, self.steps = seed, 0
+        self._fill()
+
+    @_asks("the sending of weights and structures")
+    def _fill(self) -> None:
+        """Makes all tensors."""
+        artifact = self.artifact
         self.dtype = np.dtype(self.manifest["dtype"])
         self.parameters, self.buffers = list(self.manifest["parameters"]), list(self.manifest["buffers"])
         self.layers = {p: layer for p, layer in self.manifest["layers"].items() if "capacity" in layer}
         self.structures: dict[str, Structure] = {}
         # What the last call of the step handed out: loss, logits, then gradients in parameter order.
-        self._gradients: dict[str, tvm.runtime.Tensor] | None = None
+        self._gradients: Mapping[str, tvm.runtime.Tensor] | None = None
         self._tensors = {n: self.session.tensor(a) for n, a in artifact.tensors.items()}
         self._momenta = {p: self.session.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
         for name, structure in artifact.structures.items():
             self._bind(name, structure)
         self._lr = self.session.tensor(np.zeros((), self.dtype))
-        self.seed, self.steps = seed, 0
         self._step_seed = self.session.tensor(np.zeros((), np.uint32))
         self._inputs = self._input_buffers()
         self._sums: list[tvm.runtime.Tensor] = []
@@ -114,6 +137,7 @@ class Trainer:
         self.structures[name] = structure
 
     # ---- training
+    @_asks("a training step")
     def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> tuple[float, np.ndarray]:
         """One update on x [N, C, H, W] and y int64 [N], with N the artifact's batch.
 
@@ -145,6 +169,7 @@ class Trainer:
         losses, logits = zip(*found, strict=True)
         return sum(losses) / len(losses), np.concatenate(logits)
 
+    @_asks("a training step")
     def run(self) -> list[tuple[tvm.runtime.Tensor, tvm.runtime.Tensor]]:
         """One update on what the input buffers hold (for timing); (loss, logits) of each part as device tensors."""
         found, parts = [], len(self._step_args)
@@ -154,13 +179,14 @@ class Trainer:
             self._gradients = None  # or two steps' would take memory at the same time
             self.session["release"]()
             outputs = self.session["step"](*args)
-            self._gradients = {name: outputs[place] for name, place in self._gradient_at.items()}
+            self._gradients = self.session.chosen(outputs, self._gradient_at)
             found.append((outputs[0], outputs[1]))
         if self._sums:
             self.session["update"](*self._update_args)
         self.steps += 1
         return found
 
+    @_asks("a prediction")
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Logits [N, classes] in evaluation mode for any N >= 1 of x [N, C, H, W]; changes nothing.
 
@@ -197,6 +223,7 @@ class Trainer:
         """int32, ascending: ids of the units that each sparse layer keeps (see `sparsity.scheme`)."""
         return {name: structure.kept_units() for name, structure in self.structures.items()}
 
+    @_asks("the fetching of gradients")
     def importance(self, coefficient: float) -> dict[str, np.ndarray]:
         """float64 [units] by layer, in the order of `kept_units`: Eq. 1 with the gradients of the last step.
 
@@ -211,6 +238,7 @@ class Trainer:
             found[name] = mutation.importance(*map(self.structures[name].by_unit, values), coefficient)
         return found
 
+    @_asks("a mutation")
     def mutate(self, changes: Mapping[str, Change]) -> None:
         """Other units are kept from now on, without compiling; see `Change`. Layers not named stay as they are.
 
@@ -267,10 +295,12 @@ class Trainer:
         """Shape of a parameter as torch has it; a linear layer's structure has (F, C, 1, 1)."""
         return tuple(self.manifest["parameters"][name])
 
+    @_asks("the fetching of weights")
     def state(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by torch name, sparse weights with their zeros."""
         return {name: self._dense(name, tensor.numpy()) for name, tensor in self._tensors.items()}
 
+    @_asks("the fetching of momenta")
     def momentum(self) -> dict[str, np.ndarray]:
         """Momenta by parameter name, like `state`."""
         return {name: self._dense(name, tensor.numpy()) for name, tensor in self._momenta.items()}
@@ -281,6 +311,7 @@ class Trainer:
         indices = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in self._index.values())
         return {"weights": weights, "gradients": weights, "momentum": weights, "indices": indices}
 
+    @_asks("the fetching of weights")
     def to_artifact(self) -> Artifact:
         """The artifact with the weights and structures as they are now."""
         return self.artifact.with_state({n: t.numpy().copy() for n, t in self._tensors.items()}, self.structures)
@@ -299,6 +330,7 @@ class Trainer:
         found = {name: tensor.numpy() for name, tensor in tensors.items()}
         return found | {name: s.by_unit(found[name]) for name, s in self.structures.items() if name in found}
 
+    @_asks("the fetching of a checkpoint")
     def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Writes all state, `extra` (JSON values) and `arrays` to one file; whole or not at all.
 
@@ -310,6 +342,7 @@ class Trainer:
         )  # fmt: skip
         checkpoint.write(path, content, self._identity())
 
+    @_asks("the sending of a checkpoint")
     def load(self, path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Takes all state from a checkpoint of any backend; gives its `extra` and its `arrays`.
 
