@@ -55,6 +55,11 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def alive(self) -> bool:
+        """Whether nothing has ended it so far, as far as is known without asking; see `heartbeat`."""
+        return self._lost is None
+
     # ---- what is there
     def device(self, kind: str, index: int = 0) -> tvm.runtime.Device:
         """The device "cpu" or "opencl" there; a server of this machine's kind that has no OpenCL runtime is sent ours.
@@ -103,7 +108,7 @@ class Connection:
         from mest_compiler.runtime import opencl
 
         try:
-            self.load(Path(opencl.library()).read_bytes(), "opencl_plugin.so")
+            self.load(Path(opencl.build()).read_bytes(), "opencl_plugin.so")
         except DeviceLostError:
             raise
         except MestError as error:
@@ -115,7 +120,7 @@ class Connection:
     # ---- limits and failures
     @contextmanager
     def during(self, what: str, limit_s: float | None = None) -> Iterator[None]:
-        """What is done in this context is called `what` in sentences ("the training step"), and each request in it may take `limit_s`.
+        """What is done here is called `what` in sentences ("the training step"); each request may take `limit_s`.
 
         Raises:
             DeviceLostError: the server went away or did not answer in time; the connection is of no use then.
@@ -150,7 +155,7 @@ class Connection:
             self._lose("a request in it was given up")
         if self._lost is not None:
             raise DeviceLostError(
-                f"The connection to the server {self.where} is closed ({self._lost}), so {what} is not possible: connect again."
+                f"The connection to the server {self.where} is closed ({self._lost}), which ends {what}: connect again."
             )
 
     def _failed(self, what: str, error: Exception, limit: float, seconds: float) -> MestError:
@@ -162,8 +167,8 @@ class Connection:
         if "temporarily unavailable" in str(error) or seconds >= limit:
             self._lose(f"no answer within {limit:g} s")
             return DeviceLostError(
-                f"The server {self.where} did not answer within {limit:g} s during {what}: it hangs or is far too slow; restart "
-                "it, or allow more time."
+                f"The server {self.where} did not answer within {limit:g} s during {what}: it hangs or is too slow, so "
+                "restart it, or allow more time."
             )
         self._lose("the server ended it")
         return DeviceLostError(

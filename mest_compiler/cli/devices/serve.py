@@ -1,0 +1,72 @@
+"""`mest devices serve`: this machine's devices for RPC clients, started again when they crash."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+
+import typer
+
+from mest_compiler.cli.options import Json
+from mest_compiler.cli.output import say, write_json
+
+KINDS = ("opencl", "cpu")
+
+
+def _kind(name: str) -> str:
+    if name not in KINDS:
+        raise typer.BadParameter(f"{name!r} cannot be served: it is {' or '.join(KINDS)}")
+    return name
+
+
+Kind = Annotated[str, typer.Option("--device", callback=_kind, help="What clients get: opencl or cpu.")]
+ServeKey = Annotated[
+    str | None, typer.Option("--key", help="Key under which clients ask for it.", show_default="the device's name")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the tracker; 0 takes a free one.")]
+Servers = Annotated[int, typer.Option(min=1, help="How many clients are served at the same time.")]
+Host = Annotated[
+    str,
+    typer.Option(help="Address to listen at. Whoever reaches it can run any code here: RPC knows no passwords."),
+]
+
+
+def command(
+    device: Kind = "opencl",
+    key: ServeKey = None,
+    port: Port = 9190,
+    servers: Servers = 1,
+    host: Host = "127.0.0.1",
+    json: Json = None,
+) -> None:
+    """Serve this machine's OpenCL devices or CPU to RPC clients, until Ctrl-C.
+
+    Starts a tracker and servers, restarts what crashes or hangs, and leaves nothing behind. With --json the address
+    and the key are written as soon as clients can come.
+
+    Example:
+
+    mest devices serve --device opencl --key opencl --port 9190
+    """
+    from mest_compiler.runtime.remote.supervisor import Supervisor
+
+    libraries = _libraries(device)
+    key = key or device
+    say("starting a tracker and its servers")
+    with Supervisor(key, servers, host=host, port=port, libraries=libraries, say=say) as running:
+        say(f"serving {device}: --tracker {running.tracker} --key {key} (Ctrl-C ends it)")
+        if json is not None:
+            facts = {"tracker": str(running.tracker), "key": key, "device": device, "servers": servers}
+            write_json(json, facts | {"processes": running.processes()})
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            say("stopping")
+
+
+def _libraries(device: str) -> list[str]:
+    if device != "opencl":
+        return []
+    from mest_compiler.runtime import opencl
+
+    return [str(opencl.build())]

@@ -1,0 +1,50 @@
+"""What `mest devices probe` measured of a device, kept in the user's cache folder by the profile's name: the roofline
+that benches compare with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = "MEST_CACHE"
+"""Environment variable that names another cache folder; empty: nothing is kept."""
+
+
+def path_of(name: str) -> Path | None:
+    """The file of a device; None where nothing is kept."""
+    named = os.environ.get(FOLDER)
+    if named == "":
+        return None
+    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mest_compiler")
+    return folder / "probes" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.json"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """What was measured last; None: nothing, or a file that is damaged."""
+    path = path_of(name)
+    try:
+        found = None if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("numbers"), dict) else None
+
+
+def save(name: str, result: Mapping[str, Any]) -> Path | None:
+    """Keeps a probe's result, whole or not at all; None where nothing is kept or the folder cannot be written."""
+    path = path_of(name)
+    if path is None:
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as place:
+            whole = Path(place, "probe.json")
+            whole.write_text(json.dumps(result, indent=1), encoding="utf-8")
+            os.replace(whole, path)
+    except OSError:
+        return None
+    return path
