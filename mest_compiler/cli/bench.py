@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mest_compiler.cli.bars import turn_bar
-from mest_compiler.cli.measuring import measured
+from mest_compiler.cli.devices.options import Adb, Key, Server, TrackerAt
+from mest_compiler.cli.measuring import measured, measured_remotely
 from mest_compiler.cli.model_options import AUTO, Channels, Classes, Plane, Width, plane_of, profile_of
 from mest_compiler.cli.options import (
     Activations,
@@ -27,19 +28,21 @@ from mest_compiler.cli.options import (
     step_options,
 )
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.tables import mib, show_comparison, show_kernels, show_memory
+from mest_compiler.cli.tables import mib, show_comparison, show_kernels, show_memory, show_remote
 from mest_compiler.errors import ArtifactError, BenchError, MemoryLimitError
 
 if TYPE_CHECKING:
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.passes.options import StepOptions
     from mest_compiler.runtime.artifact import Artifact
+    from mest_compiler.runtime.remote.where import Where
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.profile import Profile as Rules
 
 LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
 OF_NETWORKS = ("profile", "width", "channels", "plane", "classes", "memory_limit", "activations")
 OF_LAYERS = ("uneven",)
+OF_PLACES = ("tracker", "key", "server", "adb", "rest")
 OF_MODELS = (*OF_NETWORKS, *OF_LAYERS, "scheme", "sparsity", "compare")
 """Options that say nothing about a layer, about a network, and about an artifact."""
 
@@ -68,6 +71,9 @@ Rounds = Annotated[
     typer.Option(
         min=1, help="Alternating rounds, of whose times medians are taken.", show_default="15 for a layer, 7 else"
     ),
+]
+Rest = Annotated[
+    float, typer.Option(min=0, metavar="SECONDS", help="Pause between rounds on a device behind RPC: a phone gets hot.")
 ]
 Uneven = Annotated[
     bool,
@@ -101,6 +107,11 @@ def command(
     memory_limit: MemoryLimit = None,
     activations: Activations = None,
     seed: Seed = 0,
+    tracker: TrackerAt = None,
+    key: Key = None,
+    server: Server = None,
+    adb: Adb = None,
+    rest: Rest = 0.0,
     uneven: Uneven = False,
     profile_kernels: ProfileKernels = False,
     json: Json = None,
@@ -128,25 +139,35 @@ def command(
     mest bench layer:64,64,3,16x16 --scheme block --sparsity 0.9 --uneven --compare unordered --threads 2
 
     mest bench runs/step --threads 2
+
+    mest bench resnet32 --width 2 --scheme block --sparsity 0.9 --device opencl --compare dense,tvm
+
+    mest bench runs/phone --device galaxy-s20 --tracker 127.0.0.1:9190 --key galaxy-s20 --rest 20
     """
     from mest_compiler.bench.bandwidth import memory_bandwidth
-    from mest_compiler.bench.compare import REWRITES, TVM, UNORDERED, read_opponents
+    from mest_compiler.bench.compare import REWRITES, TORCH, TVM, UNORDERED, read_opponents
     from mest_compiler.bench.layer_spec import PREFIX
     from mest_compiler.devices import available_cores, get_device
     from mest_compiler.models import available
+    from mest_compiler.runtime.remote.where import Where
 
     target = get_device(device, threads)
     # PyTorch, beside an OpenCL device, takes the CPU.
     threads = target.threads if target.kind == "cpu" else threads or available_cores()
-    opponents = read_opponents("torch" if compare is None else compare)
+    where = Where.of(tracker, key, server, adb)
+    opponents = read_opponents(("torch" if where is None else "") if compare is None else compare)
+    if where is not None:
+        _refuse_opponents(opponents, (TORCH,), "this machine")
     if what.startswith(PREFIX):
-        _refuse(context, OF_NETWORKS, "a single layer")
+        _refuse(context, (*OF_NETWORKS, *OF_PLACES), "a single layer")
         _refuse_opponents(opponents, (*REWRITES, TVM), "a whole network")
         result = _layer(what, scheme, sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device)
     elif Path(what).exists() and what not in available():
         _refuse(context, OF_MODELS, "an artifact")
         asked = batch if _given(context, "batch") else None
-        result = _artifact(Path(what), asked, device, seed, threads, rounds or NETWORK_ROUNDS, profile_kernels)
+        result = _artifact(
+            Path(what), asked, device, seed, threads, rounds or NETWORK_ROUNDS, profile_kernels, where, rest
+        )
     else:
         from mest_compiler.bench.torch_network import NetworkCase
 
@@ -154,7 +175,13 @@ def command(
         _refuse_opponents(opponents, (UNORDERED,), "a single layer")
         case = NetworkCase(what, classes, (channels, *plane_of(plane)), batch, seed, width)
         rules, options = profile_of(scheme, sparsity, profile), step_options(memory_limit, activations)
-        result = _network(case, rules, options, device, opponents, threads, rounds or NETWORK_ROUNDS, profile_kernels)
+        turns = rounds or NETWORK_ROUNDS
+        result = _network(case, rules, options, device, opponents, threads, turns, profile_kernels, where, rest)
+    if "where" in result:
+        show_remote(what, result)
+        if json is not None:
+            write_json(json, result)
+        return
     if profile_kernels:
         result["bandwidth"] = memory_bandwidth(threads)
     _show(what, result, profile_kernels)
@@ -203,6 +230,8 @@ def _network(
     threads: int,
     rounds: int,
     profile_kernels: bool,
+    where: Where | None,
+    rest: float,
 ) -> dict[str, Any]:
     from mest_compiler.bench.compare import DENSE, REWRITES, SPARSE, TORCH, TVM, turned
     from mest_compiler.cli.compiling import compiled, say_plan
@@ -241,6 +270,8 @@ def _network(
         # a model of one's own may have another number of classes than it was asked for
         classes = next(iter(artifacts.values())).manifest["classes"]
         torch_case = replace(case, classes=classes) if TORCH in opponents else None
+        if where is not None:
+            return measured_remotely(artifacts, paths, where, case.seed, rounds, rest)
         return measured(artifacts, paths, torch_case, case.seed, threads, rounds, profile_kernels)
 
 
@@ -257,7 +288,15 @@ def settled(rules: Rules | Automatic, artifact: Artifact) -> Rules:
 
 
 def _artifact(
-    path: Path, batch: int | None, device: str, seed: int, threads: int, rounds: int, profile_kernels: bool
+    path: Path,
+    batch: int | None,
+    device: str,
+    seed: int,
+    threads: int,
+    rounds: int,
+    profile_kernels: bool,
+    where: Where | None,
+    rest: float,
 ) -> dict[str, Any]:
     from mest_compiler.runtime.artifact import Artifact
 
@@ -273,6 +312,8 @@ def _artifact(
             "--batch, or compile it for that batch."
         )
     name = "sparse" if artifact.structures else "dense"
+    if where is not None:
+        return measured_remotely({name: artifact}, {name: path}, where, seed, rounds, rest)
     return measured({name: artifact}, {name: path}, None, seed, threads, rounds, profile_kernels)
 
 

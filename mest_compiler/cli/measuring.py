@@ -10,6 +10,32 @@ from mest_compiler.cli.bars import turn_bar
 if TYPE_CHECKING:
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.runtime.artifact import Artifact
+    from mest_compiler.runtime.remote.where import Where
+
+
+def measured_remotely(
+    artifacts: dict[str, Artifact], paths: dict[str, Path], where: Where, seed: int, rounds: int, rest: float
+) -> dict[str, Any]:
+    """The report of steps that take turns on one device behind RPC."""
+    from mest_compiler.bench.machine import describe
+    from mest_compiler.bench.remote_network import compare_remote
+    from mest_compiler.cli.devices.options import say_waiting
+
+    manifest = next(iter(artifacts.values())).manifest
+    with turn_bar("timing") as progress:
+        found = compare_remote(
+            paths, where, seed=seed, rounds=rounds, pause_s=rest, progress=progress, waiting=say_waiting()
+        )
+    facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes")}
+    host = describe()
+    return {
+        **facts,
+        "device": manifest["device"]["name"],
+        "where": str(where),
+        **found,
+        "host": host,
+        "date": host["date"],
+    }
 
 
 def measured(

@@ -56,6 +56,25 @@ def show_comparison(title: str, result: Mapping[str, Any]) -> None:
     show(title, ("contestant", "ms (median)", "spread", f"{subject} is faster by", "peak MiB"), rows)
 
 
+def show_remote(title: str, result: Mapping[str, Any]) -> None:
+    """Steps that took turns on a device behind RPC: wall clock and device time."""
+    subject, rows = result["subject"], []
+    for name in result["ms"]:
+        rows.append(
+            (
+                name,
+                f"{result['ms'][name]:.3f}",
+                f"{result['mean_ms'][name]:.3f}",
+                f"{result['spread'][name]:.1%}",
+                f"{result['event_ms'][name]:.3f}",
+                times(result["speedup"].get(name)),
+                times(result["event_speedup"].get(name)),
+            )
+        )
+    columns = ("step", "ms (median)", "ms (mean)", "spread", "kernels, ms", f"{subject} faster by", "by kernels")
+    show(f"{title}, batch {result['batch']}, {result['runs']} runs on the server {result['where']}", columns, rows)
+
+
 def show_memory(bytes_of: Mapping[str, Mapping[str, int | None]]) -> None:
     """`bytes_of` of a report: training memory by kind, a column a contestant."""
     steps = {name: one for name, one in bytes_of.items() if PLANNED in one}

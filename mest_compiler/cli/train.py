@@ -61,8 +61,8 @@ BackendName = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="cpu, opencl or galaxy-s20, a device of the compiled step; with --backend torch cpu, cuda or cuda:N (under "
-        "torchrun cuda gives each process a GPU of its own).",
+        help="cpu, opencl or galaxy-s20, a device of the compiled step; with --backend torch cpu, cuda or cuda:N "
+        "(under torchrun cuda gives each process a GPU of its own).",
         rich_help_panel=of_recipe.RUN,
     ),
 ]

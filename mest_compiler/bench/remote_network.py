@@ -1,0 +1,135 @@
+"""Compiled steps timed on one device behind RPC: they share its one session and take turns on it.
+
+Measured as the paper does: the mean of many runs after a warm-up, on a batch that stays the same. Two times are told:
+the device's own (the sum of its kernels' events), and the wall clock around runs that follow each other without a
+stop, which has the gaps between kernels and the launches in it. Sending data is in neither.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from mest_compiler.bench.compiled_network import table_a1_bytes
+from mest_compiler.bench.inputs import LEARNING_RATE, network_inputs
+from mest_compiler.errors import BenchError
+from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.runtime.remote import connection
+from mest_compiler.runtime.remote.tracker import WaitingCallback
+from mest_compiler.runtime.remote.where import Where
+from mest_compiler.runtime.trainer import Trainer
+
+RUNS = 100
+"""Timed runs of each step, as in the paper."""
+WARM_UPS = 3
+Progress = Callable[[int, int, str], None]
+
+
+class RemoteStep:
+    """A step on the device, warmed up."""
+
+    def __init__(self, path: Path, place: connection.Connection, seed: int) -> None:
+        artifact = Artifact.load(path)
+        m = artifact.manifest
+        if m["batch"] != m["micro_batch"]:
+            raise BenchError(
+                f"The step at {path} trains a batch in parts of {m['micro_batch']}, which cannot be timed over RPC: "
+                "compile it without a memory limit, or for that smaller batch."
+            )
+        self.trainer, self._place = Trainer(artifact, seed=seed, place=place), place
+        x, y = network_inputs(tuple(m["input_shape"]), classes=m["classes"], batch=m["batch"], seed=seed)
+        self.loss, _ = self.trainer.step(x, y, LEARNING_RATE)
+        for _ in range(WARM_UPS):
+            ((loss, _),) = self.trainer.run()
+        with place.during("the fetching of a loss"):
+            last = float(loss.numpy())
+        if not math.isfinite(last):
+            raise BenchError(
+                f"The loss became {last} after {WARM_UPS + 1} steps: the kernels compute wrong numbers there."
+            )
+
+    def event_ms(self, runs: int) -> float:
+        """The device's own time of a run, the mean of some."""
+        session = self.trainer.session
+        with self._place.during("a timed training step"):
+            timed = session.vm.time_evaluator("invoke_stateful", session.device, number=runs)("step")
+        return 1e3 * timed.mean
+
+    def wall_ms(self, runs: int) -> float:
+        """The wall clock's time of a run, the mean of some that follow each other."""
+        session = self.trainer.session
+        with self._place.during("timed training steps"):
+            session.sync()
+            start = perf_counter()
+            for _ in range(runs):
+                session.vm.invoke_stateful("step")
+            session.sync()
+            return 1e3 * (perf_counter() - start) / runs
+
+
+def compare_remote(
+    artifacts: Mapping[str, Path], where: Where, *, seed: int, rounds: int, runs: int = RUNS, pause_s: float = 0.0,
+    progress: Progress | None = None, waiting: WaitingCallback | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Times steps by name in alternating rounds of `runs` / `rounds` runs each, with `pause_s` of rest between rounds.
+
+    Returns JSON values: `ms` (wall, median of the rounds), `mean_ms` (of all runs), `event_ms` and `mean_event_ms`,
+    `spread` and `event_spread` ((largest - smallest round) / median), `speedup` of the first over each other one, by
+    wall and by events, `loss` after the first step, and what each says about itself.
+
+    Raises:
+        DeviceError, DeviceLostError: the place is gone, or cannot run them. BenchError: a loss is no number.
+    """
+    from time import sleep
+
+    each = max(1, round(runs / rounds))
+    with connection.open(where, waiting=waiting) as place:
+        steps = {name: RemoteStep(path, place, seed) for name, path in artifacts.items()}
+        walls: dict[str, list[float]] = {name: [] for name in steps}
+        events: dict[str, list[float]] = {name: [] for name in steps}
+        order, done = list(steps), 0
+        for number in range(rounds):
+            for name in order if number % 2 == 0 else order[::-1]:
+                if progress is not None:
+                    progress(done, rounds * len(order), name)
+                walls[name].append(steps[name].wall_ms(each))
+                events[name].append(steps[name].event_ms(each))
+                done += 1
+            sleep(pause_s)
+        said = {name: _said(step) for name, step in steps.items()}
+    if progress is not None:
+        progress(done, done, order[-1])
+    first, median = order[0], statistics.median
+
+    def spread(samples: list[float]) -> float:
+        return (max(samples) - min(samples)) / median(samples)
+
+    return {
+        "subject": first,
+        "ms": {name: median(some) for name, some in walls.items()},
+        "mean_ms": {name: statistics.fmean(some) for name, some in walls.items()},
+        "event_ms": {name: median(some) for name, some in events.items()},
+        "mean_event_ms": {name: statistics.fmean(some) for name, some in events.items()},
+        "spread": {name: spread(some) for name, some in walls.items()},
+        "event_spread": {name: spread(some) for name, some in events.items()},
+        "speedup": {name: median(walls[name]) / median(walls[first]) for name in order[1:]},
+        "event_speedup": {name: median(events[name]) / median(events[first]) for name in order[1:]},
+        "rounds": rounds,
+        "runs": each * rounds,
+        **{key: {name: one[key] for name, one in said.items()} for key in next(iter(said.values()))},
+    }
+
+
+def _said(step: RemoteStep) -> dict[str, Any]:
+    manifest = step.trainer.manifest
+    return {
+        "loss": step.loss,
+        "kernels": {name: layer["kernels"] for name, layer in manifest["layers"].items()},
+        "state_bytes": step.trainer.state_bytes(),
+        "table_a1_bytes": table_a1_bytes(step.trainer),
+        "bytes": {**manifest["memory"]["planned"], "planned_peak": manifest["memory"]["planned_peak"]},
+    }
