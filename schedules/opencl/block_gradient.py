@@ -1,0 +1,89 @@
+"""Backward-weight of block sparsity (m filters by n channels at one kernel place; (1, 1): unstructured)."""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from mest_compiler.devices.opencl import OpenClProfile
+from mest_compiler.kernels.indices import SparseConv
+
+from ..emit import Expr
+from . import weight_gradient
+from .emit import cell
+from .weight_gradient import (
+    MOST_FILTERS,
+    MOST_SUMS,
+    Cover,
+    Operands,
+    WeightGradientKnobs,
+    cover,
+    outer_products,
+    rounds,
+    sparse,
+    when,
+)
+
+MOST_ENTRIES = 8  # of an item, for blocks of one weight
+
+
+def _cuts(layer: SparseConv, knobs: WeightGradientKnobs) -> tuple[Cover, Cover, int]:
+    """(filters, channels) of a block that an item works on at once, and the entries of whose blocks it does."""
+    kind = layer.kind
+    channels = cover(kind.channels, max(1, knobs.entries))
+    return cover(kind.filters, MOST_FILTERS), channels, max(1, knobs.entries // kind.channels)
+
+
+def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    """Outer products: `entries` planes x up to four filters of sums in registers; a work-group serves a row.
+
+    Arguments: X, dY, offset, pointers [rows+1], row, entries, dV [capacity, n*m] and DL (see `workspace`).
+    """
+    g, m = layer.geometry, layer.kind.filters
+    filters, channels, together = _cuts(layer, knobs)
+    parts = filters.count * channels.count
+
+    def body(o: Operands) -> None:
+        offsets, ptr, order, _ = o.indices
+        row, part = T.floordiv(o.block[1], parts), T.floormod(o.block[1], parts)
+        filter_part, channel_part = T.floordiv(part, channels.count), T.floormod(part, channels.count)
+        lo, hi = T.Bind(ptr[row]), T.Bind(ptr[row + 1])
+        plane = order[row] * m + filters.start(filter_part)
+        dy = o.stream(plane * g.dy.size, [b * g.dy.size for b in range(filters.size)])
+        neighbours = [c * g.x.size for c in range(channels.size)]
+        with rounds(hi - lo, knobs.shares * together, o.block[0], knobs.spread) as done:
+            first, sums = cell(lo + done + o.share * together)[0], o.sums()
+            with when(first < hi):
+                # Past the row's end an item adds up its last entry again, and drops the sums.
+                starts = [offsets[T.min(first + i, hi - 1)] for i in range(together)]
+                begin = channels.start(channel_part) * g.x.size
+                outer_products(g, o, [o.stream(at + begin, neighbours) for at in starts], [dy], sums)
+
+            def put(share: Expr, number: Expr, value: Expr) -> None:
+                b, above = T.floormod(number, filters.size), T.floordiv(number, filters.size)
+                c, i = T.floormod(above, channels.size), T.floordiv(above, channels.size)
+                entry = cell(lo + done + share * together + i)[0]
+                with when(entry < hi, filters.fresh(filter_part, b), channels.fresh(channel_part, c)):
+                    place = (channels.start(channel_part) + c) * m + filters.start(filter_part) + b
+                    o.put(entry * layer.unit_size + place, value)
+
+            o.add_up(sums, put)
+
+    count = together * channels.size * filters.size
+    blocks = (knobs.spread, layer.rows * parts)
+    return sparse("block_backward_weight", layer, knobs, dtypes, blocks, count, body)
+
+
+def workspace(layer: SparseConv, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
+    """Shape of DL [splits, capacity * n*m]; None: the kernel has no such argument."""
+    return weight_gradient.workspace(knobs, layer.capacity * layer.unit_size)
+
+
+def default_knobs(device: OpenClProfile, layer: SparseConv) -> WeightGradientKnobs:
+    """Knobs that should do well for rows of an average length."""
+    entries = min(MOST_ENTRIES, MOST_SUMS // cover(layer.kind.filters, MOST_FILTERS).size)
+    knobs = WeightGradientKnobs(entries=entries)
+    filters, channels, together = _cuts(layer, knobs)
+    count, rows = together * channels.size * filters.size, layer.rows * filters.count * channels.count
+    units = max(1.0, layer.capacity / layer.rows / together)
+    return weight_gradient.fit(device, layer.geometry, knobs, count, units, rows)
