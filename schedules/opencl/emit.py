@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..emit import Buffer, Expr
 
 QUAD = 4  # lanes of a work-item
+C_NAMES = {"float32": "float", "float64": "double"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Vec:
 
     def const(self, value: float) -> Expr:
         """A quad of one constant."""
-        return T.broadcast(tirx.const(value, self.dtype), QUAD)
+        return T.broadcast(number(value, self.dtype), QUAD)
 
     def splat(self, scalar: Expr) -> Expr:
         """A quad of one scalar."""
@@ -62,15 +64,12 @@ class Vec:
         self.set(register, self.get(register) + a * b)
 
     def at_least(self, value: Expr, bound: Expr) -> Expr:
-        """The larger one; a value that is no number stays so, and a diverged loss shows it.
-
-        OpenCL's max(a, b) is b where a < b, else a.
-        """
-        return T.max(value, bound)
+        """The larger one; a value that is no number stays so, and a diverged loss shows it: OpenCL's max may lose it."""
+        return tirx.Select(value < bound, bound, value)
 
     def at_most(self, value: Expr, bound: Expr) -> Expr:
         """The smaller one; a value that is no number stays so."""
-        return T.min(value, bound)
+        return tirx.Select(bound < value, bound, value)
 
     def load(self, flat: Buffer, quad: Expr) -> Expr:
         """Quad number `quad` of a flat buffer."""
@@ -83,6 +82,23 @@ class Vec:
     def total(self, value: Expr) -> Expr:
         """Sum of a quad's numbers."""
         return T.call_extern(self.dtype, "dot", value, self.const(1))
+
+
+def number(value: float, dtype: str) -> Expr:
+    """A constant of floating point, to the last bit: TVM writes it with seven digits, which is enough for few."""
+    exact = np.asarray(value, dtype)
+    if not np.isfinite(exact) or np.asarray(f"{exact:e}", dtype) == exact:
+        return tirx.const(value, dtype)
+    if exact < 0:
+        return tirx.const(-1, dtype) * number(-value, dtype)
+    bits = f"uint{8 * exact.itemsize}"
+    name = {"float32": "as_float", "float64": "as_double"}[dtype]
+    return T.call_extern(dtype, name, tirx.const(int(exact.view(bits)), bits))
+
+
+def together(*numbers: Expr, dtype: str) -> Expr:
+    """A quad of four numbers, as OpenCL C writes it (TVM's own way of it is C++)."""
+    return T.call_extern(f"{dtype}x{QUAD}", f"({C_NAMES[dtype]}{QUAD})", *numbers)
 
 
 def part(value: Expr, i: int) -> Expr:
