@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tvm import tirx
@@ -17,7 +17,7 @@ class Choice:
     ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
     between an expansion of the values and their compaction. ``workspace``: shape of the last output, for kernels that
     need room for partial sums. ``source``: "default", "measured" or "tuned". ``times``: what was measured, ms of each
-    kernel that was in the running.
+    kernel that was in the running. ``remake``: the same kernel with other knobs; see `tunable`.
     """
 
     kernel: str
@@ -27,6 +27,13 @@ class Choice:
     workspace: tuple[int, ...] | None = None
     source: str = "default"
     times: Mapping[str, float] = field(default_factory=dict, compare=False)
+    remake: Callable[[Any], Choice] | None = field(default=None, compare=False, repr=False)
+
+    def with_knobs(self, **changed: int) -> Choice:
+        """The same kernel with some knobs changed; numbers become what the knob is, 1 for a flag that is up."""
+        kept = {name: type(getattr(self.knobs, name))(value) for name, value in changed.items()}
+        made = self.remake(replace(self.knobs, **kept))
+        return replace(made, indexing=self.indexing, source=self.source)
 
     @property
     def used(self) -> tuple[str, int]:
@@ -37,3 +44,8 @@ class Choice:
         """For reports and manifests: {"kernel", "knobs", "indexing", "source", "times"}."""
         said = {"kernel": self.kernel, "knobs": asdict(self.knobs), "indexing": self.indexing, "source": self.source}
         return {**said, "times": dict(self.times)}
+
+
+def tunable(make: Callable[[Any], Choice], knobs: Any) -> Choice:
+    """make(knobs), which knows how it is made with others."""
+    return replace(make(knobs), remake=lambda others: tunable(make, others))

@@ -25,11 +25,13 @@ from .source import Source, Tile
 @dataclass(frozen=True)
 class GatherKnobs:
     """How a gather is computed: pixels a register tile, groups of input planes, and whether the pixel tiles of a row
-    of the image run inside the loop over the structure's rows (their slab is then the whole row's)."""
+    of the image run inside the loop over the structure's rows (their slab is then the whole row's). Outputs: planes a
+    register tile, where the scheme leaves that open."""
 
     pixels: int
     groups: int = 1
     pixels_inner: bool = False
+    outputs: int = 1
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,9 @@ class WeightGradientKnobs:
     """How a weight gradient is computed.
 
     ``entries``: entries whose sums stay in registers together (outer form); ``pixels``: dY pixels held in registers
-    (dot form); ``rows``: image rows a band; ``groups``: groups of input channels; ``chunks``: parts that threads share.
+    (dot form); ``rows``: image rows a band; ``groups``: groups of input channels; ``chunks``: parts that threads share;
+    ``chains``: sums that a value is made up of, so that one update need not wait for the last (dot form); ``filters``:
+    of a register tile, where the scheme leaves that open (outer form).
     """
 
     entries: int = 3
@@ -36,6 +38,7 @@ class WeightGradientKnobs:
     groups: int = 1
     chunks: int = 2
     chains: int = 2
+    filters: int = 1
 
 
 def zero(vec: Vec, lanes: Buffer, start: Expr, count: Expr) -> None:
