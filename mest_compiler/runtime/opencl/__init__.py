@@ -7,7 +7,7 @@ MEST_OPENCL_DEVICE chooses the device ("platform substring/device substring", or
 the folder that keeps the kernels' binaries (empty: nothing is kept).
 """
 
-from .build import build
-from .load import devices, load, memory, profile
+from .compiling import build
+from .loading import devices, load, memory, profile
 
 __all__ = ["build", "devices", "load", "memory", "profile"]

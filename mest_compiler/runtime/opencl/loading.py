@@ -13,7 +13,7 @@ import tvm
 
 from mest_compiler.errors import DeviceError
 
-from .build import build
+from .compiling import build
 
 _lock = threading.Lock()
 _loaded: list[ctypes.CDLL] = []
