@@ -64,7 +64,7 @@ class Vec:
         self.set(register, self.get(register) + a * b)
 
     def at_least(self, value: Expr, bound: Expr) -> Expr:
-        """The larger one; a value that is no number stays so, and a diverged loss shows it: OpenCL's max may lose it."""
+        """The larger one; a value that is no number stays so, and a diverged loss shows it (max may lose it)."""
         return tirx.Select(value < bound, bound, value)
 
     def at_most(self, value: Expr, bound: Expr) -> Expr:
@@ -85,9 +85,9 @@ class Vec:
 
 
 def number(value: float, dtype: str) -> Expr:
-    """A constant of floating point, to the last bit: TVM writes it with seven digits, which is enough for few."""
+    """A constant to the last bit: TVM writes one of floating point with seven digits, which is enough for few."""
     exact = np.asarray(value, dtype)
-    if not np.isfinite(exact) or np.asarray(f"{exact:e}", dtype) == exact:
+    if exact.dtype.kind != "f" or not np.isfinite(exact) or np.asarray(f"{exact:e}", dtype) == exact:
         return tirx.const(value, dtype)
     if exact < 0:
         return tirx.const(-1, dtype) * number(-value, dtype)

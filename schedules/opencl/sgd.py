@@ -14,28 +14,30 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.kernels.sgd import Sgd
 
 from ..emit import Buffer, Expr, Index, function
-from .emit import QUAD, Vec, flat, launch, number
+from .emit import QUAD, Vec, cell, flat, launch, number
 from .planes import GROUP, when
 
 At = Callable[[Buffer], Expr]  # reads a buffer at the work-item's place
 Body = Callable[[At, Callable[[Buffer, Expr], None], Callable[[Expr], Expr], Callable[[float], Expr]], None]
 
 
-def _each(vec: Vec, most: int, count: Expr | int, body: Body) -> None:
-    """body(read, write, splat, constant) over the first `count` of `most` numbers: by quads, then what is left."""
+def _each(vec: Vec, most: int, filled: Callable[[], Expr] | None, body: Body) -> None:
+    """body(read, write, splat, constant) over the first `filled()` of `most` numbers (None: over all of them): by
+    quads, then what is left."""
     items = min(GROUP, max(-(-most // QUAD), 1))
 
     with launch([max(-(-most // (QUAD * items)), 1)], [items]) as ((block,), (item,)):
         quad = block * items + item
-        whole = isinstance(count, int) and count and count % (QUAD * items) == 0
-        with when(True if whole else (quad + 1) * QUAD <= count):
+        # Read here, in the kernel: before the launch the host would read it.
+        count = most if filled is None else cell(filled())[0]
+        with when(True if filled is None and most and most % (QUAD * items) == 0 else (quad + 1) * QUAD <= count):
             body(
                 lambda buffer: T.Bind(vec.load(buffer, quad)),
                 lambda buffer, value: vec.store(buffer, value, quad),
                 vec.splat,
                 vec.const,
             )
-        if isinstance(count, int) and count % QUAD == 0:
+        if filled is None and most % QUAD == 0:
             return
         for k in range(QUAD - 1):
             place = quad * QUAD + k
@@ -69,7 +71,7 @@ def dense(rule: Sgd, shape: tuple[int, ...], vec: Vec, chunks: int) -> tirx.Prim
     def emit() -> None:
         tensors = _flat("WVG", shape, vec.dtype)
         lr = T.arg("LR", T.buffer((), vec.dtype))
-        _each(vec, size, size, _update(rule, *(flat(b) for b in tensors), lr))
+        _each(vec, size, None, _update(rule, *(flat(b) for b in tensors), lr))
 
     return function("sgd", emit)
 
@@ -85,7 +87,7 @@ def compact(rule: Sgd, capacity: int, unit_size: int, entries: str, vec: Vec, ch
         tensors = _flat("WVG", (capacity, unit_size), vec.dtype)
         lr = T.arg("LR", T.buffer((), vec.dtype))
         filled = Index(T.arg("ENTRIES", T.buffer((1,), entries)))
-        _each(vec, size, T.Bind(filled[0] * unit_size), _update(rule, *(flat(b) for b in tensors), lr))
+        _each(vec, size, lambda: filled[0] * unit_size, _update(rule, *(flat(b) for b in tensors), lr))
 
     return function("sgd_compact", emit)
 
@@ -110,7 +112,7 @@ def accumulate_dense(scale: float, shape: tuple[int, ...], vec: Vec, chunks: int
     def emit() -> None:
         tensors = _flat("AG", shape, vec.dtype)
         flag = T.arg("FIRST", T.buffer((), "int32"))
-        _each(vec, size, size, _add(scale, *(flat(b) for b in tensors), flag))
+        _each(vec, size, None, _add(scale, *(flat(b) for b in tensors), flag))
 
     return function("accumulate", emit)
 
@@ -128,6 +130,6 @@ def accumulate_compact(
         tensors = _flat("AG", (capacity, unit_size), vec.dtype)
         flag = T.arg("FIRST", T.buffer((), "int32"))
         filled = Index(T.arg("ENTRIES", T.buffer((1,), entries)))
-        _each(vec, size, T.Bind(filled[0] * unit_size), _add(scale, *(flat(b) for b in tensors), flag))
+        _each(vec, size, lambda: filled[0] * unit_size, _add(scale, *(flat(b) for b in tensors), flag))
 
     return function("accumulate_compact", emit)
