@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -58,10 +60,11 @@ def command(
         if json is not None:
             facts = {"tracker": str(running.tracker), "key": key, "device": device, "servers": servers}
             write_json(json, facts | {"processes": running.processes()})
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            say("stopping")
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())  # an end as clean as Ctrl-C's
+        with suppress(KeyboardInterrupt):
+            stop.wait()
+        say("stopping")
 
 
 def _libraries(device: str) -> list[str]:

@@ -85,6 +85,11 @@ def forwarded(serial: str, port: int) -> Iterator[Address]:
             _adb("-s", chosen.serial, "forward", "--remove", f"tcp:{local}")
 
 
+def shell(serial: str, command: str) -> str:
+    """What a command prints on the phone."""
+    return _adb("-s", serial, "shell", command)
+
+
 def forwards() -> list[tuple[str, str, str]]:
     """(serial, port here, port there) of what adb forwards, as "tcp:PORT"."""
     return [tuple(line.split()) for line in _adb("forward", "--list").splitlines() if len(line.split()) == 3]

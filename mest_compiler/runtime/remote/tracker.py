@@ -88,7 +88,7 @@ class Tracker:
             DeviceError: a key that nothing was ever registered under, or none free within `wait_s`.
             DeviceLostError: the tracker went away.
         """
-        self._check(key)
+        self.check(key)
         start = seen = time.monotonic()
         with self._connection() as link:
             base.sendjson(link, [base.TrackerCode.REQUEST, key, "", _PRIORITY])
@@ -114,7 +114,8 @@ class Tracker:
             host = self.address.host
         return Grant(Address(host, port), match_key)
 
-    def _check(self, key: str) -> None:
+    def check(self, key: str) -> None:
+        """Raises DeviceError for a key that no server was ever registered under."""
         known = self.queues()
         if key in known:
             return
