@@ -148,16 +148,19 @@ for _op_name, _definition in OPS.items():
     _register(_op_name, _definition)
 
 
-def plain_legalizations() -> dict[str, Callable[[relax.BlockBuilder, relax.Call], relax.Expr]]:
-    """Operator name -> legalisation into its plain NCHW definition, for `relax.transform.LegalizeOps`."""
-    return {name: _plain_legalization(name, definition) for name, definition in OPS.items()}
+def plain_legalizations(ordered: bool = True) -> dict[str, Callable[[relax.BlockBuilder, relax.Call], relax.Expr]]:
+    """Operator name -> legalisation into its plain NCHW definition, for `relax.transform.LegalizeOps`.
+
+    `ordered`: matrix products get the order of their loops; False: they are left to somebody's schedule.
+    """
+    return {name: _plain_legalization(name, definition, ordered) for name, definition in OPS.items()}
 
 
-def _plain_legalization(name: str, definition: OpDefinition) -> Callable:
+def _plain_legalization(name: str, definition: OpDefinition, ordered: bool) -> Callable:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         attrs = {k: v for k, v in attributes(call).items() if k not in definition.labels}
         hint = name.removeprefix("mest.")
-        if definition.loops:
+        if definition.loops and ordered:
             return _in_order(builder, call, definition, hint)
         return builder.call_te(definition.compute, *call.args, **attrs, primfunc_name_hint=hint)
 

@@ -138,7 +138,12 @@ def finish(
     fused = [] if tiled.ours else [t.AnnotateTIROpPattern(), t.FuseOps(), t.FuseTIR()]
     with device.target:
         mod = tvm.transform.Sequential(
-            [t.LegalizeOps(plain_legalizations()), t.FoldConstant(), *fused, t.DeadCodeElimination(functions)]
+            [
+                t.LegalizeOps(plain_legalizations(ordered=device.kind == "cpu")),
+                t.FoldConstant(),
+                *fused,
+                t.DeadCodeElimination(functions),
+            ]
         )(mod)
     return Lowered(generators(device).plain.bind(mod, device), tiles)
 
