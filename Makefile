@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 LAYERS_TREE := build/layers
+OPENCL_PACKAGES := opencl-headers ocl-icd-libopencl1 pocl-opencl-icd oclgrind
 
-.PHONY: demo test test-all lint layers clean
+.PHONY: demo test test-all lint layers opencl clean
 
 demo: $(STAMP)
 	$(BIN)/mest demo
@@ -27,7 +28,12 @@ layers: $(STAMP)
 	@$(BIN)/python setup.py --quiet build_py --build-lib $(LAYERS_TREE)
 	cd $(LAYERS_TREE) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
 
+# The runtime that runs OpenCL on TVM's stock wheel; it is compiled at its first use too.
+opencl: $(STAMP)
+	@$(BIN)/python -c 'from mest_compiler.runtime.opencl import build; print(build())'
+
 clean:
+	rm -f mest_compiler/runtime/opencl/*.so
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -42,6 +48,11 @@ $(STAMP): pyproject.toml setup.py
 	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing the system package g++" \
 	       && apt-get -qq update && apt-get -qq install -y g++; } \
 	  || { echo "mest: linking compiled kernels needs a C++ compiler; install the system package g++ and run make again" >&2; exit 1; }
+	@missing=; for package in $(OPENCL_PACKAGES); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
+	  test -z "$$missing" \
+	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing the system packages$$missing" \
+	       && apt-get -qq update && apt-get -qq install -y $$missing; } \
+	  || echo "mest: the tests of OpenCL will fail without the system packages$$missing; all else works without them" >&2
 	@echo "installing mest_compiler and what it needs into .venv (PyTorch and TVM: some minutes and gigabytes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --editable '.[test]'

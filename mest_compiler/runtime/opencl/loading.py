@@ -30,7 +30,10 @@ def load() -> None:
 
 
 def devices() -> list[dict[str, Any]]:
-    """All devices of all OpenCL platforms, in the order of their indices: name, limits, extensions. May be empty."""
+    """All devices of all OpenCL platforms, in the order of their indices: name, limits, extensions.
+
+    Empty where no platform has a device; raises DeviceError without libOpenCL.
+    """
     load_library()
     return json.loads(call("mest.opencl.devices"))
 

@@ -104,20 +104,9 @@ Kernel BuildKernel(Device& device, const std::string& name, const std::string& s
       Check(code, "find kernel '" + name + "' in its program on " + info.Title());
     }
   }
-  auto limit = [&](cl_kernel_work_group_info what, size_t size, void* to) {
-    return Cl().clGetKernelWorkGroupInfo(kernel.kernel, info.id, what, size, to, nullptr);
-  };
-  if (limit(CL_KERNEL_WORK_GROUP_SIZE, sizeof kernel.max_group, &kernel.max_group) != CL_SUCCESS) {
-    kernel.max_group = info.max_group;
-  }
-  if (limit(CL_KERNEL_LOCAL_MEM_SIZE, sizeof kernel.local_bytes, &kernel.local_bytes) != CL_SUCCESS) {
-    kernel.local_bytes = 0;
-  }
-  if (kernel.local_bytes > info.local_bytes) {
-    ReleaseKernel(kernel);
-    Fail("Kernel '" + name + "' needs " + std::to_string(kernel.local_bytes) + " bytes of local memory, and " +
-         info.Title() + " has " + std::to_string(info.local_bytes) + " for a work-group.");
-  }
+  code = Cl().clGetKernelWorkGroupInfo(kernel.kernel, info.id, CL_KERNEL_WORK_GROUP_SIZE, sizeof kernel.max_group,
+                                       &kernel.max_group, nullptr);
+  if (code != CL_SUCCESS) kernel.max_group = info.max_group;
   device.CountBuilt(from_cache);
   return kernel;
 }

@@ -66,16 +66,12 @@ def through_workspace(x: T.handle, y: T.handle) -> None:
             Y[1023 - (i * 64 + j)] = T.float32(0) - between[i * 64 + j]
 
 
-def local_memory(count: int) -> tvm.tirx.PrimFunc:
-    """Reverses 64 numbers through `count` float32 of local memory."""
-
-    @T.prim_func(s_tir=True)
-    def func(x: T.handle, y: T.handle) -> None:
-        X = T.match_buffer(x, (64,), "float32")
-        Y = T.match_buffer(y, (64,), "float32")
-        slab = T.alloc_buffer((count,), "float32", scope="shared")
-        for i in T.thread_binding(64, thread="threadIdx.x"):
-            slab[i] = X[i]
-            Y[63 - i] = slab[i]
-
-    return func
+@T.prim_func(s_tir=True)
+def reversed_through_local_memory(x: T.handle, y: T.handle) -> None:
+    """The numbers of a work-group the other way round, each read from what another item wrote."""
+    X = T.match_buffer(x, (64,), "float32")
+    Y = T.match_buffer(y, (64,), "float32")
+    slab = T.alloc_buffer((64,), "float32", scope="shared")
+    for i in T.thread_binding(64, thread="threadIdx.x"):
+        slab[i] = X[i]
+        Y[i] = slab[63 - i]

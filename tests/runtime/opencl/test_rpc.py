@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,10 +45,22 @@ def port() -> Iterator[int]:
         server.wait()
 
 
+def connect(port: int) -> rpc.RPCSession:
+    """Connects to a server that has its port but may not listen there yet."""
+    end = time.monotonic() + SECONDS
+    while True:
+        try:
+            return rpc.connect("127.0.0.1", port, session_timeout=SECONDS)
+        except tvm.error.InternalError as error:
+            if "failed" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
 @pytest.fixture
 def session(port: int) -> Iterator[rpc.RPCSession]:
     """A session; each is a process of its own at the server, and one is served at a time."""
-    connected = rpc.connect("127.0.0.1", port, session_timeout=SECONDS)
+    connected = connect(port)
     yield connected
     connected.get_function("CloseRPCConnection")()
 
