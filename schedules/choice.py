@@ -42,7 +42,8 @@ class Choice:
 
     def describe(self) -> dict[str, object]:
         """For reports and manifests: {"kernel", "knobs", "indexing", "source", "times"}."""
-        said = {"kernel": self.kernel, "knobs": asdict(self.knobs), "indexing": self.indexing, "source": self.source}
+        knobs = {**asdict(self.knobs), "groups": self.knobs.groups}
+        said = {"kernel": self.kernel, "knobs": knobs, "indexing": self.indexing, "source": self.source}
         return {**said, "times": dict(self.times)}
 
 

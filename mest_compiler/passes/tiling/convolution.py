@@ -119,7 +119,8 @@ def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
     read, again = _source(tiling, expr, expr.args[1], expr.args[2:])
     out = [relax.TensorType(shape_of(var), dtype_of(var)), *workspace(tiling, param)]
-    out += _room(again, layer.choices["backward_weight"].knobs.chunks)
+    if again is not None:
+        out += _room(again, layer.choices["backward_weight"].knobs.chunks)
     tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [*read, dy], out, again)[0]
 
 
