@@ -11,6 +11,7 @@ from mest_compiler.kernels.indices import SparseConv
 from ..emit import Expr
 from . import weight_gradient
 from .emit import cell
+from .quotient import quotient
 from .weight_gradient import (
     MOST_FILTERS,
     MOST_SUMS,
@@ -41,12 +42,12 @@ def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str])
     """
     g, m = layer.geometry, layer.kind.filters
     filters, channels, together = _cuts(layer, knobs)
-    parts = filters.count * channels.count
+    parts, count = filters.count * channels.count, together * channels.size * filters.size
 
     def body(o: Operands) -> None:
         offsets, ptr, order, _ = o.indices
-        row, part = T.floordiv(o.block[1], parts), T.floormod(o.block[1], parts)
-        filter_part, channel_part = T.floordiv(part, channels.count), T.floormod(part, channels.count)
+        row, part = quotient(o.block[1], parts, layer.rows * parts)
+        filter_part, channel_part = quotient(part, channels.count, parts)
         lo, hi = T.Bind(ptr[row]), T.Bind(ptr[row + 1])
         plane = order[row] * m + filters.start(filter_part)
         dy = o.stream(plane * g.dy.size, [b * g.dy.size for b in range(filters.size)])
@@ -60,8 +61,8 @@ def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str])
                 outer_products(g, o, [o.stream(at + begin, neighbours) for at in starts], [dy], sums)
 
             def put(share: Expr, number: Expr, value: Expr) -> None:
-                b, above = T.floormod(number, filters.size), T.floordiv(number, filters.size)
-                c, i = T.floormod(above, channels.size), T.floordiv(above, channels.size)
+                above, b = quotient(number, filters.size, count)
+                i, c = quotient(above, channels.size, count)
                 entry = cell(lo + done + share * together + i)[0]
                 with when(entry < hi, filters.fresh(filter_part, b), channels.fresh(channel_part, c)):
                     place = (channels.start(channel_part) + c) * m + filters.start(filter_part) + b
@@ -69,7 +70,6 @@ def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str])
 
             o.add_up(sums, put)
 
-    count = together * channels.size * filters.size
     blocks = (knobs.spread, layer.rows * parts)
     return sparse("block_backward_weight", layer, knobs, dtypes, blocks, count, body)
 

@@ -20,6 +20,7 @@ from mest_compiler.kernels.indices import SparseConv
 from ..emit import Buffer, Expr, tile_shape
 from . import weight_gradient
 from .emit import cell
+from .quotient import quotient
 from .weight_gradient import Cover, Operands, WeightGradientKnobs, rounds, sparse, when
 
 PIXELS = 8  # of dY that an item holds
@@ -98,7 +99,7 @@ def dots(layer: SparseConv, bodies: Bodies, knobs: WeightGradientKnobs, dtypes: 
                         _add(g, o, one, xs, dy, [sums[i * most : (i + 1) * most] for i in range(together)])
 
             def put(share: Expr, number: Expr, value: Expr) -> None:
-                i, v = T.floordiv(number, most), T.floormod(number, most)
+                i, v = quotient(number, most, together * most)
                 with when(done + share < total):
                     unit = runs.unit(done + share)
                     entry = cell(unit.first + i)[0]

@@ -13,6 +13,7 @@ from mest_compiler.kernels.geometry import ConvGeometry
 from ..emit import Expr
 from . import weight_gradient
 from .emit import cell
+from .quotient import quotient
 from .weight_gradient import (
     MOST_FILTERS,
     MOST_SUMS,
@@ -22,6 +23,7 @@ from .weight_gradient import (
     cover,
     kernel,
     outer_products,
+    rounds,
     when,
 )
 
@@ -57,10 +59,15 @@ class Places:
         g = self.g
         return [g.tap_offset(r * g.kernel[1] + c) for r in range(self.rows.size) for c in range(self.cols.size)]
 
-    def unit(self, number: Expr) -> Unit:
-        """Unit number `number`."""
-        part, tap = T.floordiv(number, self.taps), T.floormod(number, self.taps)
-        return Unit(self, part, T.floordiv(tap, self.cols.count), T.floormod(tap, self.cols.count))
+    @property
+    def units(self) -> int:
+        """All units."""
+        return self.channels.count * self.taps
+
+    def unit(self, number: Expr, past: int) -> Unit:
+        """Unit number `number`, or something up to `past` units behind the last one."""
+        part, tap = quotient(number, self.taps, self.units + past)
+        return Unit(self, part, *quotient(tap, self.cols.count, self.taps))
 
 
 @dataclass(frozen=True)
@@ -81,8 +88,8 @@ class Unit:
     def place(self, number: Expr) -> tuple[Expr, Expr, list[Expr]]:
         """(which of its channels, kernel place, conditions that no other unit has it) of one of its places."""
         p = self.places
-        c, r = T.floormod(number, p.cols.size), T.floordiv(number, p.cols.size)
-        r, channel = T.floormod(r, p.rows.size), T.floordiv(r, p.rows.size)
+        above, c = quotient(number, p.cols.size, p.size)
+        channel, r = quotient(above, p.rows.size, p.size)
         tap = (p.rows.start(self.row) + r) * p.g.kernel[1] + p.cols.start(self.col) + c
         return channel, tap, [p.rows.fresh(self.row, r), p.cols.fresh(self.col, c)]
 
@@ -99,36 +106,32 @@ def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs) -> tirx.PrimF
     """
     per_in, per_out = g.channels // g.groups, g.filters // g.groups
     filters, places = _cuts(g, block, knobs)
-    channels, units = places.channels, places.channels.count * places.taps
+    channels, count, past = places.channels, places.size * filters.size, knobs.shares * knobs.spread
 
     def body(o: Operands) -> None:
-        group, filter_part = T.floordiv(o.block[1], filters.count), T.floormod(o.block[1], filters.count)
+        group, filter_part = quotient(o.block[1], filters.count, g.groups * filters.count)
         first = group * per_out + filters.start(filter_part)
-        begin, sums = o.block[0] * knobs.shares, o.sums()
+        dy = o.stream(first * g.dy.size, [b * g.dy.size for b in range(filters.size)])
+        with rounds(T.int32(places.units), knobs.shares, o.block[0], knobs.spread) as done:
+            sums = o.sums()
+            with when(done + o.share < places.units):
+                unit = places.unit(cell(done + o.share)[0], past)
+                channel = group * per_in + channels.start(unit.part)
+                offsets = [c * g.x.size + offset for c in range(channels.size) for offset in places.offsets()]
+                outer_products(g, o, [o.stream(channel * g.x.size + unit.offset, offsets)], [dy], sums)
 
-        def exists(share: Expr) -> Expr:
-            return begin + share < units if units % knobs.shares else True
+            def put(share: Expr, number: Expr, value: Expr) -> None:
+                unit, (place, b) = places.unit(cell(done + share)[0], past), quotient(number, filters.size, count)
+                c, tap, fresh = unit.place(place)
+                with when(
+                    done + share < places.units, filters.fresh(filter_part, b), channels.fresh(unit.part, c), *fresh
+                ):
+                    o.put(((first + b) * per_in + channels.start(unit.part) + c) * g.taps + tap, value)
 
-        with when(exists(o.share)):
-            unit = places.unit(begin + o.share)
-            channel = group * per_in + channels.start(unit.part)
-            offsets = [c * g.x.size + offset for c in range(channels.size) for offset in places.offsets()]
-            x = o.stream(channel * g.x.size + unit.offset, offsets)
-            dy = o.stream(first * g.dy.size, [b * g.dy.size for b in range(filters.size)])
-            outer_products(g, o, [x], [dy], sums)
+            o.add_up(sums, put)
 
-        def put(share: Expr, number: Expr, value: Expr) -> None:
-            unit = places.unit(cell(begin + share)[0])
-            b = T.floormod(number, filters.size)
-            c, tap, fresh = unit.place(T.floordiv(number, filters.size))
-            with when(exists(share), filters.fresh(filter_part, b), channels.fresh(unit.part, c), *fresh):
-                o.put(((first + b) * per_in + channels.start(unit.part) + c) * g.taps + tap, value)
-
-        o.add_up(sums, put)
-
-    shape = (g.filters, per_in, *g.kernel)
-    blocks = (-(-units // knobs.shares), g.groups * filters.count)
-    return kernel("dense_backward_weight", g, knobs, {}, shape, blocks, places.size * filters.size, body)
+    shape, blocks = (g.filters, per_in, *g.kernel), (knobs.spread, g.groups * filters.count)
+    return kernel("dense_backward_weight", g, knobs, {}, shape, blocks, count, body)
 
 
 def workspace(g: ConvGeometry, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
@@ -145,5 +148,4 @@ def default_knobs(device: OpenClProfile, g: ConvGeometry) -> WeightGradientKnobs
     """Knobs for blocks of `default_block` filters."""
     knobs = WeightGradientKnobs(entries=MOST_SUMS // default_block(g))
     filters, places = _cuts(g, default_block(g), knobs)
-    units = places.channels.count * places.taps
-    return weight_gradient.fit(device, g, knobs, places.size * filters.size, units, g.groups * filters.count)
+    return weight_gradient.fit(device, g, knobs, places.size * filters.size, places.units, g.groups * filters.count)

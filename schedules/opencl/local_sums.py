@@ -10,6 +10,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..emit import Buffer, Expr
+from .quotient import quotient
 
 BYTES = {"float32": 4, "float64": 8}
 
@@ -88,7 +89,7 @@ class LocalSums:
 
         if n.parts > 1:
             with turns(n.sums * n.parts, n.threads, me) as i:
-                row, part = T.floordiv(i, n.parts), T.floormod(i, n.parts)
+                row, part = quotient(i, n.parts, n.sums * n.parts)
                 add(self.first, row * (n.items + 1) + part, n.parts, n.items // n.parts)
                 T.buffer_store(self.second, total[0], [i])
         with turns(n.sums, n.threads, me) as i:
@@ -96,7 +97,7 @@ class LocalSums:
                 add(self.second, i * n.parts, 1, n.parts)
             else:
                 add(self.first, i * (n.items + 1), 1, n.items)
-            put(T.floordiv(i, n.count), T.floormod(i, n.count), total[0])
+            put(*quotient(i, n.count, n.sums), total[0])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ..emit import Expr
 from . import weight_gradient
 from .dense_gradient import Places
 from .emit import cell
+from .quotient import quotient
 from .weight_gradient import (
     MOST_FILTERS,
     MOST_SUMS,
@@ -37,7 +38,7 @@ def kept(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dtypes: dict
 def _kept_channels(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     g = layer.geometry
     places, filters = Places.cut(g, layer.capacity, knobs.entries), cover(g.filters, block)
-    several = places.channels.size
+    several, most, past = places.channels.size, places.size * filters.size, knobs.shares * knobs.spread
 
     def body(o: Operands) -> None:
         planes, entries = o.indices
@@ -48,15 +49,15 @@ def _kept_channels(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dt
         with rounds(units, knobs.shares, o.block[0], knobs.spread) as done:
             sums = o.sums()
             with when(done + o.share < units):
-                unit = places.unit(cell(done + o.share)[0])
+                unit = places.unit(cell(done + o.share)[0], past)
                 # Past the last kept channel it is added up again, and its sums are dropped.
                 channels = [planes[T.min(unit.part * several + c, count - 1)] for c in range(several)]
                 x = [o.stream(channel * g.x.size + unit.offset, places.offsets()) for channel in channels]
                 outer_products(g, o, x, [dy], sums)
 
             def put(share: Expr, number: Expr, value: Expr) -> None:
-                unit, b = places.unit(cell(done + share)[0]), T.floormod(number, filters.size)
-                c, tap, fresh = unit.place(T.floordiv(number, filters.size))
+                unit, (place, b) = places.unit(cell(done + share)[0], past), quotient(number, filters.size, most)
+                c, tap, fresh = unit.place(place)
                 j = unit.part * several + c
                 with when(done + share < units, j < count, filters.fresh(o.block[1], b), *fresh):
                     o.put(j * layer.unit_size + (first + b) * g.taps + tap, value)
@@ -64,39 +65,39 @@ def _kept_channels(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dt
             o.add_up(sums, put)
 
     blocks = (knobs.spread, filters.count)
-    return sparse("planes_backward_weight", layer, knobs, dtypes, blocks, places.size * filters.size, body)
+    return sparse("planes_backward_weight", layer, knobs, dtypes, blocks, most, body)
 
 
 def _kept_filters(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     g = layer.geometry
     places, filters = Places.cut(g, g.channels, knobs.entries), cover(layer.capacity, block)
-    channels = places.channels
+    channels, most, past = places.channels, places.size * filters.size, knobs.shares * knobs.spread
 
     def body(o: Operands) -> None:
         planes, entries = o.indices
         count, first = T.Bind(entries[0]), o.block[1] * filters.size
-        units = T.Bind(T.Select(first < count, T.int32(channels.count * places.taps), T.int32(0)))
+        units = T.Bind(T.Select(first < count, T.int32(places.units), T.int32(0)))
         # Past the last kept filter it is added up again, and its sums are dropped.
         kept = [planes[T.max(T.min(first + b, count - 1), 0)] for b in range(filters.size)]
         dys = [o.stream(plane * g.dy.size) for plane in kept]
         with rounds(units, knobs.shares, o.block[0], knobs.spread) as done:
             sums = o.sums()
             with when(done + o.share < units):
-                unit = places.unit(cell(done + o.share)[0])
+                unit = places.unit(cell(done + o.share)[0], past)
                 offsets = [c * g.x.size + offset for c in range(channels.size) for offset in places.offsets()]
                 x = o.stream(channels.start(unit.part) * g.x.size + unit.offset, offsets)
                 outer_products(g, o, [x], dys, sums)
 
             def put(share: Expr, number: Expr, value: Expr) -> None:
-                unit, b = places.unit(cell(done + share)[0]), T.floormod(number, filters.size)
-                c, tap, fresh = unit.place(T.floordiv(number, filters.size))
+                unit, (place, b) = places.unit(cell(done + share)[0], past), quotient(number, filters.size, most)
+                c, tap, fresh = unit.place(place)
                 with when(done + share < units, first + b < count, channels.fresh(unit.part, c), *fresh):
                     o.put((first + b) * layer.unit_size + (channels.start(unit.part) + c) * g.taps + tap, value)
 
             o.add_up(sums, put)
 
     blocks = (knobs.spread, filters.count)
-    return sparse("planes_backward_weight", layer, knobs, dtypes, blocks, places.size * filters.size, body)
+    return sparse("planes_backward_weight", layer, knobs, dtypes, blocks, most, body)
 
 
 def workspace(layer: SparseConv, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
@@ -115,7 +116,7 @@ def default_knobs(device: OpenClProfile, layer: SparseConv) -> WeightGradientKno
     knobs = WeightGradientKnobs(entries=MOST_SUMS // block)
     places = Places.cut(g, layer.capacity if layer.kind.axis == 1 else g.channels, knobs.entries)
     rows = cover(_filters(layer), block).count
-    return weight_gradient.fit(device, g, knobs, places.size * block, places.channels.count * places.taps, rows)
+    return weight_gradient.fit(device, g, knobs, places.size * block, places.units, rows)
 
 
 def _filters(layer: SparseConv) -> int:

@@ -25,6 +25,7 @@ from mest_compiler.kernels.indices import SparseConv
 from ..emit import Buffer, Expr, Index, Indices, activation, function
 from .emit import QUAD, Vec, cell, flat, flat_any, launch
 from .local_sums import Layout, LocalSums
+from .quotient import quotient
 
 ITEMS = 128  # work-items of a work-group by default
 MOST_FILTERS = 4  # filters whose dY an item reads; a taller block is worked through in parts
@@ -150,7 +151,7 @@ class Operands:
                 yield T.int32(0), cell(i * step + first)[0]
             return
         # Carried on from turn to turn: a division costs as much as several pixels.
-        tile, row = cell(T.floordiv(first, rows)), cell(T.floormod(first, rows))
+        tile, row = (cell(part) for part in quotient(first, rows, step))
         with T.serial(count):
             yield tile[0], row[0]
             T.buffer_store(row, row[0] + step % rows, [0])
@@ -289,7 +290,10 @@ def sparse(
 @contextmanager
 def rounds(total: Expr, together: int, block: Expr, spread: int) -> Iterator[Expr]:
     """The numbers of a work-group's rounds of `together` units each, of `total` units that `spread` work-groups take
-    turns at. All items of a work-group make the same rounds."""
+    turns at. All items of a work-group make the same rounds.
+
+    It is a loop where one round does it all, too: without one, PoCL vectorises over items and is 20 times slower.
+    """
     step = together * spread
     first = block * together
     with T.serial(T.floordiv(total + (step - 1) - first, step)) as i:

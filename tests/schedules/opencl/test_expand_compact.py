@@ -1,0 +1,42 @@
+"""Values put back into a dense weight and taken out of its gradient on OpenCL, in every scheme."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+
+from mest_compiler.kernels.indices import kernel_forms
+from mest_compiler.schedules.opencl import zeros
+
+from ..convolutions import Conv
+from ..sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
+from ..tiles import poisoned
+from .gradients import VECTORS
+from .launching import compile_kernels
+
+# Weights of any number of elements, a multiple of a quad's or not.
+LAYERS = {"odd": Conv(3, 5, (4, 5), batch=3), "even": Conv(8, 8, (5, 4), stride=(2, 1), batch=9)}
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [s if s in ("block:3x2", "pattern") else pytest.param(s, marks=pytest.mark.slow) for s in SCHEMES],
+)
+@pytest.mark.parametrize("name", LAYERS)
+def test_values_are_put_back_and_taken_out(name: str, scheme: str) -> None:
+    vec = VECTORS[SCHEMES.index(scheme) % len(VECTORS)]
+    conv = fitted(LAYERS[name], scheme)
+    layer = sparse_conv(conv, vec, scheme)
+    dtypes = {n: form.dtype for n, form in kernel_forms(layer, "forward", ("zeros", 1)).items()}
+    kernels = compile_kernels({"expand": zeros.expand(layer, dtypes), "compact": zeros.compact(layer, dtypes)})
+    dense = np.arange(1, 1 + int(np.prod(conv.weight_shape)), dtype=vec.dtype).reshape(conv.weight_shape)
+    for mask_name, mask in hostile_masks(scheme, conv.weight_shape).items():
+        case = SparseCase.make(conv, layer, mask)
+        s, indices = case.structure, case.index("forward", "zeros", 1)
+        weight, dv = poisoned(layer.shape, vec.dtype), poisoned((s.capacity, s.unit_size), vec.dtype)
+        kernels["expand"](case.values(), *indices, weight)
+        np.testing.assert_array_equal(weight.numpy(), case.data.weight, err_msg=mask_name)
+        kernels["compact"](tvm.runtime.tensor(dense), *indices, dv)
+        np.testing.assert_array_equal(dv.numpy()[: s.entries], s.compact(dense)[: s.entries], err_msg=mask_name)
+        assert np.isnan(dv.numpy()[s.entries :]).all(), mask_name  # the tail is left alone
