@@ -41,7 +41,7 @@ def run(family: str) -> None:
     gradient = sparse_gradient(layer, indexings_of(scheme, conv.stride)[0], knobs, 4)
     kernel = compile_kernels({"": gradient.make()})[""]
     masks = hostile_masks(scheme, conv.weight_shape)
-    for name in ("empty rows", "none"):
+    for name in ("uneven rows", "empty rows", "none"):
         run_sparse(f"{family} on mask {name!r}", gradient, kernel, SparseCase.make(conv, layer, masks[name]))
 
 
