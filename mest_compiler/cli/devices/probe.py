@@ -46,6 +46,11 @@ def command(
     if profile.kind != "opencl":
         raise DeviceError(f"Only OpenCL devices are probed, and {device} is none: try --device opencl.")
     if where is None:
+        if profile.host is not None:
+            raise DeviceError(
+                f"The device {profile.name} is no part of this machine: reach it with --tracker and --key, --server or "
+                "--adb."
+            )
         result = probe(profile, Here(profile), say)
     else:
         with connection.open(where, wait_s=60 * wait, waiting=say_waiting()) as there:

@@ -46,6 +46,7 @@ class Connection:
         self.session, self.where, self.request_s = session, where, request_s
         self._wire, self._held = wire, held
         self._lost: str | None = None
+        self._limit_s = request_s  # of the context that is entered at present
         wire.keep_alive()
         wire.limit(request_s)
 
@@ -120,15 +121,16 @@ class Connection:
     # ---- limits and failures
     @contextmanager
     def during(self, what: str, limit_s: float | None = None) -> Iterator[None]:
-        """What is done here is called `what` in sentences ("the training step"); each request may take `limit_s`.
+        """What is done here is called `what` in sentences ("the training step"); each request may take `limit_s`,
+        None: as long as outside of it.
 
         Raises:
             DeviceLostError: the server went away or did not answer in time; the connection is of no use then.
             DeviceError: the server is well, and what it was asked for failed.
         """
         self._check(what)
-        limit = self.request_s if limit_s is None else limit_s
-        self._wire.limit(limit)
+        around, limit = self._limit_s, self._limit_s if limit_s is None else limit_s
+        self._limit(limit)
         start = time.monotonic()
         try:
             yield
@@ -140,8 +142,7 @@ class Connection:
             self._lose("it was interrupted")
             raise
         finally:
-            if self._lost is None:
-                self._wire.limit(self.request_s)
+            self._limit(around)
 
     def heartbeat(self, limit_s: float = HEARTBEAT_S) -> float:
         """Seconds that the smallest request takes; raises DeviceLostError where none is answered."""
@@ -175,6 +176,11 @@ class Connection:
             f"The server {self.where} ended the connection during {what}: a kernel crashed there, or it was "
             "stopped; its log says more."
         )
+
+    def _limit(self, seconds: float) -> None:
+        self._limit_s = seconds
+        if self._lost is None:
+            self._wire.limit(seconds)
 
     def _lose(self, why: str) -> None:
         self._lost = self._lost or why

@@ -15,7 +15,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 
@@ -31,15 +30,16 @@ _fork = multiprocessing.get_context("fork")
 def main() -> None:
     """Serves until the supervisor is gone, or something breaks."""
     order = json.loads(sys.argv[1])
-    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    threading.Thread(target=_end_with_supervisor, args=(order.pop("folder"),), daemon=True).start()
     _SERVE[order.pop("role")](**order)
     os._exit(1)  # what should run for ever has ended
 
 
-def _end_with_supervisor() -> None:
+def _end_with_supervisor(folder: str) -> None:
+    """`folder`: the supervisor's, which it can no more remove itself."""
     while os.read(sys.stdin.fileno(), 1):
         pass
-    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)  # the supervisor's own folder for this process
+    shutil.rmtree(folder, ignore_errors=True)
     os.killpg(os.getpid(), signal.SIGKILL)
 
 

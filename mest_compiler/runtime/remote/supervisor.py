@@ -38,7 +38,7 @@ Say = Callable[[str], None]
 class Supervisor:
     """Servers of one kind under one key, at a tracker of their own; a context manager.
 
-    tracker: its address. restarts: how many processes were started again.
+    tracker: its address. restarts: how many processes were started again. folder: of logs and of what clients send.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class Supervisor:
         self.tracker = Address(_reachable(host), port or _free_port(host))
         self._say = say or (lambda sentence: None)
         self._folder = Path(tempfile.mkdtemp(prefix="mest-serve-"))
+        self.folder = str(self._folder)
         self._environment = {**os.environ, **(environment or {})}
-        where = {"host": host}
+        where = {"host": host, "folder": self.folder}
         tracker = {"role": "tracker", **where, "port": self.tracker.port}
         server = {
             "role": "server", **where, "key": key, "tracker": [self.tracker.host, self.tracker.port],
