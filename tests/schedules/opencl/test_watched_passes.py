@@ -1,0 +1,24 @@
+"""What is no convolution, under Oclgrind with a phone's limits: no races, nothing out of bounds, nothing read that
+nobody wrote; and a planted fault is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .oclgrind import needs_oclgrind, watched
+from .watched_passes import __name__ as MODULE
+
+pytestmark = [pytest.mark.slow, needs_oclgrind]
+
+
+def test_nothing_is_found(tmp_path: Path) -> None:
+    done, said = watched(tmp_path, MODULE)
+    assert done.returncode == 0, done.stderr
+    assert not said
+
+
+def test_a_missing_barrier_is_found(tmp_path: Path) -> None:
+    _, said = watched(tmp_path, MODULE, "no barriers")
+    assert "race" in said
