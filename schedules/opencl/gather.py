@@ -29,7 +29,8 @@ class GatherKnobs:
 
     rows, cols: most pixels of a register tile. tiles, parts: tiles of pixels and rows of the structure a work-group.
     rows_first: whether neighbouring work-groups compute the same pixels of other rows, and not other pixels.
-    unroll: entries (dense: input planes) a turn of the innermost loop, a power of two.
+    unroll: entries (dense: input planes) a turn of the innermost loop, a power of two. outputs: output planes of a
+    work-item, where the kernel is free to choose (blocks are not: see `block_gather`).
     """
 
     rows: int = 1
@@ -38,6 +39,7 @@ class GatherKnobs:
     parts: int = 1
     rows_first: bool = False
     unroll: int = 1
+    outputs: int = 4
 
     groups: ClassVar[int] = 1
     """Accumulators stay in registers over all input planes: grouping those gains nothing."""

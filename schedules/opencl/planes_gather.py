@@ -29,7 +29,8 @@ def _arguments(layer: SparseConv, shape: Shape, dtypes: dict[str, str]) -> tuple
     vh, indices = T.arg("V", T.handle()), Indices(dtypes)
     y = shape.output()
     planes, entries = indices.match()
-    return flat(x), flat(y), planes, entries, flat_any(vh, layer.unit_size, shape.geometry.dtype)
+    values = flat_any(vh, layer.unit_size, shape.geometry.dtype)
+    return flat(x), flat(y), planes, entries, values
 
 
 def _start(item: Item, block: int, planes: int) -> Expr:

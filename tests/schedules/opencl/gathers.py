@@ -1,0 +1,37 @@
+"""Forward and backward-data of a sparse layer on OpenCL with any knobs, as `SparseCase.run` calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mest_compiler.kernels.indices import DIRECTIONS, SparseConv, dtypes_of
+from mest_compiler.schedules.opencl import block_gather, body_gather, planes_gather
+from mest_compiler.schedules.opencl.emit import Vec
+from mest_compiler.schedules.opencl.gather import GatherKnobs
+
+from ..generators import Kernel, bodies_of
+
+VECTORS = (Vec(8, "float32"), Vec(16, "float64"), Vec(64, "float32"), Vec(8, "float64"))
+KNOBS = (
+    GatherKnobs(rows=1, cols=4, tiles=8, parts=1, outputs=2),
+    GatherKnobs(rows=2, cols=3, tiles=3, parts=2, rows_first=True, unroll=2, outputs=1),
+    GatherKnobs(rows=1, cols=1, tiles=1, parts=1, outputs=3),
+    GatherKnobs(rows=3, cols=2, tiles=5, parts=3, outputs=1),
+    GatherKnobs(rows=1, cols=2, tiles=2, parts=9, rows_first=True, unroll=2, outputs=4),
+)
+
+
+def gathers(layer: SparseConv, indexing: str, knobs: Sequence[GatherKnobs]) -> list[Kernel]:
+    """Both directions."""
+    found = []
+    for direction in DIRECTIONS[:2]:
+        for k in knobs:
+            dtypes = dtypes_of(indexing, direction, layer, k.groups)
+            if indexing == "block":
+                function, args = getattr(block_gather, direction), (layer, k, dtypes)
+            elif indexing == "planes":
+                function, args = getattr(planes_gather, direction), (layer, k.outputs, k, dtypes)
+            else:
+                function, args = getattr(body_gather, direction), (layer, bodies_of(layer, indexing), k, dtypes)
+            found.append(Kernel(direction, indexing, k.groups, str(k), lambda f=function, a=args: f(*a)))
+    return found
