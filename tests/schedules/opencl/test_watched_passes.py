@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 
 from .oclgrind import needs_oclgrind, watched
+from .watched_passes import FAMILIES, SYNCHRONISED
 from .watched_passes import __name__ as MODULE
 
 pytestmark = [pytest.mark.slow, needs_oclgrind]
 
 
-def test_nothing_is_found(tmp_path: Path) -> None:
-    done, said = watched(tmp_path, MODULE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_is_found(family: str, tmp_path: Path) -> None:
+    done, said = watched(tmp_path, MODULE, family)
     assert done.returncode == 0, done.stderr
     assert not said
 
 
-def test_a_missing_barrier_is_found(tmp_path: Path) -> None:
-    _, said = watched(tmp_path, MODULE, "no barriers")
+@pytest.mark.parametrize("family", SYNCHRONISED)
+def test_a_missing_barrier_is_found(family: str, tmp_path: Path) -> None:
+    _, said = watched(tmp_path, MODULE, family, "no barriers")
     assert "race" in said

@@ -1,4 +1,5 @@
-"""Kernels that are no convolutions, run in a process of its own, for Oclgrind: `python -m ... [FAULT]`."""
+"""Kernels that are no convolutions, run in a process of its own, for Oclgrind:
+`python -m ... FAMILY [FAULT]`."""
 
 from __future__ import annotations
 
@@ -29,41 +30,71 @@ FAULTS: dict[str, Callable[[str], str]] = {
 """What is done to a kernel's source so that a watcher has something to find."""
 
 
-def kernels() -> Iterator[tuple[str, tirx.PrimFunc, int]]:
-    """(name, kernel, number of outputs that no input shows)."""
-    plane, small, wide = Plane(5, 3, 1), Plane(5, 3), Plane(5, 3, 2)
-    n = Normalisation(BATCH, CHANNELS, VEC, plane, wide, True, small, 6.0)
+Watched = Iterator[tuple[str, tirx.PrimFunc, int]]  # name, kernel, number of outputs that no input shows
+
+PLANE, BARE, WIDE = Plane(5, 3, 1), Plane(5, 3), Plane(5, 3, 2)
+
+
+def normalisations() -> Watched:
+    """Batch norm with all that belongs to it."""
+    n = Normalisation(BATCH, CHANNELS, VEC, PLANE, WIDE, True, BARE, 6.0)
     yield "normalise", normalise.forward(n, MOMENTUM, EPS), 3
     yield "statistics", normalise.statistics(n, MOMENTUM, EPS), 2
     yield "again", normalise.again(n), 1
-    yield "normalise backward", normalise.backward(n, [small, plane], wide, True), 4
-    yield "tile in", elementwise.tile_in(BATCH, CHANNELS, plane, VEC), 1
-    yield "tile out", elementwise.tile_out(BATCH, CHANNELS, plane, VEC), 1
+    yield "normalise backward", normalise.backward(n, [BARE, PLANE], WIDE, True), 4
+
+
+def sums() -> Watched:
+    """What adds up in work-groups."""
+    yield "channel sum", elementwise.channel_sum(TILES, CHANNELS, PLANE, VEC), 1
+    yield "plane mean", elementwise.plane_mean(BATCH, CHANNELS, PLANE, VEC), 1
+
+
+def passes() -> Watched:
+    """What goes over an activation."""
+    yield "tile in", elementwise.tile_in(BATCH, CHANNELS, PLANE, VEC), 1
+    yield "tile out", elementwise.tile_out(BATCH, CHANNELS, PLANE, VEC), 1
     yield "features in", elementwise.features_in(BATCH, CHANNELS, VEC), 1
     yield "features out", elementwise.features_out(BATCH, CHANNELS, VEC), 1
-    add = elementwise.elementwise("add", TILES, CHANNELS, [plane, small], wide, VEC, lambda a, b: a + b)
+    add = elementwise.elementwise("add", TILES, CHANNELS, [PLANE, BARE], WIDE, VEC, lambda a, b: a + b)
     yield "add", add, 1
-    yield "channel sum", elementwise.channel_sum(TILES, CHANNELS, plane, VEC), 1
-    yield "plane mean", elementwise.plane_mean(BATCH, CHANNELS, plane, VEC), 1
-    yield "plane broadcast", elementwise.plane_broadcast(BATCH, CHANNELS, plane, VEC), 1
-    yield "dropout", dropout.dropout(Dropout(TILES, CHANNELS, VEC, plane, wide, 0.5, 1)), 1
+    yield "plane broadcast", elementwise.plane_broadcast(BATCH, CHANNELS, PLANE, VEC), 1
+    yield "dropout", dropout.dropout(Dropout(TILES, CHANNELS, VEC, PLANE, WIDE, 0.5, 1)), 1
+
+
+def pools() -> Watched:
+    """Pooling and the ways back."""
     p = Pool(TILES, CHANNELS, VEC, Plane(5, 4, 1), Plane(3, 2, 1), (3, 3), (2, 2), (1, 1), (1, 1))
     yield "max pool", pooling.forward(p), 2
     yield "max pool backward", pooling.backward(p), 1
     yield "average pool", pooling.average(p, 0), 1
     yield "average pool backward", pooling.average_backward(p, 0), 1
+
+
+def updates() -> Watched:
+    """SGD and sums of gradients."""
     yield "sgd", sgd.dense(Sgd(0.9, 1e-3, True), (7, 5), VEC, 1), 0
     yield "compact sgd", sgd.compact(Sgd(0.9, 1e-3, True), 7, 5, "uint16", VEC, 1), 0
     yield "accumulate", sgd.accumulate_compact(0.5, 7, 5, "int32", VEC, 1), 0
-    # As many classes as Oclgrind can count: it knows no division by other numbers next to its remainder.
+
+
+def plain_functions() -> Watched:
+    """A classifier and its loss, with as many classes as Oclgrind can count: it knows no division by other numbers
+    next to its remainder."""
     bound = plain.bind(tvm.IRModule(loops("float32", False, 4, 8, 0, 8)), PHONE)
     for gvar, f in bound.functions.items():
         yield gvar.name_hint, f, 2 if gvar.name_hint == "nll_loss_forward" else 1
 
 
-def run() -> None:
-    """Every kernel once: a full and a partly filled tile of ones."""
-    for name, function, outputs in kernels():
+FAMILIES = {f.__name__: f for f in (normalisations, sums, passes, pools, updates, plain_functions)}
+"""A process each: Oclgrind does not bear many kernels in one."""
+SYNCHRONISED = ("normalisations", "sums")
+"""Those whose work-items wait for each other."""
+
+
+def run(family: str) -> None:
+    """Every kernel of a family once: a full and a partly filled tile of ones."""
+    for name, function, outputs in FAMILIES[family]():
         arguments = []
         for i, parameter in enumerate(function.params):
             shape, dtype = tuple(int(k) for k in parameter.ty.shape), str(parameter.ty.dtype)
@@ -77,7 +108,7 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        fault = FAULTS[sys.argv[1]]
+    if len(sys.argv) > 2:
+        fault = FAULTS[sys.argv[2]]
         tvm.register_global_func("tvm_callback_opencl_postproc", lambda code, target: fault(code), override=True)
-    run()
+    run(sys.argv[1])
