@@ -29,14 +29,21 @@ using Devices = std::vector<std::unique_ptr<Device>>;
 
 Devices* open_devices = nullptr;
 
+void FinishAll() {
+  for (auto& device : *open_devices) {
+    try {
+      device->Finish();
+    } catch (...) {  // the process ends anyway
+    }
+  }
+}
+
 // Python frees tensors while the process ends, after drivers have gone: from here on nothing is called any more.
 void Close() {
   if (!forked) {
-    for (auto& device : *open_devices) {
-      try {
-        device->Finish();
-      } catch (...) {  // the process ends anyway
-      }
+    try {
+      std::thread(FinishAll).join();  // this thread's thread-local objects, and so those of drivers, are gone already
+    } catch (...) {
     }
   }
   exiting = true;
