@@ -19,6 +19,7 @@ from mest_compiler.schedules.choice import Choice
 
 from .accumulate_gradients import UPDATE, AccumulateGradients
 from .append_sgd import AppendSgd
+from .check_limits import check_limits
 from .dataflow import Schedule
 from .fuse_backward_sums import FuseBackwardSums
 from .fuse_forward_inputs import FuseForwardInputs
@@ -189,7 +190,12 @@ def _promising(module: tvm.IRModule, distinct: bool) -> tvm.IRModule:
 
 
 def build(planned: Planned, device: Device) -> relax.VMExecutable:
-    """Machine code."""
+    """Machine code.
+
+    Raises:
+        DeviceError: a kernel is beyond the limits of the device.
+    """
+    check_limits(planned.module, device)
     t = relax.transform
     with device.target:
         module = tvm.transform.Sequential(

@@ -12,6 +12,7 @@ import tvm
 from mest_compiler.devices import Device
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv, index_arrays, kernel_forms
+from mest_compiler.passes.check_limits import check_limits
 from mest_compiler.runtime.local_device import local_device
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
@@ -85,6 +86,7 @@ def kernel_call(
 def build(function: tvm.tirx.PrimFunc, device: Device) -> Callable[..., None]:
     """Machine code of one kernel."""
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+    check_limits(module, device)
     return tvm.tirx.build(module, target=device.target, pipeline=device.pipeline)["main"]
 
 
