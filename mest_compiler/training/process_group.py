@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import socket
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from weakref import WeakSet
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+# Not used here, but DistributedDataParallel's constructor imports it. Its functions keep for ever, as a default
+# argument, the default group of the time of the import: `close` could not end one that was there by then.
+import torch.distributed.nn.functional
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -55,6 +63,7 @@ class Processes:
         """Of the group that is initialised, with this process's tensors on `device`."""
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._device = device
+        self._wrappers: WeakSet[_Averaged] = WeakSet()
 
     @classmethod
     def from_environment(cls, device: str = "cpu", timeout_s: float = TIMEOUT_S) -> Processes:
@@ -114,7 +123,11 @@ class Processes:
         device_ids = [self._device.index] if self._device.type == "cuda" else None
         with self.guarded():
             # Gradients that are views of what is sent take no second memory.
-            return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True, **_BUFFERS_STAY)
+            wrapper = _Averaged(
+                DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True, **_BUFFERS_STAY)
+            )
+        self._wrappers.add(wrapper)
+        return wrapper
 
     def gathered(self, loss: float, correct: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
         """(mean of the losses, all `correct` in order of rank) in one exchange.
@@ -170,9 +183,41 @@ class Processes:
             raise
 
     def close(self) -> None:
-        """Leave the group; nothing else may be called after."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        """Leave the group and end its threads; nothing else may be called after, nor what `parallel` returned.
+
+        A thread of gloo's lets go of an exchange's tensors some time after those who waited for the exchange go on, and
+        takes the interpreter's lock for that. Where the interpreter is ending then, the process aborts ("terminate
+        called without an active exception"). It is the group's destructor that ends the threads, and not
+        destroy_process_group: nobody may refer to the group any more.
+        """
+        if not dist.is_initialized():
+            return
+        for wrapper in self._wrappers:
+            wrapper.wrapped = None
+        _clear_frames(sys.exc_info()[1])
+        # DistributedDataParallel is part of reference cycles. It has to go first: what waits for the threads must be
+        # the last Python reference to the group, which does not keep the interpreter from them meanwhile.
+        gc.collect()
+        dist.destroy_process_group()
+
+
+class _Averaged(nn.Module):
+    """A model in DistributedDataParallel, which can be taken away from whoever still holds this."""
+
+    def __init__(self, wrapped: DistributedDataParallel) -> None:
+        super().__init__()
+        self.wrapped: DistributedDataParallel | None = wrapped
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the model makes of x."""
+        return self.wrapped(x)
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Forget the local variables of the calls that an error has left, the process group among them."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _numbers(environment: Mapping[str, str]) -> tuple[int, int, int]:

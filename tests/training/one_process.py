@@ -7,8 +7,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,10 @@ CLASSES = 3
 SPARSE = "3.weight"
 BATCH = 16
 CHECKPOINT_STEPS = 2
+INTERRUPTED = 130
+LEFT_THREADS = 4
+NETWORKS: list[TorchBackend] = []
+"""Those made so far: as in the command line, where a network outlives the group that trained it."""
 
 
 def data() -> DataSet:
@@ -64,7 +68,8 @@ def backend(recipe: Recipe, ranks: Ranks) -> TorchBackend:
     )
     mask = get_scheme(recipe.scheme).random_mask((8, 6, 3, 3), recipe.sparsity, np.random.default_rng(2))
     schemes = {SPARSE: recipe.scheme}
-    return TorchBackend(model, {SPARSE: mask}, schemes, dtype=torch.float64, seed=recipe.seed, ranks=ranks)
+    NETWORKS.append(TorchBackend(model, {SPARSE: mask}, schemes, dtype=torch.float64, seed=recipe.seed, ranks=ranks))
+    return NETWORKS[-1]
 
 
 class Stopped(QuietReporter):
@@ -174,14 +179,46 @@ QUESTIONS = (gathered, total, shares, odd_batch, other_masks, idle_parameter)
 
 
 def wait_in_vain(folder: Path, spec: Mapping, ranks: Ranks) -> None:
-    """The last process is silent for `sleeps` seconds while the others wait for it."""
-    if ranks.rank < ranks.size - 1:
+    """The last process is silent until the first one has waited for it in vain."""
+    given_up = folder / "given up"
+    if ranks.rank == ranks.size - 1:
+        while not given_up.exists():
+            time.sleep(0.1)
+        return
+    try:
         ranks.barrier()
-    else:
-        time.sleep(spec["sleeps"])
+    finally:
+        given_up.touch()
 
 
-TASKS = {task.__name__: task for task in (train_runs, normalise, ask, wait_in_vain)}
+def interrupt(folder: Path, spec: Mapping, ranks: Ranks) -> None:
+    """Ctrl-C in the middle of the second step."""
+    network, examples = backend(Recipe(model="tiny", data="rows", batch=BATCH, **spec["recipe"]), ranks), data()
+    network.step(examples.train_x[:4], examples.train_y[:4], 0.1)
+
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    network.model[0].register_forward_hook(press)
+    network.step(examples.train_x[:4], examples.train_y[:4], 0.1)
+
+
+TASKS = {task.__name__: task for task in (train_runs, normalise, ask, wait_in_vain, interrupt)}
+
+
+@contextmanager
+def no_thread_left() -> Iterator[None]:
+    """End the process where threads of the group are left after the block, however that ends.
+
+    Such a thread may abort the process later, but seldom does.
+    """
+    try:
+        yield
+    finally:
+        names = [comm.read_text() for comm in Path("/proc/self/task").glob("*/comm")]  # none where there is no Linux
+        if any("gloo" in name for name in names):
+            print("threads of the closed group:", *names, file=sys.stderr, flush=True)
+            os._exit(LEFT_THREADS)
 
 
 def sentence(error: MestError) -> str:
@@ -193,11 +230,13 @@ def main(task: str, folder: str, spec: str = "{}") -> int:
     """Do the task among the processes of the environment; returns the exit code."""
     content = json.loads(spec)
     try:
-        with closing(ranks_of_environment("cpu", content.get("timeout_s", 60.0))) as ranks:
+        with no_thread_left(), closing(ranks_of_environment("cpu", content.get("timeout_s", 60.0))) as ranks:
             TASKS[task](Path(folder), content, ranks)
     except MestError as error:
         print(sentence(error), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

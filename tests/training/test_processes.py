@@ -174,7 +174,8 @@ def test_all_processes_say_what_is_wrong(answers, question, said):
 
 
 def test_a_process_that_is_silent(tmp_path):
-    (code, said), (silent, _) = launched("wait_in_vain", tmp_path, sleeps=4, timeout_s=1)
+    # They have to find each other within that time too.
+    (code, said), (silent, _) = launched("wait_in_vain", tmp_path, timeout_s=5)
     assert (code, silent) == (2, 0)
     assert "DeviceError: process 0 of 2 lost another one" in said
     assert "Traceback" not in said
@@ -186,6 +187,11 @@ def test_a_process_that_dies_in_the_middle_of_training(tmp_path):
     assert (code, gone) == (2, 3)
     assert "DeviceError: process 0 of 2 lost another one" in said
     assert "Traceback" not in said
+
+
+def test_processes_that_are_interrupted(tmp_path):
+    for code, said in launched("interrupt", tmp_path, recipe=EM):
+        assert code == 130, said
 
 
 def test_one_process_is_alone(monkeypatch):
