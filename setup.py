@@ -1,5 +1,5 @@
-"""Which packages are installed: `schedules/` and `models/` stand at the top of the repository and belong to
-`mest_compiler`.
+"""Which packages are installed: `schedules/`, `models/` and `tuning_logs/` stand at the top of the repository and belong
+to `mest_compiler`.
 
 pyproject's discovery cannot look into folders that are mapped to another name, and a list written by hand
 would go stale; everything else is said in pyproject.toml.
@@ -11,6 +11,7 @@ FOLDERS = {
     "mest_compiler": "mest_compiler",
     "mest_compiler.schedules": "schedules",
     "mest_compiler.models": "models",
+    "mest_compiler.tuning_logs": "tuning_logs",  # no modules: the databases, which look-ups find beside the schedules
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from .kernels.sgd import Sgd
 from .linking import library_bytes
 from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
-from .passes.pipeline import build, probable, tile
+from .passes.pipeline import build, tile
 from .passes.sparsify_convolutions import SparseLayer
+from .passes.tiling.state import LayerKernels
 from .runtime.artifact import SCHEMA, Artifact
 from .sparsity import structure
 from .sparsity.automatic import Automatic
@@ -29,6 +31,7 @@ from .sparsity.schemes import get_scheme
 from .sparsity.starting_masks import starting_masks
 from .sparsity.structure import Structure
 from .tuning.fastest import Fastest
+from .tuning.records import TunedOrProbable
 from .tuning.schemes import fastest_schemes
 
 PHASES = ("trace", "masks", "lower", "build", "pack")
@@ -77,6 +80,7 @@ def compile_step(
             with "lower: ..." for every layer that is measured.
         measure: time the kernels that can compute a sparse layer, its dense one with zeros kept among them, and take
             the fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one.
+            Either way with tuned knobs where a tuning log has some (see `tuning.records`).
         options: less memory or fewer passes over it; see `StepOptions`.
 
     Raises:
@@ -106,7 +110,7 @@ def compile_step(
     plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, target, headroom)
     say("lower")
     fitter = Fitter(_sparse_layers(structures), rule, target, options)
-    fitted = fitter.fit(graph, batch, retrace, fastest if measure else probable)
+    fitted = fitter.fit(graph, batch, retrace, fastest if measure else TunedOrProbable(fastest.records))
     say("build")
     executable = build(fitted.planned, target)
     say("pack")
@@ -120,7 +124,7 @@ def compile_step(
     return Artifact(manifest, library, tensors, structures)
 
 
-def planned_bytes(
+def planned_layers(
     model: nn.Module,
     *,
     input_shape: tuple[int, int, int],
@@ -128,17 +132,23 @@ def planned_bytes(
     profile: Profile | None,
     device: str = "cpu",
     threads: int | None = None,
-) -> dict[str, dict[str, int]]:
-    """Bytes that a compiled step allocates for each convolution and sparse linear layer, without compiling it.
+) -> dict[str, LayerKernels]:
+    """Each convolution and sparse linear layer of a compiled step with its kernels by direction, without compiling it.
 
-    Arguments and errors as `compile_step`; the kernels are the probable ones. Returns {parameter name: {"weights",
-    "gradients", "momentum", "indices"}}.
+    Arguments and errors as `compile_step`; the kernels are the probable ones.
     """
     target = get_device(device, threads)
     graph = _trace(model, input_shape, batch, "float32", 0.0)
     _, structures = _structures(graph, profile, None, False, 0, target, 0.0)
-    tiles = tile(graph, _sparse_layers(structures), target).tiles
-    return {p: layer.state_bytes() for p, layer in tiles.layers.items()}
+    return tile(graph, _sparse_layers(structures), target).tiles.layers
+
+
+def planned_bytes(model: nn.Module, **asked: Any) -> dict[str, dict[str, int]]:
+    """Bytes that a compiled step allocates for each convolution and sparse linear layer, without compiling it.
+
+    Arguments and errors as `planned_layers`. Returns {parameter name: {"weights", "gradients", "momentum", "indices"}}.
+    """
+    return {p: layer.state_bytes() for p, layer in planned_layers(model, **asked).items()}
 
 
 def planned_memory(

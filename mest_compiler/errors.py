@@ -54,3 +54,7 @@ class MemoryLimitError(MestError):
 
 class BenchError(MestError):
     """A benchmark was described wrongly or one of its contestants failed."""
+
+
+class TuningError(MestError):
+    """A tuning was described wrongly, or one of its candidates failed."""

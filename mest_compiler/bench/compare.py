@@ -20,12 +20,12 @@ from mest_compiler.bench.torch_network import NetworkCase
 from mest_compiler.errors import BenchError
 from mest_compiler.passes.options import TVM, StepOptions
 
-TORCH, DENSE, SPARSE, UNORDERED = "torch", "dense", "sparse", "unordered"
+TORCH, DENSE, SPARSE, UNORDERED, UNTUNED = "torch", "dense", "sparse", "unordered", "untuned"
 REWRITES = {name.replace("_", "-"): name for name, kind in get_type_hints(StepOptions).items() if kind is bool}
 """The compiler's rewrites that can be turned on and off, as fields of `StepOptions` by the name of a contestant: the
 same step as the comparison is about, with just that one `turned`."""
-OPPONENTS = (TORCH, DENSE, UNORDERED, TVM, *REWRITES)
-COMPILED = (SPARSE, DENSE, UNORDERED, TVM, *REWRITES)
+OPPONENTS = (TORCH, DENSE, UNORDERED, UNTUNED, TVM, *REWRITES)
+COMPILED = (SPARSE, DENSE, UNORDERED, UNTUNED, TVM, *REWRITES)
 """Contestants of ours, the one that a comparison is about first."""
 
 

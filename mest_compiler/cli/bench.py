@@ -59,7 +59,8 @@ Compare = Annotated[
     typer.Option(
         metavar="LIST",
         help="Whom to compare with: torch (the fastest of PyTorch's dense variants), dense (our own dense kernels), "
-        "unordered (a layer whose rows are not reordered by their work), tvm (the dense step as TVM itself schedules "
+        "unordered (a layer whose rows are not reordered by their work), untuned (a network's step with the kernels' "
+        "default knobs, whatever tuning logs say), tvm (the dense step as TVM itself schedules "
         "it for an OpenCL device), or several, as in torch,dense. Of a network "
         "also one of the compiler's rewrites, such as forward-sums: the same step compiled with just that rewrite "
         "turned the other way round, off where it is usual and on where it is not; a wrong name lists them all.",
@@ -145,7 +146,7 @@ def command(
     mest bench runs/phone --device galaxy-s20 --tracker 127.0.0.1:9190 --key galaxy-s20 --rest 20
     """
     from mest_compiler.bench.bandwidth import memory_bandwidth
-    from mest_compiler.bench.compare import REWRITES, TORCH, TVM, UNORDERED, read_opponents
+    from mest_compiler.bench.compare import REWRITES, TORCH, TVM, UNORDERED, UNTUNED, read_opponents
     from mest_compiler.bench.layer_spec import PREFIX
     from mest_compiler.devices import available_cores, get_device
     from mest_compiler.models import available
@@ -160,7 +161,7 @@ def command(
         _refuse_opponents(opponents, (TORCH,), "this machine")
     if what.startswith(PREFIX):
         _refuse(context, (*OF_NETWORKS, *OF_PLACES), "a single layer")
-        _refuse_opponents(opponents, (*REWRITES, TVM), "a whole network")
+        _refuse_opponents(opponents, (*REWRITES, TVM, UNTUNED), "a whole network")
         result = _layer(what, scheme, sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device)
     elif Path(what).exists() and what not in available():
         _refuse(context, OF_MODELS, "an artifact")
@@ -233,9 +234,10 @@ def _network(
     where: Where | None,
     rest: float,
 ) -> dict[str, Any]:
-    from mest_compiler.bench.compare import DENSE, REWRITES, SPARSE, TORCH, TVM, turned
+    from mest_compiler.bench.compare import DENSE, REWRITES, SPARSE, TORCH, TVM, UNTUNED, turned
     from mest_compiler.cli.compiling import compiled, say_plan
     from mest_compiler.sparsity.masks import save_masks
+    from mest_compiler.tuning.database import no_logs
 
     with TemporaryDirectory(prefix="mest-") as folder:
         artifacts, paths = {}, {}
@@ -261,6 +263,9 @@ def _network(
             add(DENSE, None)
         if TVM in opponents:
             add(TVM, None, replace(options, schedules=TVM))
+        if UNTUNED in opponents:
+            with no_logs():
+                add(UNTUNED, rules)
         for name in opponents:
             if name in REWRITES:
                 its_options = turned(options, name)

@@ -14,7 +14,7 @@ from mest_compiler.cli.lazy import LazyGroup
 from mest_compiler.cli.output import say
 from mest_compiler.errors import MestError
 
-COMMANDS = ("train", "compile", "profile", "bench", "devices", "report", "export", "demo")
+COMMANDS = ("train", "compile", "profile", "bench", "tune", "devices", "report", "export", "demo")
 FAILED = 2
 INTERRUPTED = 130
 UNWRITABLE = frozenset(

@@ -1,4 +1,6 @@
-"""Which kernel of a sparse layer is the fastest here: measured on random data with a random structure of its capacity.
+"""Which kernel of a layer is the fastest here: measured on random data, with a random structure of its capacity.
+
+In the running are the kernels that `schedules` offers, and the same with the knobs that a tuning log has of them.
 
 Measurements are kept in a file of the user's cache folder, under a key of everything they depend on, so that the same
 layer on the same machine is measured once.
@@ -20,11 +22,13 @@ import tvm
 
 from mest_compiler import schedules
 from mest_compiler.devices import Device
+from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.structure import Structure, build
 
 from .layer_run import Operands, interleaved_ms, kernel_call
+from .records import Records
 
 ROUNDS = 9
 SEED = 0
@@ -37,39 +41,54 @@ Say = Callable[[str], None]
 class Fastest:
     """Picks by measuring; `times` holds what was measured, by (parameter-free) layer and direction, in ms."""
 
-    def __init__(self, device: Device, say: Say | None = None) -> None:
+    def __init__(self, device: Device, say: Say | None = None, records: Records | None = None) -> None:
         self.device, self.say = device, say or (lambda text: None)
+        self.records = records or Records(device)
         self.times: dict[str, dict[str, float]] = {}
 
-    def __call__(self, direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
-        """The fastest of `found`; the only one, unmeasured."""
-        if len(found) == 1:
-            return found[0]
-        times = self.measure(direction, layer, found)
-        return replace(min(found, key=lambda choice: times[label(choice)]), source="measured", times=times)
+    def __call__(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> Choice:
+        """The fastest of `contestants`; the only one, unmeasured."""
+        running = self.contestants(direction, layer, found)
+        if len(running) == 1:
+            return running[0]
+        times = self.measure(direction, layer, running)
+        best = min(running, key=lambda choice: times[label(choice)])
+        return replace(best, source=best.source if best.source == "tuned" else "measured", times=times)
 
-    def measure(self, direction: str, layer: SparseConv, found: Sequence[Choice]) -> dict[str, float]:
-        """ms of each kernel by its `label`, the least of the rounds: what disturbs only adds."""
+    def contestants(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> list[Choice]:
+        """The kernels, and each with tuned knobs where there are some; equal knobs count as tuned."""
+        tuned = [self.records.tuned(direction, choice, layer) for choice in found]
+        running = {label(choice): choice for choice in found}
+        return list((running | {label(choice): choice for choice in tuned if choice is not None}).values())
+
+    def measure(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> dict[str, float]:
+        """ms of each kernel by its `label`, the least of the rounds: what disturbs only adds. layer: a geometry for a
+        dense one."""
         key = self._key(direction, layer, found)
         if key not in self.times:
             self.times[key] = _load(key, found) or self._measure(key, direction, layer, found)
         return self.times[key]
 
-    def _measure(self, key: str, direction: str, layer: SparseConv, found: Sequence[Choice]) -> dict[str, float]:
-        self.say(f"{direction} of {layer.scheme} {layer.shape}")
-        structure = random_structure(layer)
-        g, rng = layer.geometry, np.random.default_rng(SEED)
+    def _measure(
+        self, key: str, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]
+    ) -> dict[str, float]:
+        dense = isinstance(layer, ConvGeometry)
+        g, sparse = (layer, None) if dense else (layer.geometry, layer)
+        shape = (g.filters, g.channels // g.groups, *g.kernel)
+        self.say(f"{direction} of {'dense' if dense else layer.scheme} {shape}")
+        structure, rng = None if dense else random_structure(layer), np.random.default_rng(SEED)
         x = rng.standard_normal((g.tiles, g.channels * g.x.size, g.lanes), np.float32).astype(g.dtype)
         dy = rng.standard_normal((g.tiles, g.filters * g.dy.size, g.lanes), np.float32).astype(g.dtype)
-        values = rng.standard_normal((layer.capacity, layer.unit_size), np.float32).astype(g.dtype)
+        of_weight = shape if dense else (layer.capacity, layer.unit_size)
+        values = rng.standard_normal(of_weight, np.float32).astype(g.dtype)
         operands = Operands.of(self.device, g, x, dy, values)
-        calls = [kernel_call(direction, c, self.device, g, operands, layer, structure) for c in found]
+        calls = [kernel_call(direction, c, self.device, g, operands, sparse, structure) for c in found]
         measured = interleaved_ms(calls, ROUNDS, operands.place.sync)
         times = {label(choice): round(min(some), 4) for choice, some in zip(found, measured, strict=True)}
         _save(key, times)
         return times
 
-    def _key(self, direction: str, layer: SparseConv, found: Sequence[Choice]) -> str:
+    def _key(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> str:
         facts = {
             "tvm": tvm.__version__, "schedules": _sources(), "device": asdict(self.device), "direction": direction,
             "layer": asdict(layer), "found": [label(choice) for choice in found],

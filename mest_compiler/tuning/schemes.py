@@ -49,5 +49,5 @@ def _ms(layer: SparseConv, fastest: Fastest) -> float:
     total = 0.0
     for direction in DIRECTIONS:
         found = generators(fastest.device).choose.candidates(direction, fastest.device, layer)
-        total += min(fastest.measure(direction, layer, found).values())
+        total += min(fastest.measure(direction, layer, fastest.contestants(direction, layer, found)).values())
     return total

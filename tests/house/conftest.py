@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-SOURCES = ("mest_compiler", "schedules", "models")
+SOURCES = ("mest_compiler", "schedules", "models", "tuning_logs")
 FILES = ("pyproject.toml", "setup.py", "Makefile", "LICENSE")
 
 

@@ -30,6 +30,7 @@ def test_wheel(wheel: Path, repository: Path, tmp_path: Path) -> None:
     assert f"{info}/licenses/LICENSE" in names
     assert "mest = mest_compiler.cli.main:main" in ZipFile(wheel).read(f"{info}/entry_points.txt").decode()
     assert {name for name in names if name.endswith(".py")} == _modules(repository)
+    assert {name for name in names if "/tuning_logs/" in name} == _logs(repository)
 
     target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -51,6 +52,13 @@ def _modules(repository: Path) -> set[str]:
         for name, folder in folders.items()
         for path in folder.rglob("*.py")
     }
+
+
+def _logs(repository: Path) -> set[str]:
+    """Path in the wheel of every tuning log, where look-ups find it."""
+    folder = repository / "tuning_logs"
+    found = (path for path in folder.rglob("*") if path.suffix in (".json", ".md"))
+    return {f"mest_compiler/tuning_logs/{path.relative_to(folder).as_posix()}" for path in found}
 
 
 def _run(*arguments: object, cwd: Path | None = None) -> str:

@@ -37,7 +37,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many kernels each measurement ran; the first of them takes 5 ms, the next 4 and so on."""
     found: list[int] = []
 
-    def times(calls: list[Callable[[], None]], rounds: int) -> list[list[float]]:
+    def times(calls: list[Callable[[], None]], rounds: int, sync: Callable[[], None]) -> list[list[float]]:
         found.append(len(calls))
         return [[5.0 - i] * rounds for i in range(len(calls))]
 

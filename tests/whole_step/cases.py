@@ -133,7 +133,7 @@ def compiled(case: Case, options: StepOptions = PLAIN) -> Compiled:
     fit = Fitter.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fitter, "fit", keep)  # the artifact does not hold the module
-        patch.setattr(compiler, "probable", _prefer(case.indexing))
+        patch.setattr(compiler, "TunedOrProbable", lambda records: _prefer(case.indexing))
         if not case.optimised:
             patch.setattr(CpuProfile, "target", property(_unoptimised))
         artifact = compiler.compile_step(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
+from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.schedules.choice import Choice
 
@@ -13,8 +14,9 @@ from ..program import op_name, shape_of
 from .linear import linear_geometry
 from .state import LayerKernels, Tiling
 
-Pick = Callable[[str, SparseConv, Sequence[Choice]], Choice]
-"""Decides between the kernels that can compute a direction of a sparse layer."""
+Pick = Callable[[str, SparseConv | ConvGeometry, Sequence[Choice]], Choice]
+"""Decides between the kernels that can compute a direction of a sparse layer, or of a dense one by its geometry, and
+about their knobs."""
 
 
 def plan_layers(tiling: Tiling, pick: Pick) -> None:
@@ -38,7 +40,8 @@ def plan_layers(tiling: Tiling, pick: Pick) -> None:
         elif direction in layer.choices:
             raise ModelError(f"The weight {a['param']!r} is used by two layers; shared weights are not supported.")
         if layer.sparse is None:
-            layer.choices[direction] = choose.dense(direction, tiling.device, layer.geometry)
+            dense = choose.dense(direction, tiling.device, layer.geometry)
+            layer.choices[direction] = pick(direction, layer.geometry, [dense])
         else:
             found = choose.candidates(direction, tiling.device, layer.sparse)
             layer.choices[direction] = pick(direction, layer.sparse, found)

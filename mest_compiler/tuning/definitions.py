@@ -1,0 +1,77 @@
+"""A task as MetaSchedule knows it: the plain definition of what is computed, in a block that knobs are written on."""
+
+from __future__ import annotations
+
+from math import prod
+
+import tvm
+from tvm import tirx
+from tvm.s_tir import SBlock, SBlockRealize
+from tvm.s_tir import meta_schedule as ms
+
+from mest_compiler.devices import Device
+from mest_compiler.kernels import block_convolution, body_convolution, dense_convolution, planes_convolution
+from mest_compiler.kernels.bodies import pattern_bodies, row_bodies
+from mest_compiler.kernels.indices import dtypes_of, kernel_forms
+
+from .tasks import FACTS, Task, facts
+
+BLOCK = "task"
+"""Name of the block."""
+
+
+def definition(task: Task) -> tirx.PrimFunc:
+    """What the task's kernels compute, with index arrays of one group of planes."""
+    g, layer, name = task.geometry, task.sparse, task.direction
+    if layer is None:
+        return getattr(dense_convolution, name)(g)
+    dtypes = dtypes_of(task.indexing, name, layer, 1)
+    if task.indexing == "block":
+        return getattr(block_convolution, name)(layer, 1, dtypes)
+    if task.indexing == "planes":
+        return getattr(planes_convolution, name)(layer, dtypes)
+    bodies = (pattern_bodies if task.indexing == "pattern" else row_bodies)(g)
+    return getattr(body_convolution, name)(layer, bodies, 1, dtypes)
+
+
+def workload(task: Task, device: Device) -> tvm.IRModule:
+    """The module that a database knows the task by: its definition with the lengths of its arrays, and its `facts`."""
+    function = definition(task)
+    if task.sparse is not None:
+        function = function.specialize(_sized(task, function))
+    return ms.tune_context._normalize_mod(_in_block(function).with_attr(FACTS, facts(task, device)))
+
+
+def _sized(task: Task, function: tirx.PrimFunc) -> dict[tirx.Var, tirx.Buffer]:
+    """The parameters of unknown length -> the same with one."""
+    layer, g = task.sparse, task.geometry
+    arrays = [(form.length,) for form in kernel_forms(layer, task.direction, (task.indexing, 1)).values()]
+    values, sums = (layer.capacity, layer.unit_size), (layer.capacity * layer.unit_size, g.lanes)
+    if task.direction == "backward_weight":
+        shapes = [None, None, *arrays, values, sums]
+    else:
+        shapes = [None, values, *arrays, None]
+    return {
+        param: tirx.decl_buffer(shape, str(param.dtype), param.name)
+        for param, shape in zip(function.params, shapes, strict=True)
+        if shape is not None
+    }
+
+
+def _in_block(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    body = function.body
+    for name in (BLOCK, "root"):
+        body = SBlockRealize([], tirx.const(True, "bool"), SBlock([], [], [], name, body))
+    return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr("s_tir", True)
+
+
+def weight_shape(task: Task) -> tuple[int, ...]:
+    """Of the weight or its values, and of their gradient."""
+    g, layer = task.geometry, task.sparse
+    return (g.filters, g.channels // g.groups, *g.kernel) if layer is None else (layer.capacity, layer.unit_size)
+
+
+def multiplications(task: Task) -> float:
+    """Of one run."""
+    g = task.geometry
+    return float(g.tiles * g.lanes * g.y.height * g.y.width * prod(weight_shape(task)))

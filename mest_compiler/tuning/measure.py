@@ -1,0 +1,238 @@
+"""The measuring side: a task's arguments on a device, what its kernel must give, and how long it takes.
+
+Everything here runs in a worker's process, which a wrong candidate may take down.
+"""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import tvm
+
+from mest_compiler.devices import Device, local_cpu
+from mest_compiler.errors import DeviceError, DeviceLostError, TuningError
+from mest_compiler.kernels.geometry import Plane
+from mest_compiler.kernels.indices import index_arrays, kernel_forms
+from mest_compiler.linking import library_bytes
+from mest_compiler.runtime.local_device import local_device
+from mest_compiler.schedules.choice import Choice
+
+from .definitions import definition, weight_shape
+from .fastest import SEED, random_structure
+from .tasks import Task
+
+LARGEST = 2
+"""Of the whole numbers that tasks are run on: sums of their products are the same in any order, to the last bit."""
+
+
+@dataclass(frozen=True)
+class Care:
+    """How a candidate is timed: `repeats` means of `repeat_ms` each, and while their smallest ones are further apart
+    than `spread`, after a pause as many again, `rounds` times at most."""
+
+    repeats: int = 3
+    repeat_ms: int = 15
+    spread: float = 0.02
+    rounds: int = 4
+    pause_s: float = 0.1
+
+
+class Place(Protocol):
+    """Where kernels run: this process, or a connection (see `runtime.remote`)."""
+
+    def load(self, library: bytes) -> tvm.runtime.Module:
+        """A library's module, loaded there."""
+        ...
+
+    def device(self, kind: str) -> tvm.runtime.Device:
+        """The device of this kind there."""
+        ...
+
+
+class Here:
+    """This process."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+
+    def load(self, library: bytes) -> tvm.runtime.Module:
+        """See `Place`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "candidate.so")
+            path.write_bytes(library)
+            return tvm.runtime.load_module(str(path))
+
+    def device(self, kind: str) -> tvm.runtime.Device:
+        """See `Place`."""
+        return local_device(self._device)
+
+
+class Bench:
+    """A task's arguments at a place, kept from candidate to candidate, and what its kernels must give."""
+
+    def __init__(self, task: Task, device: Device, place: Place) -> None:
+        self.task, self.place, self.dev = task, place, place.device(device.kind)
+        g, rng = task.geometry, np.random.default_rng(SEED)
+        self._structure = None if task.sparse is None else random_structure(task.sparse)
+
+        def planes(count: int, plane: Plane) -> np.ndarray:
+            values = np.zeros((g.tiles, count, plane.rows, plane.cols, g.lanes), g.dtype)
+            b = plane.border
+            inside = values[:, :, b : b + plane.height, b : b + plane.width]
+            inside[...] = rng.integers(-LARGEST, LARGEST + 1, inside.shape, np.int8)
+            return values.reshape(g.tiles, count * plane.size, g.lanes)
+
+        x, dy = planes(g.channels, g.x), planes(g.filters, g.dy)
+        weight = rng.integers(-LARGEST, LARGEST + 1, weight_shape(task), np.int8).astype(g.dtype)
+        self._inputs = {"forward": (x, weight), "backward_data": (dy, weight), "backward_weight": (x, dy)}[
+            task.direction
+        ]
+        rows = {"forward": g.filters * g.y.size, "backward_data": g.channels * g.dx.size}.get(task.direction)
+        self._output = weight.shape if rows is None else (g.tiles, rows, g.lanes)
+        self._sent = [self._tensor(array) for array in self._inputs]
+        self._expected: np.ndarray | None = None
+
+    def _tensor(self, array: np.ndarray) -> tvm.runtime.Tensor:
+        return tvm.runtime.tensor(np.ascontiguousarray(array), self.dev)
+
+    def _indices(self, groups: int, indexing: str) -> list[np.ndarray]:
+        layer, direction = self.task.sparse, self.task.direction
+        if layer is None:
+            return []
+        used = indexing, groups
+        arrays = index_arrays(self._structure, layer, {direction: used})
+        return [arrays[name] for name in kernel_forms(layer, direction, used)]
+
+    def arguments(self, choice: Choice) -> tuple[list[tvm.runtime.Tensor], tvm.runtime.Tensor]:
+        """A kernel's arguments in order, and the one that it writes, which holds no number yet."""
+        out = self._tensor(np.full(self._output, np.nan, self.task.geometry.dtype))
+        indices = [self._tensor(a) for a in self._indices(choice.knobs.groups, self.task.indexing)]
+        if self.task.direction == "backward_weight":
+            room = choice.workspace
+            rest = [] if room is None else [self._tensor(np.full(room, np.nan, self.task.geometry.dtype))]
+            return [*self._sent, *indices, out, *rest], out
+        return [*self._sent, *indices, out], out
+
+    def expected(self) -> np.ndarray:
+        """What the definition gives, run on this machine's CPU."""
+        if self._expected is None:
+            g, host = self.task.geometry, local_cpu(1)
+            module = tvm.IRModule({"main": definition(self.task).with_attr("global_symbol", "main")})
+            out = tvm.runtime.tensor(np.full(self._output, np.nan, g.dtype))
+            room = [np.zeros((int(np.prod(self._output)), g.lanes), g.dtype)]
+            arrays = [*self._inputs, *self._indices(1, self.task.indexing)]
+            inputs = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays]
+            rest = [tvm.runtime.tensor(a) for a in room] if self.task.direction == "backward_weight" else []
+            tvm.tirx.build(module, target=host.target)["main"](*inputs, out, *rest)
+            self._expected = out.numpy()
+        return self._expected
+
+    def seconds(self, library: bytes, choice: Choice, care: Care) -> list[float]:
+        """Runs a candidate, compares all that it wrote with the definition, and times it.
+
+        Raises:
+            TuningError: it computes something else.
+        """
+        module = self.place.load(library)
+        args, out = self.arguments(choice)
+        module["main"](*args)
+        self.dev.sync()
+        found, wanted = out.numpy(), self.expected()
+        if not np.array_equal(found, wanted):
+            with np.errstate(invalid="ignore"):
+                wrong = np.count_nonzero(found != wanted)
+            raise TuningError(f"The candidate is wrong in {wrong} of {wanted.size} numbers.")
+        return settled(
+            lambda: (
+                module.time_evaluator("main", self.dev, number=1, repeat=care.repeats, min_repeat_ms=care.repeat_ms)(
+                    *args
+                ).results
+            ),
+            care,
+        )
+
+
+def settled(times: object, care: Care) -> list[float]:
+    """The smallest of all times that `times()` gives, as many as it gives at once: what disturbs only adds."""
+    found: list[float] = []
+    for number in range(care.rounds):
+        if number:
+            time.sleep(care.pause_s)
+        found = sorted([*found, *times()])
+        kept = found[: care.repeats]
+        if kept[-1] <= kept[0] * (1 + care.spread):
+            break
+    return kept
+
+
+Opener = Callable[[], Place]
+"""Opens a place in the process that measures there, once."""
+
+_benches: dict[tuple[str, str], Bench] = {}
+_places: list[Place] = []  # one: a worker measures at one place
+
+
+def begin() -> None:
+    """A worker's first errand: Ctrl-C is for the process that it works for, which then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def measure(
+    task: Task, device: Device, knobs: Mapping[str, int], library: str, opener: Opener | None, care: Care
+) -> list[float]:
+    """Seconds of a candidate whose library lies in a file: a worker's errand. opener: None: of this process.
+
+    Raises:
+        TuningError: the candidate is wrong, or the place refused it. DeviceLostError: the place went away meanwhile;
+            the next errand opens it again. DeviceError: it cannot be opened.
+    """
+    place = _place(device, opener)
+    during = getattr(place, "during", lambda what: nullcontext())  # a connection's: errors as sentences
+    choice, code = task.made(device, knobs), Path(library).read_bytes()
+    try:
+        with during("the measurement of a candidate"):
+            return _bench(task, device, place).seconds(code, choice, care)
+    except DeviceLostError:
+        _places.clear()
+        _benches.clear()
+        raise
+    except DeviceError as error:  # the place is well
+        raise TuningError(str(error)) from error
+
+
+def _place(device: Device, opener: Opener | None) -> Place:
+    if not _places:
+        try:
+            _places.append(Here(device) if opener is None else opener())
+        except DeviceError as error:
+            raise DeviceError(str(error)) from error  # not a lost one: nothing was measured yet
+    return _places[0]
+
+
+def _bench(task: Task, device: Device, place: Place) -> Bench:
+    key = task.key, repr(device)
+    if key not in _benches:
+        _benches.clear()  # one task's arguments are held at a time
+        _benches[key] = Bench(task, device, place)
+    return _benches[key]
+
+
+def build(task: Task, device: Device, knobs: Mapping[str, int], library: str) -> None:
+    """Builds a candidate's library into a file: a worker's errand.
+
+    Raises:
+        TuningError: the device's limits forbid it. DeviceError: it cannot be linked.
+    """
+    choice = task.made(device, knobs)
+    module = tvm.IRModule({"main": choice.make().with_attr("global_symbol", "main")})
+    # The default pipeline cannot take OpenCL targets.
+    made = tvm.tirx.build(module, target=device.target, pipeline="default" if device.kind == "cpu" else "s_tir")
+    Path(library).write_bytes(library_bytes(made, device))

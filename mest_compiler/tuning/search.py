@@ -1,0 +1,304 @@
+"""The search itself: MetaSchedule's evolutionary search over knobs, its XGBoost cost model, its scheduler of tasks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from itertools import islice, product, zip_longest
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
+
+import numpy as np
+import tvm
+from tvm.ir.utils import derived_object
+from tvm.s_tir import meta_schedule as ms
+
+from mest_compiler.devices import Device
+from mest_compiler.errors import TuningError
+
+from . import knobs as knob
+from .cost_model import CostModel, Ranking
+from .database import device_folder, note, repaired
+from .measure import Care, Opener
+from .tasks import Task, facts, read_facts
+from .workshop import Builder, Key, Knobs, Runner, Subject, Workshop, key_of
+
+A_BATCH = 8
+"""Candidates that are built and measured between two looks at the cost model."""
+WARM_UP = 16
+"""Trials, of all tasks, from which on the cost model is asked."""
+SEARCH = {
+    "population_size": 64, "init_measured_ratio": 0.3, "init_min_unmeasured": 8, "max_fail_count": 10,
+    "genetic_num_iters": 3, "genetic_mutate_prob": 0.85, "genetic_max_fail_count": 10, "eps_greedy": 0.1,
+}  # fmt: skip
+CARE = Care()
+INTRINSICS = "tvm.s_tir.tensor_intrin"
+Progress = Callable[[int, int, str], None]
+"""Called as (trials done, trials in all, what was tried last)."""
+
+
+def nobody(done: int, total: int, what: str) -> None:
+    """No progress is shown."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """trials: of all tasks together, those of earlier runs among them. seconds: of this run. None: no limit."""
+
+    trials: int | None = None
+    seconds: float | None = None
+
+    def check(self) -> None:
+        """Raises TuningError for a budget that allows nothing."""
+        if self.trials is not None and self.trials < 1:
+            raise TuningError(f"A tuning of {self.trials} trials finds nothing: allow at least 1.")
+        if self.seconds is not None and self.seconds <= 0:
+            raise TuningError("A tuning of no time finds nothing: allow some minutes.")
+        if self.trials is None and self.seconds is None:
+            raise TuningError("A tuning needs an end: say how many trials, or how many minutes.")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What is known of a task after a run. Seconds are of one kernel run, None where no candidate was right; `trials`
+    are all that the log has of it, `failed` of them; `reason`: why the last one of those failed."""
+
+    task: Task
+    weight: float
+    default: float | None
+    best: float | None
+    knobs: Knobs
+    trials: int
+    failed: int
+    reason: str = ""
+
+
+def tune(
+    tasks: Mapping[Task, float],
+    device: Device,
+    root: Path,
+    budget: Budget,
+    *,
+    title: str = "",
+    heaviest: int | None = None,
+    places: Sequence[Opener | None] = (None,),
+    progress: Progress = nobody,
+    say: Callable[[str], None] = lambda text: None,
+    seed: int = 1,
+    care: Care | None = None,
+) -> list[Tuned]:
+    """Tunes tasks (with how often a step runs each) and writes every trial into the device's log under `root`.
+
+    Each task's default knobs are measured first. title: what the tasks are of, for the log's README. heaviest: search
+    only the tasks that take the most time with those.
+    say: gets sentences about damaged lines of the log.
+
+    Raises:
+        TuningError: a budget that allows nothing, or no tasks. DeviceError: no device is left to measure on.
+    """
+    budget.check()
+    if not tasks:
+        raise TuningError("There is nothing to tune: no layer has a kernel with knobs.")
+    folder = root / device_folder(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    end = None if budget.seconds is None else time.monotonic() + budget.seconds
+    earlier = _earlier(folder, say)
+    database = ms.database.JSONDatabase(work_dir=str(folder))
+    done = 0
+
+    def counted(subject: Subject, knobs: Knobs, seconds: list[float] | None) -> None:
+        nonlocal done
+        done += 1
+        progress(done, total, str(subject.task))
+
+    with Workshop(device, database, places, counted, care or CARE) as workshop:
+        subjects = {task: workshop.subject(task) for task in tasks}
+        for task, subject in subjects.items():
+            subject.seconds |= earlier.get(_own(task, device), {})
+        before = done = sum(len(s.seconds) for s in subjects.values())
+        most = sum(size(s) for s in subjects.values())
+        total = most if budget.trials is None else min(budget.trials, most)
+        progress(done, total, "")
+        try:
+            if done < total:
+                workshop.trials((s, s.first) for s in list(subjects.values())[: total - done])
+            searched = _heaviest(subjects, tasks, heaviest)
+            if done < total and not _over(end):
+                _search(workshop, searched, tasks, device, total - done, end, seed)
+            # What the search proposed again counted as a trial to it, but not here.
+            rest = _in_turns([untried(s, device, seed) for s in searched])
+            while done < total and not _over(end) and (some := list(islice(rest, min(A_BATCH, total - done)))):
+                workshop.trials(some)
+        finally:
+            if done > before:
+                _note(folder, device, title or f"{len(tasks)} tasks", done - before)
+        return [tuned(s, tasks[task], workshop) for task, s in subjects.items()]
+
+
+def _note(folder: Path, device: Device, title: str, trials: int) -> None:
+    """The README line of a run."""
+    threads = f", {device.threads} threads" if device.kind == "cpu" else ""
+    note(
+        folder,
+        f"Tuning log of {folder.name}",
+        f"{date.today().isoformat()}: {title}; {trials} trials on {folder.name}{threads}, TVM {tvm.__version__}",
+    )
+
+
+def untried(subject: Subject, device: Device, seed: int) -> Iterator[tuple[Subject, Knobs]]:
+    """Knobs within the device's limits that were not tried when they are asked for, in random order."""
+    default, names = subject.task.default(device), list(subject.space)
+    every = list(product(*subject.space.values()))
+    for i in np.random.default_rng(seed).permutation(len(every)):
+        knobs = dict(zip(names, every[i], strict=True))
+        if key_of(knobs) not in subject.seconds and subject.task.allows(device, knobs, default):
+            yield subject, knobs
+
+
+def _in_turns(each: Sequence[Iterator[tuple[Subject, Knobs]]]) -> Iterator[tuple[Subject, Knobs]]:
+    """One of each, until there is nothing left."""
+    return (one for some in zip_longest(*each) for one in some if one is not None)
+
+
+def size(subject: Subject) -> int:
+    """Candidates of a task's space, those that limits forbid among them."""
+    count = 1
+    for values in subject.space.values():
+        count *= len(values)
+    return count
+
+
+def tuned(subject: Subject, weight: float, workshop: Workshop) -> Tuned:
+    """What the workshop knows of a task."""
+    first, best = subject.seconds.get(key_of(subject.first)), subject.best
+    failed = [key for key, seconds in subject.seconds.items() if seconds is None]
+    reasons = [workshop.errors[str(subject.task), key] for key in failed if (str(subject.task), key) in workshop.errors]
+    knobs, seconds = best if best is not None else ({}, None)
+    mean = None if first is None else sum(first) / len(first)
+    return Tuned(
+        subject.task, weight, mean, seconds, knobs, len(subject.seconds), len(failed), reasons[-1] if reasons else ""
+    )
+
+
+def _own(task: Task, device: Device) -> str:
+    said = read_facts(facts(task, device))
+    return repr((said["tvm"], said["device"], said["task"]))
+
+
+def _earlier(folder: Path, say: Callable[[str], None]) -> dict[str, dict[Key, list[float] | None]]:
+    """Trials that the log has, by what they hold true for."""
+    log, found = repaired(folder), {}
+    for sentence in log.damaged:
+        say(sentence)
+    for place, trial in log.trials:
+        said = log.tasks[place]
+        of = found.setdefault(repr((said["tvm"], said["device"], said["task"])), {})
+        of[key_of(trial.knobs)] = None if trial.seconds is None else [trial.seconds]
+    return found
+
+
+def _over(end: float | None) -> bool:
+    return end is not None and time.monotonic() >= end
+
+
+def _heaviest(subjects: Mapping[Task, Subject], tasks: Mapping[Task, float], count: int | None) -> list[Subject]:
+    """The subjects with knobs that take the most time in a step, all of them where `count` is None."""
+
+    def weight(subject: Subject) -> float:
+        best = subject.best
+        return 0.0 if best is None else tasks[subject.task] * best[1]
+
+    found = sorted((s for s in subjects.values() if s.space), key=weight, reverse=True)
+    return found if count is None else found[:count]
+
+
+def context(subject: Subject, device: Device, name: str, seed: int) -> ms.TuneContext:
+    """MetaSchedule's view of a task."""
+    space = ms.space_generator.ScheduleFn(
+        lambda sch: knob.sample(sch, subject.space),
+        sch_rules=[],
+        postprocs=[knob.WithinLimits(subject.task, device)],
+        mutator_probs={knob.MutateKnob(): 1.0},
+    )
+    with _no_intrinsics():
+        return ms.TuneContext(
+            mod=subject.module,
+            target=device.target,
+            space_generator=space,
+            search_strategy=ms.search_strategy.EvolutionarySearch(**SEARCH),
+            task_name=name,
+            rand_state=seed,
+            num_threads=1,
+        )
+
+
+@contextmanager
+def _no_intrinsics() -> Iterator[None]:
+    """A context of MetaSchedule loads all of TVM's tensor intrinsics, for half a minute; our spaces have none."""
+    loaded = {INTRINSICS: sys.modules.get(INTRINSICS, ModuleType(INTRINSICS))}
+    with patch.dict(sys.modules, loaded):
+        yield
+
+
+def ranking(subjects: Iterable[Subject], seed: int) -> Ranking:
+    """The model of some tasks, with all that is known of them so far."""
+    subjects = list(subjects)
+    found = Ranking(sorted({name for s in subjects for name in s.space}), seed)
+    for s in subjects:
+        known = [(dict(key), took and sum(took) / len(took)) for key, took in s.seconds.items() if _fits(s, key)]
+        found.learn(s.task, known)
+    return found
+
+
+def _fits(subject: Subject, key: Key) -> bool:
+    """Whether the task's space has these knobs: those of an older log may be others."""
+    return set(dict(key)) == set(subject.space) and all(value in subject.space[name] for name, value in key)
+
+
+@derived_object
+class _StopInTime(ms.measure_callback.PyMeasureCallback):
+    """Ends all tasks when the time is over."""
+
+    def __init__(self, end: float | None, count: int) -> None:
+        super().__init__()
+        self.end, self.count = end, count
+
+    def apply(self, task_scheduler, task_id, measure_candidates, builder_results, runner_results) -> None:
+        """See MetaSchedule's `MeasureCallback`."""
+        if _over(self.end):
+            for number in range(self.count):
+                if not task_scheduler.tasks_[number].is_terminated:
+                    task_scheduler.terminate_task(number)
+
+
+def _search(
+    workshop: Workshop, subjects: Sequence[Subject], weights: Mapping[Task, float], device: Device, trials: int,
+    end: float | None, seed: int,
+) -> None:  # fmt: skip
+    if not subjects:
+        return
+    named = {f"task {number}": subject for number, subject in enumerate(subjects)}
+    contexts = [context(subject, device, name, seed + i) for i, (name, subject) in enumerate(named.items())]
+    model = CostModel(ranking(subjects, seed), {name: s.task for name, s in named.items()}, WARM_UP)
+    try:
+        ms.tune.tune_tasks(
+            tasks=contexts,
+            task_weights=[float(weights[subject.task]) for subject in subjects],
+            work_dir="",
+            max_trials_global=trials,
+            max_trials_per_task=trials,
+            num_trials_per_iter=A_BATCH,
+            builder=Builder(workshop),
+            runner=Runner(workshop),
+            database=workshop.database,
+            cost_model=model,
+            measure_callbacks=[ms.measure_callback.UpdateCostModel(), _StopInTime(end, len(contexts))],
+            task_scheduler=ms.task_scheduler.GradientBased(seed=seed),
+        )
+    except BaseException as error:
+        raise workshop.raised or error from None

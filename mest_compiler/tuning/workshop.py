@@ -1,0 +1,301 @@
+"""Where candidates are built and measured: worker processes behind MetaSchedule's builder and runner.
+
+Every trial is written to the database the moment it ends, whatever becomes of its batch; one that was measured before
+is not measured again.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tvm
+from tvm.ir.utils import derived_object
+from tvm.s_tir import meta_schedule as ms
+from tvm.support.popen_pool import PopenPoolExecutor
+
+from mest_compiler.devices import Device, available_cores
+from mest_compiler.errors import DeviceError, DeviceLostError
+
+from . import knobs as knob
+from .definitions import workload
+from .measure import Care, Opener, begin, build, measure
+from .tasks import FACTS, Task
+
+FAILED = [1e10]
+"""What MetaSchedule writes down for a candidate that failed."""
+BUILD_S, RUN_S = 120.0, 120.0
+"""Seconds that building a candidate and measuring one may take; the first of a task makes its arguments too."""
+USES = 200
+"""Candidates after which a builder's process is exchanged: TVM's builders leak memory."""
+KNOWN = "known:"
+
+Knobs = Mapping[str, int]
+Key = tuple[tuple[str, int], ...]
+
+
+@dataclass(eq=False)
+class Subject:
+    """A task in the workshop. seconds: of each candidate that was tried, None where it failed."""
+
+    task: Task
+    module: tvm.IRModule
+    space: dict[str, list[int]]
+    seconds: dict[Key, list[float] | None] = field(default_factory=dict)
+
+    @property
+    def first(self) -> dict[str, int]:
+        """The default knobs."""
+        return {name: values[0] for name, values in self.space.items()}
+
+    @property
+    def best(self) -> tuple[Knobs, float] | None:
+        """The fastest knobs that were measured, and their mean time."""
+        done = [(sum(s) / len(s), key) for key, s in self.seconds.items() if s is not None]
+        if not done:
+            return None
+        seconds, key = min(done)
+        return dict(key), seconds
+
+
+def key_of(knobs: Knobs) -> Key:
+    """Knobs as a key."""
+    return tuple(sorted(knobs.items()))
+
+
+class Workshop:
+    """Builders, a measuring process for each of `places`, and the trials so far.
+
+    Args:
+        database: where trials are written.
+        places: what opens a place, called in the process that measures there; None: this machine.
+        on_trial: called with a subject, knobs and seconds (None: it failed) after each trial.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        database: ms.database.Database,
+        places: Sequence[Opener | None] = (None,),
+        on_trial: Callable[[Subject, Knobs, list[float] | None], None] = lambda *_: None,
+        care: Care | None = None,
+    ) -> None:
+        self.device, self.database, self.places, self.care = device, database, places, care or Care()
+        self.on_trial, self.subjects, self.errors = on_trial, {}, {}
+        self._folder = tempfile.TemporaryDirectory(prefix="mest-tune-")
+        self._built: dict[str, tuple[Subject, Knobs]] = {}
+        self._lock = threading.Lock()
+        self._lost: dict[int, str] = {}
+        self._last_words = ""
+        self._retried: set[str] = set()
+        self.raised: BaseException | None = None
+        options = {"initializer": begin, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        self._builders = PopenPoolExecutor(available_cores(), BUILD_S, maximum_process_uses=USES, **options)
+        self._runners = [PopenPoolExecutor(1, RUN_S, **options) for _ in places]
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._builders, *self._runners):
+            pool.shutdown(wait=True)
+        self._folder.cleanup()
+
+    def subject(self, task: Task) -> Subject:
+        """The task, known to the database from now on."""
+        module = workload(task, self.device)
+        self.database.commit_workload(module)
+        found = Subject(task, module, task.space(self.device))
+        self.subjects[str(module["main"].attrs[FACTS])] = found
+        return found
+
+    def trials(self, wanted: Iterable[tuple[Subject, Knobs]]) -> None:
+        """Builds and measures candidates that were not tried before."""
+        new = [(s, dict(k)) for s, k in wanted if key_of(k) not in s.seconds]
+        paths = [path for path in self.build(new) if path is not None]
+        self.run(paths)
+
+    def build(self, wanted: Sequence[tuple[Subject, Knobs]]) -> list[str | None]:
+        """A library's path for each; None where there is none, which is a trial that failed."""
+        jobs: list[tuple[str, Future]] = []
+        for subject, knobs in wanted:
+            path = str(Path(self._folder.name, f"{len(self._built)}.so"))
+            self._built[path] = (subject, knobs)
+            jobs.append((path, self._builders.submit(build, subject.task, self.device, knobs, path)))
+        try:
+            return [path if self._succeeded(path, job) else None for path, job in jobs]
+        finally:
+            for _, job in jobs:
+                job.cancel()  # after Ctrl-C
+
+    def _succeeded(self, path: str, job: Future) -> bool:
+        try:
+            job.result()
+        except Exception as error:  # whatever a generator or a compiler raises, or a time-out
+            self._ended(path, None, error)
+            return False
+        return True
+
+    def run(self, paths: Sequence[str]) -> list[list[float] | None]:
+        """Seconds of each built candidate, None where it failed; on all places at once.
+
+        Raises:
+            DeviceError: no place is left: those that are lost get no more candidates.
+        """
+        waiting = deque(paths)
+        alive = [number for number in range(len(self._runners)) if number not in self._lost]
+        if len(alive) == 1:
+            self._serve(alive[0], waiting)  # in this thread, which Ctrl-C reaches
+        else:
+            threads = [threading.Thread(target=self._serve, args=(number, waiting), daemon=True) for number in alive]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        if waiting:
+            raise DeviceError(
+                f"No device is left to measure on ({self._last_words.rstrip('.')}): all finished trials are kept, and "
+                "the same command goes on with them."
+            )
+        return [self.seconds_of(path) for path in paths]
+
+    def _serve(self, number: int, waiting: deque[str]) -> None:
+        """Measures at one place until nothing is left, or the place is lost; then its candidate waits again."""
+        while True:
+            try:
+                path = waiting.popleft()
+            except IndexError:
+                return
+            subject, knobs = self._built[path]
+            arguments = (subject.task, self.device, knobs, path, self.places[number], self.care)
+            try:
+                seconds = list(self._runners[number].submit(measure, *arguments).result())
+            except DeviceLostError as error:
+                # A candidate that crashes a device looks like a device that goes away: it is tried once more.
+                if path in self._retried:
+                    self._ended(path, None, error)
+                else:
+                    self._retried.add(path)
+                    waiting.appendleft(path)
+            except DeviceError as error:
+                waiting.appendleft(path)
+                self._lost[number] = self._last_words = _sentence(error)
+                return
+            except Exception as error:  # a wrong or crashing candidate, or a time-out
+                self._ended(path, None, error)
+            else:
+                self._ended(path, seconds, None)
+
+    def seconds_of(self, path: str) -> list[float] | None:
+        """Of a candidate that was tried."""
+        subject, knobs = self._built[path]
+        return subject.seconds[key_of(knobs)]
+
+    def _ended(self, path: str, seconds: list[float] | None, error: Exception | None) -> None:
+        subject, knobs = self._built[path]
+        Path(path).unlink(missing_ok=True)
+        with self._lock:
+            subject.seconds[key_of(knobs)] = seconds
+            if error is not None:
+                self.errors[str(subject.task), key_of(knobs)] = _sentence(error)
+            trace = knob.scheduled(subject.module, subject.space, knobs).trace
+            self.database.commit_tuning_record(
+                ms.database.TuningRecord(
+                    trace,
+                    self.database.commit_workload(subject.module),
+                    FAILED if seconds is None else seconds,
+                    self.device.target,
+                    ms.arg_info.ArgInfo.from_entry_func(subject.module, remove_preproc=False),
+                )
+            )
+        self.on_trial(subject, knobs, seconds)
+
+    # ---- for MetaSchedule
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Keeps what is raised on its way through MetaSchedule, which may make another error of it."""
+        try:
+            yield
+        except BaseException as error:
+            self.raised = error
+            raise
+
+    def subject_of(self, module: tvm.IRModule) -> Subject:
+        """Whose candidate a module is."""
+        return self.subjects[str(module["main"].attrs[FACTS])]
+
+    def build_modules(self, modules: Sequence[tvm.IRModule]) -> list[str | None]:
+        """As `build`, from annotated definitions; the path of a candidate that was tried before only says so."""
+        wanted = [(self.subject_of(module), knob.read(module)) for module in modules]
+        new = [number for number, (s, k) in enumerate(wanted) if key_of(k) not in s.seconds]
+        paths: list[str | None] = [f"{KNOWN}{len(self._built) + number}" for number in range(len(wanted))]
+        self._built |= dict(zip(paths, wanted, strict=True))
+        for number, path in zip(new, self.build([wanted[number] for number in new]), strict=True):
+            paths[number] = path
+        return paths
+
+    def run_modules(self, paths: Sequence[str]) -> list[list[float] | None]:
+        """As `run`, for paths of `build_modules`."""
+        self.run([path for path in paths if not path.startswith(KNOWN)])
+        return [self.seconds_of(path) for path in paths]
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "It took too long."
+    lines = [line for line in str(error).splitlines() if line.strip()]  # a worker sends its traceback
+    return re.sub(r"^[\w.]+: ", "", lines[-1]) if lines else type(error).__name__
+
+
+@derived_object
+class Builder(ms.builder.PyBuilder):
+    """MetaSchedule's door to a workshop's builders."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        super().__init__()
+        self.workshop = workshop
+
+    def build(self, build_inputs: list[ms.builder.BuilderInput]) -> list[ms.builder.BuilderResult]:
+        """See MetaSchedule's `Builder`."""
+        with self.workshop.heard():
+            paths = self.workshop.build_modules([one.mod for one in build_inputs])
+        return [ms.builder.BuilderResult(p, "The candidate was not built." if p is None else None) for p in paths]
+
+
+@derived_object
+class Ready(ms.runner.PyRunnerFuture):
+    """A result that is there."""
+
+    def __init__(self, seconds: list[float] | None) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def done(self) -> bool:
+        """See MetaSchedule's `RunnerFuture`."""
+        return True
+
+    def result(self) -> ms.runner.RunnerResult:
+        """See MetaSchedule's `RunnerFuture`."""
+        return ms.runner.RunnerResult(self.seconds, "The candidate failed." if self.seconds is None else None)
+
+
+@derived_object
+class Runner(ms.runner.PyRunner):
+    """MetaSchedule's door to a workshop's measuring processes."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        super().__init__()
+        self.workshop = workshop
+
+    def run(self, runner_inputs: list[ms.runner.RunnerInput]) -> list[ms.runner.RunnerFuture]:
+        """See MetaSchedule's `Runner`."""
+        with self.workshop.heard():
+            return [Ready(s) for s in self.workshop.run_modules([str(one.artifact_path) for one in runner_inputs])]

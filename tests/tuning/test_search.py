@@ -1,0 +1,204 @@
+"""The search with real workers on a tiny layer: what it writes, that it goes on where it was stopped, and that a wrong
+candidate never counts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from tvm import tirx
+from tvm.s_tir import meta_schedule as ms
+
+from mest_compiler.devices import local_cpu
+from mest_compiler.errors import DeviceError, TuningError
+from mest_compiler.kernels import convolution
+from mest_compiler.linking import library_bytes
+from mest_compiler.schedules.cpu import choose
+from mest_compiler.schedules.cpu.emit import Vec
+from mest_compiler.tuning import workshop
+from mest_compiler.tuning.database import README, RECORDS, device_folder, read_log
+from mest_compiler.tuning.definitions import definition
+from mest_compiler.tuning.measure import Bench, Care, Here, build, settled
+from mest_compiler.tuning.records import Records
+from mest_compiler.tuning.search import Budget, Tuned, tune
+from mest_compiler.tuning.tasks import task_of
+from mest_compiler.tuning.workshop import Workshop, key_of
+
+from ..schedules.convolutions import Conv
+from ..schedules.sparse_layers import sparse_conv
+
+DEVICE = local_cpu(1)
+CARE = Care(repeats=2, repeat_ms=1, rounds=1)
+WHOLE = sparse_conv(Conv(8, 8, (8, 8), batch=9), Vec(DEVICE.lanes("float32"), "float32"), "block", spare=0)
+LAYER = replace(WHOLE, capacity=WHOLE.capacity // 8)
+(CHOICE,) = choose.candidates("forward", DEVICE, LAYER)
+TASK = task_of("forward", CHOICE, LAYER)
+TRIALS, STOPPED_AFTER = 12, 5
+
+
+def lines(root: Path) -> list[str]:
+    """What the log says of trials, a line each."""
+    return (root / device_folder(DEVICE) / RECORDS).read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A log whose tuning was interrupted within a batch, and the trials it had by then."""
+    root = tmp_path_factory.mktemp("logs")
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        assert total == TRIALS
+        if done == STOPPED_AFTER:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune({TASK: 1.0}, DEVICE, root, Budget(TRIALS), progress=interrupt, care=CARE)
+    return root, lines(root)
+
+
+@pytest.fixture(scope="module")
+def tuned(stopped: tuple[Path, list[str]]) -> Tuned:
+    """The same tuning, gone on with to its end."""
+    (found,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(TRIALS), title="a layer", care=CARE)
+    return found
+
+
+def test_an_interrupted_tuning_goes_on(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
+    root, before = stopped
+    assert len(before) == STOPPED_AFTER
+    assert lines(root)[:STOPPED_AFTER] == before and len(lines(root)) == tuned.trials == TRIALS
+    log = read_log(root / device_folder(DEVICE))
+    assert len({key_of(trial.knobs) for _, trial in log.trials}) == TRIALS  # nothing was measured twice
+    assert len(log.tasks) == 1 and log.damaged == []
+    note = (root / device_folder(DEVICE) / README).read_text()
+    assert f"a layer; {TRIALS - STOPPED_AFTER} trials" in note and tvm.__version__ in note
+
+
+def test_what_it_found(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
+    assert tuned.failed == 0 and 0 < tuned.best <= tuned.default
+    found = Records(DEVICE, stopped[0]).tuned("forward", CHOICE, LAYER)
+    assert {name: int(getattr(found.knobs, name)) for name in tuned.knobs} == tuned.knobs
+
+
+def test_a_finished_tuning_measures_nothing(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
+    before = lines(stopped[0])
+    (again,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(TRIALS), care=CARE)
+    assert again.best == pytest.approx(tuned.best) and lines(stopped[0]) == before
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [(Budget(0), "0 trials finds nothing"), (Budget(None, 0.0), "no time"), (Budget(), "needs an end")],
+)
+def test_budgets_that_allow_nothing(tmp_path: Path, budget: Budget, sentence: str) -> None:
+    with pytest.raises(TuningError, match=sentence):
+        tune({TASK: 1.0}, DEVICE, tmp_path, budget)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_tune(tmp_path: Path) -> None:
+    with pytest.raises(TuningError, match="nothing to tune"):
+        tune({}, DEVICE, tmp_path, Budget(1))
+
+
+def test_a_wrong_candidate_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, path = Bench(TASK, DEVICE, Here(DEVICE)), tmp_path / "right.so"
+    build(TASK, DEVICE, {}, str(path))
+    assert len(bench.seconds(path.read_bytes(), CHOICE, CARE)) == CARE.repeats
+    # The same but for one thing: sums begin with 1.
+    monkeypatch.setattr(
+        convolution, "zero", lambda g, buffer, index: convolution.T.buffer_store(buffer, tirx.const(1, g.dtype), index)
+    )
+    wrong = tvm.IRModule({"main": definition(TASK).with_attr("global_symbol", "main")})
+    library = library_bytes(tvm.tirx.build(wrong, target=DEVICE.target), DEVICE)
+    default = CHOICE.with_knobs(groups=1)
+    with pytest.raises(TuningError, match=f"wrong in {np.prod(bench.expected().shape)} of"):
+        bench.seconds(library, default, CARE)
+
+
+def test_what_crashes_is_recorded_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = workshop.measure
+    database = ms.database.JSONDatabase(work_dir=str(tmp_path))
+    with Workshop(DEVICE, database, care=CARE) as shop:
+        subject = shop.subject(TASK)
+        monkeypatch.setattr(workshop, "measure", lambda *job: os._exit(3))
+        shop.trials([(subject, subject.first)])
+        monkeypatch.setattr(workshop, "measure", real)
+        monkeypatch.setattr(workshop, "build", lambda *job: 1 / 0)
+        other = {**subject.first, "pixels": subject.space["pixels"][1]}
+        shop.trials([(subject, other)])
+        monkeypatch.undo()
+        last = {**subject.first, "pixels": subject.space["pixels"][2]}
+        shop.trials([(subject, last), (subject, subject.first)])
+        assert "division by zero" in shop.errors[str(TASK), key_of(other)]
+        assert dict(subject.best[0]) == last
+    (first, second, third) = (trial for _, trial in read_log(tmp_path).trials)
+    assert (first.knobs, first.seconds, first.first) == (subject.first, None, True)
+    assert second.seconds is None and third.seconds > 0
+
+
+@pytest.mark.slow
+def test_a_device_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*job: object) -> None:
+        from mest_compiler.errors import DeviceError
+
+        raise DeviceError("The server is gone.")
+
+    gone.__module__ = "__main__"  # workers get it by value
+    database = ms.database.JSONDatabase(work_dir=str(tmp_path))
+    monkeypatch.setattr(workshop, "measure", gone)
+    with Workshop(DEVICE, database, care=CARE) as shop:
+        subject = shop.subject(TASK)
+        with pytest.raises(DeviceError, match=r"No device is left to measure on \(The server is gone"):
+            shop.trials([(subject, subject.first)])
+    assert read_log(tmp_path).trials == []  # it is no fault of the candidate's
+
+
+def test_times_are_repeated_until_they_agree() -> None:
+    care, given = Care(repeats=2, spread=0.1, rounds=3, pause_s=0), iter([[3.0, 1.0], [1.05, 2.0], [9.0, 9.0]])
+    assert settled(lambda: next(given), care) == [1.0, 1.05]
+    assert next(given) == [9.0, 9.0]  # the third round was not needed
+    noisy = iter([[4.0, 1.0], [3.0, 9.0], [2.0, 9.0], [1.0, 1.0]])
+    assert settled(lambda: next(noisy), care) == [1.0, 2.0]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from mest_compiler.tuning.search import Budget, tune
+from mest_compiler.tuning.tasks import task_from
+from mest_compiler.tuning.measure import Care
+from mest_compiler.devices import local_cpu
+import json
+task = task_from(json.loads(sys.argv[1]))
+care = Care(repeats=2, repeat_ms=1, rounds=1)
+print(tune({task: 1.0}, local_cpu(1), Path(sys.argv[2]), Budget(int(sys.argv[3])), care=care)[0].trials, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_tuning_loses_no_finished_trial(tmp_path: Path) -> None:
+    rng, finished, command = np.random.default_rng(), [], [sys.executable, "-c", KILLED, TASK.key, str(tmp_path), "16"]
+    path = tmp_path / device_folder(DEVICE) / RECORDS
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        count = len(finished)
+        while process.poll() is None and (not path.exists() or len(path.read_text().splitlines()) <= count):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1.0))
+        finished = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert path.read_text().startswith("".join(finished))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "16", done.stderr
+    assert path.read_text().startswith("".join(finished))
+    assert len(path.read_text().splitlines()) == 16
