@@ -28,11 +28,15 @@ from .program import (
 class AppendSgd:
     """step(parameters, buffers, x, y[, seed], index arrays) -> (loss, logits, gradients, buffers) becomes
     step(parameters, buffers, x, y[, seed], index arrays, momenta, lr) ->
-    (loss, logits, gradients of the sparse parameters, updated tensors).
+    (loss, logits, gradients of the sparse parameters, updated tensors, the other arguments).
 
     Mutation needs those gradients. The updated tensors alias the inputs: Relax takes in-place calls for pure and would
-    remove those whose results nobody uses.
+    remove those whose results nobody uses. With the others, every argument is a result too: what a step computes on
+    over RPC are copies of what it was given, and so the other side gets hold of them. Afterwards `places` says which
+    result each argument is.
     """
+
+    places: tuple[int, ...] = ()
 
     def __init__(
         self, device: Device, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
@@ -71,7 +75,15 @@ class AppendSgd:
                 gradients, lr, entries,
             )  # fmt: skip
             kept = assign_buffers(builder, made, self.device, buffers, rest[count:])
-            return [loss, logits, *(gradients[p] for p in self.parameters if p in entries), *updated, *kept]
+            handed_out = [loss, logits, *(gradients[p] for p in self.parameters if p in entries)]
+            data = params[count + len(buffers) : -count - 1]  # x, y, seed, index arrays
+            first, state = len(handed_out), len(handed_out) + 2 * count
+            others = state + len(kept)
+            self.places = (
+                *range(first, state, 2), *range(state, others), *range(others, others + len(data)),
+                *range(first + 1, state, 2), others + len(data),
+            )  # fmt: skip
+            return [*handed_out, *updated, *kept, *data, lr]
 
         rebuild(builder, name, params, body, program.single)
 

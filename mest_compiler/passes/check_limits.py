@@ -68,6 +68,10 @@ def local_memory(launch: tirx.Stmt) -> int:
             size = np.dtype(str(kind).partition("x")[0]).itemsize * kind.lanes
             found.append(prod(int(n) for n in buffer.shape) * size)
 
+    def count_block(block: s_tir.SBlock) -> None:
+        for buffer in block.alloc_buffers:
+            count(buffer)
+
     tvm_ffi.structural_walk(launch, (tirx.AllocBuffer, lambda node: count(node.buffer)))
-    tvm_ffi.structural_walk(launch, (s_tir.SBlock, lambda block: [count(b) for b in block.alloc_buffers]))
+    tvm_ffi.structural_walk(launch, (s_tir.SBlock, count_block))
     return sum(found)

@@ -51,10 +51,11 @@ class Tiled:
 @dataclass(frozen=True)
 class Lowered:
     """A module of kernels and calls with its optimiser, the kernels of each layer, and the index arrays each function
-    takes."""
+    takes. places: which of the step's results each of its arguments is; empty where it trains in micro-batches."""
 
     module: tvm.IRModule
     tiles: TileBatch
+    places: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,11 @@ def finish(
     # The optimiser, on the state in place.
     first = len(graph.parameters) + len(graph.buffers) + 2 + graph.seeded
     entries = {p: first + i for i, (p, array) in enumerate(tiles.index_names["step"]) if array == "entries"}
+    places: tuple[int, ...] = ()
     if micro_batches == 1:
-        mod = AppendSgd(device, rule, graph.parameters, graph.buffers, entries)(mod)
+        append = AppendSgd(device, rule, graph.parameters, graph.buffers, entries)
+        mod = append(mod)
+        places = append.places
     else:
         mod = AccumulateGradients(device, rule, graph.parameters, graph.buffers, entries, micro_batches)(mod)
         tiles.index_names[UPDATE] = [(p, "entries") for p in graph.parameters if p in entries]
@@ -146,7 +150,7 @@ def finish(
                 t.DeadCodeElimination(functions),
             ]
         )(mod)
-    return Lowered(generators(device).plain.bind(mod, device), tiles)
+    return Lowered(generators(device).plain.bind(mod, device), tiles, places)
 
 
 def lower(

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.sparsity.structure import Structure, build
 
-SCHEMA = 4
+SCHEMA = 5
 MANIFEST, LIBRARY, STATE, STRUCTURES = (
     "manifest.json",
     "library.so",
@@ -38,6 +38,7 @@ _KEYS = (
     "batch",
     "micro_batch",
     "memory",
+    "step_places",
     "input_shape",
     "classes",
     "dtype",

@@ -15,7 +15,7 @@ from mest_compiler.errors import ArtifactError
 
 from .artifact import Artifact
 
-_ONE_RESULT = -1  # what the virtual machine calls the arity of a function that returns no tuple
+STEP = "step"
 
 
 class Place(Protocol):
@@ -34,11 +34,54 @@ class Place(Protocol):
         ...
 
 
+class RemoteTensor:
+    """A tensor of a session: here until a step is called with it, from then on there.
+
+    The virtual machine takes no tensor over RPC as it is, it copies it; what the step computes on is its own copy, and
+    only its results tell where that is. So a tensor waits here for the first step, which finds it its place.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._here = np.array(array, order="C")
+        self.there: tvm.runtime.Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self._here.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of its numbers."""
+        return self._here.dtype
+
+    def copyfrom(self, array: np.ndarray) -> None:
+        """Write all of it."""
+        array = np.broadcast_to(np.asarray(array, self.dtype), self.shape)
+        if self.there is None:
+            np.copyto(self._here, array)
+        else:
+            self.there.copyfrom(np.ascontiguousarray(array).reshape(self.shape))
+
+    def numpy(self) -> np.ndarray:
+        """A copy of it."""
+        return self._here.copy() if self.there is None else self.there.numpy()
+
+    def on(self, device: tvm.runtime.Device) -> tvm.runtime.Tensor:
+        """Where it is there, or a copy of what it is here."""
+        return tvm.runtime.tensor(self._here, device) if self.there is None else self.there
+
+    def move(self, there: tvm.runtime.Tensor) -> None:
+        """From now on it is there, as it is here."""
+        there.copyfrom(self._here)
+        self.there = there
+
+
 class RemoteSession:
     """As `session.Session`, on the other side of a connection.
 
-    Functions are called through the virtual machine's state, since RPC brings no tuples back: arguments are sent once,
-    and again only where others are given; results are fetched when they are asked for.
+    Functions are called through the virtual machine's state, since RPC brings no tuples back: the step's arguments are
+    sent once, and results are fetched when they are asked for.
     """
 
     program_bytes = None
@@ -47,36 +90,46 @@ class RemoteSession:
         """Loads the artifact's library at the place.
 
         Raises:
+            ArtifactError: a step of micro-batches, which has its state in two functions.
             DeviceError: the place is gone or cannot load it.
         """
         wanted = artifact.manifest["device"]
-        if wanted["kind"] not in ("cpu", "opencl"):
-            raise ArtifactError(f"The artifact was compiled for a device of an unknown kind, {wanted['kind']!r}.")
-        self.threads, self.device = wanted["threads"], place.device(wanted["kind"])
-        self._place = place
+        self._places = artifact.manifest["step_places"]
+        if not self._places:
+            raise ArtifactError(
+                "A step that trains a batch in parts does not run over RPC: compile it without a memory limit, or with "
+                "one that a whole batch fits in."
+            )
+        self.threads, self.device, self._place = wanted["threads"], place.device(wanted["kind"]), place
         module = place.load(artifact.library)
         with self.during("the start of the step's program"):
             self.vm = relax.VirtualMachine(module, self.device)
-        self._given: dict[str, tuple[Any, ...]] = {}
+        self._ready = False
 
     def __getitem__(self, name: str) -> Any:
         """A function of the artifact; `release` has nothing to do here: a state keeps its results until the next
         call."""
         return (lambda: ()) if name == "release" else partial(self._call, name)
 
-    def _call(self, name: str, *args: tvm.runtime.Tensor) -> Any:
-        given = self._given.get(name, ())
-        if len(given) != len(args) or any(old is not new for old, new in zip(given, args, strict=True)):
-            self.vm.set_input(name, *args)
-            self._given[name] = args
+    def _call(self, name: str, *args: RemoteTensor) -> Any:
+        if name == STEP and not self._ready:
+            self._settle(args)
+        if name != STEP:
+            self.vm.set_input(name, *(arg.on(self.device) for arg in args))
         self.vm.invoke_stateful(name)
-        if self.vm._get_output_arity(name) == _ONE_RESULT:
-            return self.vm._get_output(name)
-        return Results(self.vm, name)
+        return Results(self.vm, name) if name == STEP else self.vm._get_output(name)
 
-    def tensor(self, array: np.ndarray) -> tvm.runtime.Tensor:
-        """A tensor on the session's device with a copy of this."""
-        return tvm.runtime.tensor(np.asarray(array, order="C"), self.device)
+    def _settle(self, args: Sequence[RemoteTensor]) -> None:
+        """Finds the step's copies of its arguments: a first step on them hands them out, and then they are filled."""
+        self.vm.set_input(STEP, *(arg.on(self.device) for arg in args))
+        self.vm.invoke_stateful(STEP)
+        for arg, place in zip(args, self._places, strict=True):
+            arg.move(self.vm._get_output(STEP, place))
+        self._ready = True
+
+    def tensor(self, array: np.ndarray) -> RemoteTensor:
+        """A tensor with a copy of this."""
+        return RemoteTensor(array)
 
     def chosen(self, results: Results, places: Mapping[str, int]) -> Mapping[str, tvm.runtime.Tensor]:
         """Some of the results of a function by name, fetched when they are asked for."""

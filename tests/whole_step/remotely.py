@@ -1,0 +1,96 @@
+"""A client without OpenCL: compiles steps, trains them on a server's OpenCL device and checks what comes back.
+
+`python -m tests.whole_step.remotely TRACKER KEY TASK [NAMES]` from the repository's folder; fails by an error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+import tvm
+
+from mest_compiler import Profile, build_model, compile_step, load_data
+from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.runtime.remote import connection
+from mest_compiler.runtime.remote.where import Where
+from mest_compiler.runtime.trainer import Trainer
+
+from .cases import Case, compiled
+from .training import LR, MaskedTraining, check_steps
+
+SINGLE = 2e-3
+"""Relative difference allowed after three float32 steps from the same steps in float64: PyTorch's own float32 steps
+differ by as much at this learning rate."""
+
+
+def double(place: connection.Connection, case: Case) -> None:
+    """Three steps in float64 are PyTorch's to 1e-9."""
+    built = compiled(case)
+    trainer = Trainer(built.artifact, place=place)
+    check_steps(trainer, MaskedTraining(built.model, trainer.masks(), case.rule), case.rule, case.shape)
+
+
+def single(place: connection.Connection, scheme: str) -> None:
+    """Three steps of ResNet-20 in float32 on 32x32 images, batch 64."""
+    torch.manual_seed(0)
+    model, rule = build_model("resnet20", classes=10, in_channels=3), Sgd(0.9, 5e-4, False)
+    step = compile_step(
+        model, input_shape=(3, 32, 32), batch=64, profile=Profile.uniform(scheme, 0.9), optimizer=rule,
+        device="opencl", measure=False,
+    )  # fmt: skip
+    trainer = Trainer(step, place=place)
+    reference = MaskedTraining(model.double(), trainer.masks(), rule)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        x = torch.randn(64, 3, 32, 32, generator=generator, dtype=torch.float64)
+        y = torch.randint(0, 10, (64,), generator=generator)
+        loss, logits = trainer.step(x.numpy().astype(np.float32), y.numpy(), LR / 10)
+        wanted, wanted_logits = reference.step(x, y, LR / 10)
+        assert abs(loss - wanted) <= SINGLE * abs(wanted), (loss, wanted)
+        assert np.abs(logits - wanted_logits).max() <= SINGLE * np.abs(wanted_logits).max()
+    for name, array in reference.state().items():
+        error = np.abs(trainer.state()[name] - array).max() / max(np.abs(array).max(), 1e-3)
+        assert error <= SINGLE, (name, error)
+    print(f"{scheme}: loss {loss:.6f}, PyTorch's {wanted:.6f}", flush=True)
+
+
+def mnist(place: connection.Connection, scheme: str) -> None:
+    """A hundred steps on real images let the loss fall."""
+    torch.manual_seed(0)
+    data = load_data("mnist")
+    model = build_model("resnet20", classes=10, in_channels=1)
+    step = compile_step(
+        model, input_shape=(1, 32, 32), batch=64, profile=Profile.uniform(scheme, 0.9), device="opencl", measure=False
+    )
+    trainer, rng, losses = Trainer(step, place=place), np.random.default_rng(0), []
+    start = time.perf_counter()
+    for _ in range(100):
+        some = rng.integers(0, len(data.train_y), 64)
+        losses.append(trainer.step(data.train_x[some], data.train_y[some], 0.05)[0])
+    first, last = np.mean(losses[:10]), np.mean(losses[-10:])
+    print(f"{scheme}: {first:.3f} -> {last:.3f} in {time.perf_counter() - start:.1f} s", flush=True)
+    assert last < 0.5 * first, losses
+    right = trainer.evaluate(data.test_x[:256], data.test_y[:256])
+    assert right > 0.5, right
+
+
+CASE = Case("resnet20", None, batch=5, device="opencl")
+TASKS = {
+    "double": lambda place, scheme: double(place, replace(CASE, scheme=scheme)), "single": single, "mnist": mnist,
+}  # fmt: skip
+
+
+def main(tracker: str, key: str, task: str, *schemes: str) -> None:
+    """Do a task for each scheme."""
+    for scheme in schemes:
+        with connection.open(Where.of(tracker=tracker, key=key), request_s=600, wait_s=300) as place:
+            TASKS[task](place, scheme)
+    assert tvm.get_global_func("device_api.opencl", allow_missing=True) is None, "the client has OpenCL itself"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
