@@ -278,6 +278,7 @@ def _manifest(
         "parameters": {p: list(graph.state[p].shape) for p in graph.parameters},
         "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},
         "index_arrays": {f: [list(pair) for pair in pairs] for f, pairs in lowered.tiles.index_names.items()},
+        "step_places": list(lowered.places),
         "memory": fitted.describe(),
         "layers": layers,
     }
