@@ -1,0 +1,103 @@
+"""What is compiled for a phone: an arm64 library that needs nothing but TVM's runtime, and OpenCL C that computes the
+right numbers where it can be run here (its limits are checked whenever a step is built, see passes.check_limits)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm
+
+from mest_compiler import compile as compiler
+from mest_compiler.devices import OpenClProfile, get_device
+from mest_compiler.errors import ArtifactError
+from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.sparsity.profile import Profile
+
+from .cases import CLASSES, Case, model_of
+from .training import LR, MaskedTraining, batch
+
+PHONE = "galaxy-s20"
+NEEDED = {"TVMFFIErrorSetRaisedFromCStrParts", "TVMFFIFunctionCall", "TVMFFIFunctionGetGlobal"}
+"""What TVM's runtime gives a library; a kernel's host part may not need anything else."""
+CASE = Case("resnet20", "block", dtype="float32")
+SINGLE = 1e-4
+
+
+def sources(module: tvm.runtime.Module) -> set[str]:
+    """The OpenCL C of all kernels of a built step."""
+    own = {module.inspect_source()} if module.kind == "opencl" else set()
+    return own.union(*(sources(imported) for imported in module.imports))
+
+
+def built(device: OpenClProfile) -> tuple[Artifact, set[str]]:
+    """A step for a device, and the source of its kernels."""
+    kept: list[set[str]] = []
+
+    def link(executable: tvm.relax.VMExecutable, target: OpenClProfile) -> bytes:
+        kept.append(sources(executable.mod))
+        return linked(executable, target)
+
+    linked = compiler.library_bytes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiler, "get_device", lambda name, threads=None: device)
+        patch.setattr(compiler, "library_bytes", link)
+        artifact = compiler.compile_step(
+            model_of(CASE), input_shape=CASE.shape, batch=4, profile=Profile.uniform("block", 0.7), device=PHONE,
+            optimizer=Sgd(0.9, 5e-4, False), measure=False,
+        )  # fmt: skip
+    return artifact, kept[0]
+
+
+@pytest.fixture(scope="module")
+def phone() -> Iterator[tuple[Artifact, set[str]]]:
+    yield built(get_device(PHONE))
+
+
+def readelf(path: Path, *options: str) -> str:
+    done = subprocess.run(["readelf", *options, str(path)], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_the_library_is_for_arm64_and_needs_only_tvms_runtime(phone: tuple[Artifact, set[str]], tmp_path: Path) -> None:
+    library = tmp_path / "library.so"
+    library.write_bytes(phone[0].library)
+    header = readelf(library, "--file-header")
+    assert "AArch64" in header and "DYN (Shared object file)" in header
+    assert "NEEDED" not in readelf(library, "--dynamic")
+    symbols = [line.split() for line in readelf(library, "--wide", "--dyn-syms").splitlines() if " UND " in line]
+    wanted = {fields[-1] for fields in symbols if fields[-1] != "UND"}
+    assert wanted <= NEEDED
+    loads = [line.split() for line in readelf(library, "--wide", "--program-headers").splitlines() if " LOAD " in line]
+    assert loads and all(int(fields[-1], 16) >= 16384 for fields in loads)
+
+
+def test_the_artifact_says_where_it_runs(phone: tuple[Artifact, set[str]]) -> None:
+    device = phone[0].manifest["device"]
+    assert (device["name"], device["kind"], device["host"]) == (PHONE, "opencl", "aarch64-linux-android")
+    with pytest.raises(ArtifactError, match="for galaxy-s20 with the host aarch64-linux-android, which is not"):
+        Trainer(phone[0])
+
+
+def test_the_same_kernels_train_here(phone: tuple[Artifact, set[str]]) -> None:
+    """This machine's driver takes the very source that the phone gets, and three steps of it are PyTorch's."""
+    here, source = built(replace(get_device(PHONE), host=None))
+    assert source == phone[1]
+    assert sum(text.count("__kernel void") for text in source) > 40
+    assert not any("double" in text for text in source)
+    trainer = Trainer(here)
+    reference = MaskedTraining(model_of(CASE).double(), trainer.masks(), Sgd(0.9, 5e-4, False))
+    for seed in range(3):
+        x, y = batch(4, CASE.shape, seed)
+        loss, logits = trainer.step(x.numpy().astype(np.float32), y.numpy(), LR / 10)
+        wanted, wanted_logits = reference.step(x, y, LR / 10)
+        assert abs(loss - wanted) <= SINGLE * abs(wanted)
+        assert np.abs(logits - wanted_logits).max() <= SINGLE * np.abs(wanted_logits).max()
+    assert logits.shape == (4, CLASSES) and torch.is_tensor(y)
