@@ -15,7 +15,6 @@ from unittest.mock import patch
 
 import numpy as np
 import tvm
-from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
 from mest_compiler.devices import Device
@@ -26,7 +25,7 @@ from .cost_model import CostModel, Ranking
 from .database import device_folder, note, repaired
 from .measure import Care, Opener
 from .tasks import Task, facts, read_facts
-from .workshop import Builder, Key, Knobs, Runner, Subject, Workshop, key_of
+from .workshop import Builder, Enough, Key, Knobs, Runner, Subject, Workshop, key_of
 
 A_BATCH = 8
 """Candidates that are built and measured between two looks at the cost model."""
@@ -260,22 +259,6 @@ def _fits(subject: Subject, key: Key) -> bool:
     return set(dict(key)) == set(subject.space) and all(value in subject.space[name] for name, value in key)
 
 
-@derived_object
-class _StopInTime(ms.measure_callback.PyMeasureCallback):
-    """Ends all tasks when the time is over."""
-
-    def __init__(self, end: float | None, count: int) -> None:
-        super().__init__()
-        self.end, self.count = end, count
-
-    def apply(self, task_scheduler, task_id, measure_candidates, builder_results, runner_results) -> None:
-        """See MetaSchedule's `MeasureCallback`."""
-        if _over(self.end):
-            for number in range(self.count):
-                if not task_scheduler.tasks_[number].is_terminated:
-                    task_scheduler.terminate_task(number)
-
-
 def _search(
     workshop: Workshop, subjects: Sequence[Subject], weights: Mapping[Task, float], device: Device, trials: int,
     end: float | None, seed: int,
@@ -285,6 +268,7 @@ def _search(
     named = {f"task {number}": subject for number, subject in enumerate(subjects)}
     contexts = [context(subject, device, name, seed + i) for i, (name, subject) in enumerate(named.items())]
     model = CostModel(ranking(subjects, seed), {name: s.task for name, s in named.items()}, WARM_UP)
+    workshop.end, workshop.left = end, trials
     try:
         ms.tune.tune_tasks(
             tasks=contexts,
@@ -297,8 +281,9 @@ def _search(
             runner=Runner(workshop),
             database=workshop.database,
             cost_model=model,
-            measure_callbacks=[ms.measure_callback.UpdateCostModel(), _StopInTime(end, len(contexts))],
+            measure_callbacks=[ms.measure_callback.UpdateCostModel()],
             task_scheduler=ms.task_scheduler.GradientBased(seed=seed),
         )
     except BaseException as error:
-        raise workshop.raised or error from None
+        if not isinstance(workshop.raised, Enough):
+            raise workshop.raised or error from None

@@ -10,6 +10,7 @@ import re
 import subprocess
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -40,6 +41,10 @@ KNOWN = "known:"
 
 Knobs = Mapping[str, int]
 Key = tuple[tuple[str, int], ...]
+
+
+class Enough(Exception):
+    """MetaSchedule is to build more, and the time or the trials are over; all that was measured is written down."""
 
 
 @dataclass(eq=False)
@@ -97,6 +102,9 @@ class Workshop:
         self._last_words = ""
         self._retried: set[str] = set()
         self.raised: BaseException | None = None
+        # What MetaSchedule may still use: time until then, on the monotonic clock, and trials.
+        self.end: float | None = None
+        self.left = 0
         options = {"initializer": begin, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         self._builders = PopenPoolExecutor(available_cores(), BUILD_S, maximum_process_uses=USES, **options)
         self._runners = [PopenPoolExecutor(1, RUN_S, **options) for _ in places]
@@ -204,6 +212,7 @@ class Workshop:
         Path(path).unlink(missing_ok=True)
         with self._lock:
             subject.seconds[key_of(knobs)] = seconds
+            self.left -= 1
             if error is not None:
                 self.errors[str(subject.task), key_of(knobs)] = _sentence(error)
             trace = knob.scheduled(subject.module, subject.space, knobs).trace
@@ -232,14 +241,22 @@ class Workshop:
         """Whose candidate a module is."""
         return self.subjects[str(module["main"].attrs[FACTS])]
 
+    def check_budget(self) -> None:
+        """Raises Enough where nothing is left of it."""
+        if self.left < 1 or (self.end is not None and time.monotonic() >= self.end):
+            raise Enough
+
     def build_modules(self, modules: Sequence[tvm.IRModule]) -> list[str | None]:
         """As `build`, from annotated definitions; the path of a candidate that was tried before only says so."""
         wanted = [(self.subject_of(module), knob.read(module)) for module in modules]
         new = [number for number, (s, k) in enumerate(wanted) if key_of(k) not in s.seconds]
+        over, new = new[self.left :], new[: self.left]
         paths: list[str | None] = [f"{KNOWN}{len(self._built) + number}" for number in range(len(wanted))]
         self._built |= dict(zip(paths, wanted, strict=True))
         for number, path in zip(new, self.build([wanted[number] for number in new]), strict=True):
             paths[number] = path
+        for number in over:
+            paths[number] = None  # a batch is of one size, whatever is left
         return paths
 
     def run_modules(self, paths: Sequence[str]) -> list[list[float] | None]:
@@ -266,6 +283,7 @@ class Builder(ms.builder.PyBuilder):
     def build(self, build_inputs: list[ms.builder.BuilderInput]) -> list[ms.builder.BuilderResult]:
         """See MetaSchedule's `Builder`."""
         with self.workshop.heard():
+            self.workshop.check_budget()
             paths = self.workshop.build_modules([one.mod for one in build_inputs])
         return [ms.builder.BuilderResult(p, "The candidate was not built." if p is None else None) for p in paths]
 

@@ -21,9 +21,9 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_tuned_is_used(mest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = (MODEL, *SMALL, *BLOCK, "--output", "logs", "--only", "1", "--trials", "12", "--json", "-")
+    asked = (MODEL, *SMALL, *BLOCK, "--output", "logs", "--only", "2", "--trials", "13", "--json", "-")
     result = json.loads(mest("tune", *asked).stdout)
-    assert result["trials"] == 12 and Path(result["folder"], "README.md").exists()
+    assert result["trials"] == 13 and Path(result["folder"], "README.md").exists()
     assert all(task["failed"] == 0 and task["gain"] >= 1 for task in result["tasks"])
     sparse = [t for t in result["tasks"] if t["task"].startswith("block_")]
     assert {t["task"].split()[0] for t in sparse} == {"block_forward", "block_backward_data", "block_backward_weight"}

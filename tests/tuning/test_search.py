@@ -94,6 +94,16 @@ def test_a_finished_tuning_measures_nothing(stopped: tuple[Path, list[str]], tun
     assert again.best == pytest.approx(tuned.best) and lines(stopped[0]) == before
 
 
+def test_the_time_is_kept(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
+    before = len(lines(stopped[0]))
+
+    def slow(done: int, total: int, what: str) -> None:  # the time is over within the first batch of the search
+        time.sleep(0.5 if done > before else 0)
+
+    (found,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(None, 3.0), care=CARE, progress=slow)
+    assert found.trials == len(lines(stopped[0])) and before <= found.trials <= before + 8
+
+
 @pytest.mark.parametrize(
     ("budget", "sentence"),
     [(Budget(0), "0 trials finds nothing"), (Budget(None, 0.0), "no time"), (Budget(), "needs an end")],
