@@ -36,7 +36,7 @@ from .weight_gradient import WeightGradientKnobs
 
 ITEMS = 128  # work-items of a work-group: one or two waves
 ACCUMULATORS = 8  # quads a work-item by default: more of them leave fewer waves to hide the time of loads
-LOADS = 16  # of an entry's input that a work-item waits for at once: enough to hide their time
+LOADS = 8  # of an entry's input that a work-item waits for at once: more crowd its cache
 MOST_ACCUMULATORS = 12  # beyond, too few waves fit a phone's registers
 DENSE_OUTPUTS = 4  # output planes a work-item of a dense kernel
 
