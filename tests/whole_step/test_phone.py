@@ -86,6 +86,7 @@ def test_the_artifact_says_where_it_runs(phone: tuple[Artifact, set[str]]) -> No
         Trainer(phone[0])
 
 
+@pytest.mark.slow
 def test_the_same_kernels_train_here(phone: tuple[Artifact, set[str]]) -> None:
     """This machine's driver takes the very source that the phone gets, and three steps of it are PyTorch's."""
     here, source = built(replace(get_device(PHONE), host=None))
