@@ -54,8 +54,9 @@ def command(
 
     libraries = _libraries(device)
     key = key or device
+    running = Supervisor(key, servers, host=host, port=port, libraries=libraries, say=say)
     say("starting a tracker and its servers")
-    with Supervisor(key, servers, host=host, port=port, libraries=libraries, say=say) as running:
+    with running:
         say(f"serving {device}: --tracker {running.tracker} --key {key} (Ctrl-C ends it)")
         if json is not None:
             facts = {"tracker": str(running.tracker), "key": key, "device": device, "servers": servers}

@@ -121,15 +121,15 @@ def busy(served: Supervisor) -> Iterator[list[float]]:
     def client() -> None:
         while not stop.is_set():
             try:
-                with connection.open(where, request_s=20, wait_s=120, retry_s=60) as there:
-                    with there.during("an addition"):
-                        x = tvm.runtime.tensor(np.zeros(NUMBERS), there.device("cpu"))
-                        add = there.load(adding(1.0))["add"]
-                        for count in range(1, 1000):
-                            add(x)
-                            found.append(float(x.numpy()[0]) - count)
-                            if stop.is_set():
-                                return
+                there = connection.open(where, request_s=20, wait_s=120, retry_s=60)
+                with there, there.during("an addition"):
+                    x = tvm.runtime.tensor(np.zeros(NUMBERS), there.device("cpu"))
+                    add = there.load(adding(1.0))["add"]
+                    for count in range(1, 1000):
+                        add(x)
+                        found.append(float(x.numpy()[0]) - count)
+                        if stop.is_set():
+                            return
             except DeviceLostError:
                 continue
 
