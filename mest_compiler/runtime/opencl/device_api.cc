@@ -49,7 +49,8 @@ class DeviceApi final : public tvm::runtime::DeviceAPI {
   }
 
   void FreeDataSpace(DLDevice device, void* data) final {
-    if (Device* found = Closed() ? nullptr : FindDevice(device.device_id)) found->Free(static_cast<Buffer*>(data));
+    Device* found = Closed() ? nullptr : FindDevice(device.device_id);
+    if (found != nullptr) found->Free(static_cast<Buffer*>(data));
   }
 
   void* AllocWorkspace(DLDevice device, size_t bytes, DLDataType) final {
@@ -57,14 +58,15 @@ class DeviceApi final : public tvm::runtime::DeviceAPI {
   }
 
   void FreeWorkspace(DLDevice device, void* data) final {
-    if (Device* found = Closed() ? nullptr : FindDevice(device.device_id)) found->GiveWorkspace(static_cast<Buffer*>(data));
+    Device* found = Closed() ? nullptr : FindDevice(device.device_id);
+    if (found != nullptr) found->GiveWorkspace(static_cast<Buffer*>(data));
   }
 
   void StreamSync(DLDevice device, TVMStreamHandle) final { GetDevice(device.device_id).Finish(); }
 
  protected:
-  void CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset, size_t bytes, DLDevice from_device,
-                      DLDevice to_device, DLDataType, TVMStreamHandle) final {
+  void CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset, size_t bytes,
+                      DLDevice from_device, DLDevice to_device, DLDataType, TVMStreamHandle) final {
     if (bytes == 0) return;
     bool reads = from_device.device_type == kDLOpenCL, writes = to_device.device_type == kDLOpenCL;
     auto* source = static_cast<Buffer*>(const_cast<void*>(from));

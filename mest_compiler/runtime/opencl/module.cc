@@ -45,7 +45,8 @@ class LazyKernel {
     size_t count = signature_.types.size();
     if (static_cast<size_t>(args.size()) != count + signature_.tags.size()) {
       Fail("Kernel '" + signature_.name + "' takes " + std::to_string(count) + " arguments and " +
-           std::to_string(signature_.tags.size()) + " extents, and was launched with " + std::to_string(args.size()) + ".");
+           std::to_string(signature_.tags.size()) + " extents, and was launched with " + std::to_string(args.size()) +
+           ".");
     }
     // Host code passes the arguments in TVM's plain form: integers as int64, floats as float64, buffers as addresses.
     const auto* raw = reinterpret_cast<const TVMFFIAny*>(args.data());
@@ -102,7 +103,8 @@ class ModuleObj final : public ffi::ModuleObj {
   ModuleObj(ModuleContent content, std::map<std::string, std::string> sources)
       : content_(std::move(content)), sources_(std::move(sources)) {
     if (content_.format != "cl") {
-      Fail("This library runs OpenCL C, and the compiled module holds '" + content_.format + "': compile it for the target opencl.");
+      Fail("This library runs OpenCL C, and the compiled module holds '" + content_.format +
+           "': compile it for the target opencl.");
     }
     std::map<std::string, std::string> of = Split(content_.code);
     for (const auto& [key, signature] : content_.kernels) {

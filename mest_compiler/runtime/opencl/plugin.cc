@@ -45,14 +45,16 @@ std::string Version(const TVMFFIVersion& version) {
 // Why this library cannot serve the TVM that loads it, as a sentence; empty: it can.
 std::string Problem() {
   std::string running = RunningVersion(), compiled = MEST_TVM_VERSION;
-  const std::string remedy = ": C++ libraries of TVM fit one version only; build it again (mest devices --build-opencl).";
+  const std::string remedy =
+      ": C++ libraries of TVM fit one version only; build it again (mest devices --build-opencl).";
   if (!running.empty() && running != compiled) {
     return "The OpenCL plug-in was compiled for TVM " + compiled + " and TVM " + running + " runs" + remedy;
   }
   TVMFFIVersion own{TVM_FFI_VERSION_MAJOR, TVM_FFI_VERSION_MINOR, TVM_FFI_VERSION_PATCH}, there{};
   TVMFFIGetVersion(&there);
   if (Version(own) != Version(there)) {
-    return "The OpenCL plug-in was compiled for tvm_ffi " + Version(own) + " and tvm_ffi " + Version(there) + " runs" + remedy;
+    return "The OpenCL plug-in was compiled for tvm_ffi " + Version(own) + " and tvm_ffi " + Version(there) + " runs" +
+           remedy;
   }
   return "";
 }
@@ -149,7 +151,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   std::string problem;
   try {
     problem = ffi::Function::GetGlobal("device_api.opencl").has_value()
-                  ? "This TVM has an OpenCL runtime already, so the plug-in stays out: use that runtime, or TVM's stock wheel."
+                  ? "This TVM has an OpenCL runtime already, so the plug-in stays out: use that, or the stock wheel."
                   : Problem();
     if (problem.empty()) {
       RegisterRuntime();

@@ -120,7 +120,9 @@ Signatures SignaturesOf(const ffi::Map<ffi::String, ffi::ObjectRef>& functions) 
   Signatures found;
   for (const auto& [key, value] : functions) {
     const auto* info = value.as<FunctionInfoObj>();
-    if (info == nullptr) Fail("TVM describes kernel '" + std::string(key) + "' in a form that this library does not know.");
+    if (info == nullptr) {
+      Fail("TVM describes kernel '" + std::string(key) + "' in a form that this library does not know.");
+    }
     Signature signature;
     signature.name = info->name;
     for (const DLDataType& type : info->types) signature.types.push_back(type);
