@@ -195,8 +195,9 @@ class Processes:
         for wrapper in self._wrappers:
             wrapper.wrapped = None
         _clear_frames(sys.exc_info()[1])
-        # DistributedDataParallel is part of reference cycles. It has to go first: what waits for the threads must be
-        # the last Python reference to the group, which does not keep the interpreter from them meanwhile.
+        # Cycles of garbage may refer to DistributedDataParallel; what its constructor imports leaves some. It has to go
+        # before the group: the threads are waited for where the last reference is dropped, and only where that is one
+        # of Python's can they take the interpreter's lock meanwhile.
         gc.collect()
         dist.destroy_process_group()
 
