@@ -155,7 +155,7 @@ def test_a_dense_kernel_between_expansion_and_compaction() -> None:
     layers = plan(graph, "unstructured", 0.6)
 
     def zeros(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
-        return next(choice for choice in found if choice.indexing == "zeros")
+        return next((choice for choice in found if choice.indexing == "zeros"), found[0])  # dense layers have none
 
     result = lower(graph, layers, RULE, local_cpu(1), zeros)
     calls = kernel_calls(result.module, "step")
@@ -175,9 +175,15 @@ def test_every_update_is_in_place(network) -> None:
     momenta = step.params[-1 - p : -1]
     layers = result.tiles.layers
     sparse = [i for i, name in enumerate(graph.parameters) if name in layers and layers[name].sparse is not None]
-    _, _, *rest = program_outputs(step)
-    gradients, updated = rest[: len(sparse)], rest[len(sparse) :]
-    assert len(updated) == 2 * p + b
+    _, _, *rest = outputs = program_outputs(step)
+    gradients, updated = rest[: len(sparse)], rest[len(sparse) : len(sparse) + 2 * p + b]
+    # behind them the arguments that no step changes: x, y, index arrays and the learning rate
+    others = rest[len(sparse) + 2 * p + b :]
+    assert [value.name for value in others] == [a.name for a in (*step.params[p + b : -1 - p], step.params[-1])]
+    assert len(result.places) == len(step.params) == len(set(result.places))
+    for argument, place in zip(step.params, result.places, strict=True):
+        value = outputs[place]
+        assert value.same_as(argument) or written_in_place(value, defined, argument), argument.name
     # a gradient for each sparse layer, compact as its values are: what a mutation needs
     assert [shape_of(gradient) for gradient in gradients] == [shape_of(parameters[i]) for i in sparse]
     for i, (weight, momentum) in enumerate(zip(parameters, momenta, strict=True)):
