@@ -1,5 +1,5 @@
-"""Which packages are installed: `schedules/`, `models/` and `tuning_logs/` stand at the top of the repository and belong
-to `mest_compiler`.
+"""Which packages are installed: `schedules/`, `models/` and `tuning_logs/` stand at the top of the repository and
+belong to `mest_compiler`.
 
 pyproject's discovery cannot look into folders that are mapped to another name, and a list written by hand
 would go stale; everything else is said in pyproject.toml.

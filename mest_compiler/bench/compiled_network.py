@@ -85,8 +85,14 @@ class CompiledStep:
     def _bytes(self) -> dict[str, int | None]:
         """The plan's bytes by kind and their sum, `planned_peak`; `measured_peak`: what this process's allocator has
         handed out since before there was a trainer, without the program's code. The runtime's pool keeps what it once
-        took, so that is its peak; None where the C library does not count."""
+        took, so that is its peak; None where the C library does not count. Of an OpenCL device: the peak of its
+        buffers."""
         plan = self.trainer.manifest["memory"]
+        if self.trainer.manifest["device"]["kind"] == "opencl":
+            from mest_compiler.runtime import opencl
+
+            measured = opencl.memory()["peak"]
+            return {**plan["planned"], "planned_peak": plan["planned_peak"], "measured_peak": measured}
         gc.collect()
         now = bytes_in_use()
         measured = None if now is None else now - self._before - self.trainer.session.program_bytes
