@@ -93,7 +93,9 @@ class Tracker:
         with self._connection() as link:
             base.sendjson(link, [base.TrackerCode.REQUEST, key, "", _PRIORITY])
             while not select.select([link], [], [], _TICK_S)[0]:
-                queue, now = self.queues()[key], time.monotonic()
+                queue, now = self.queues().get(key), time.monotonic()
+                if queue is None:  # it does not know of this request any more
+                    raise DeviceLostError(f"The tracker at {self.address} was started anew meanwhile: ask again.")
                 seen = now if queue.servers else seen
                 if waiting is not None:
                     waiting(Waiting(now - start, wait_s, queue))
@@ -115,12 +117,13 @@ class Tracker:
         return Grant(Address(host, port), match_key)
 
     def check(self, key: str) -> None:
-        """Raises DeviceError for a key that no server was ever registered under."""
+        """Raises DeviceError for a key that no server was ever registered under, DeviceLostError where that holds for
+        all keys: the tracker may have been started anew, and its servers come back."""
         known = self.queues()
         if key in known:
             return
         if not known:
-            raise DeviceError(f"No device is registered at the tracker {self.address}: start a server there.")
+            raise DeviceLostError(f"No device is registered at the tracker {self.address}: start a server there.")
         close = difflib.get_close_matches(key, known, 1)
         meant = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, known))}."
         raise DeviceError(f"The tracker at {self.address} knows no device {key!r}: {meant}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
@@ -16,6 +18,7 @@ from mest_compiler.devices import get_device
 from mest_compiler.errors import DeviceError, DeviceLostError
 from mest_compiler.runtime.remote import connection, facts
 from mest_compiler.runtime.remote.connection import Connection
+from mest_compiler.runtime.remote.supervisor import Supervisor
 from mest_compiler.runtime.remote.tracker import Tracker, Waiting
 from mest_compiler.runtime.remote.where import LOOPBACK, Address, Where
 
@@ -166,3 +169,13 @@ def test_a_tracker_that_never_answers() -> None:
         silent = Tracker(Address(LOOPBACK, listening.getsockname()[1]), answer_s=0.2)
         with pytest.raises(DeviceLostError, match=r"did not answer within 0\.2 s"):
             silent.queues()
+
+
+@pytest.mark.slow
+def test_a_tracker_without_servers() -> None:
+    """It may have been started anew, so asking again may help."""
+    with Supervisor("any") as running:
+        os.kill(running.processes()["server-0"], signal.SIGSTOP)  # registers no more
+        os.kill(running.processes()["tracker"], signal.SIGKILL)
+        with pytest.raises(DeviceLostError, match="No device is registered at the tracker"):
+            connection.open(Where.of(tracker=str(running.tracker), key="any"), retry_s=30)
