@@ -137,14 +137,13 @@ def test_two_trainers_keep_out_of_each_others_way(case: Case) -> None:
 
 def test_updates_are_in_place(trainer: Trainer, case: Case) -> None:
     run(trainer, case, 0)
-    outputs = trainer.session["step"](*trainer._step_args[0])
-    parameters, buffers = trainer.parameters, trainer.buffers
-    wanted = [t for p in parameters for t in (trainer._tensors[p], trainer._momenta[p])]
-    wanted += [trainer._tensors[b] for b in buffers]
-    gradients = len(trainer.layers)
-    assert len(outputs) == 2 + gradients + len(wanted)
-    for found, old in zip(list(outputs)[2 + gradients :], wanted, strict=True):
-        assert np.from_dlpack(found).ctypes.data == np.from_dlpack(old).ctypes.data
+    arguments = trainer._step_args[0]
+    outputs = trainer.session["step"](*arguments)
+    places = trainer.manifest["step_places"]
+    assert len(outputs) == 2 + len(trainer.layers) + len(arguments)  # loss, logits, gradients, and every argument
+    assert sorted(places) == list(range(2 + len(trainer.layers), len(outputs)))
+    for argument, place in zip(arguments, places, strict=True):
+        assert np.from_dlpack(outputs[place]).ctypes.data == np.from_dlpack(argument).ctypes.data
 
 
 def test_an_artifact_of_a_trainer_holds_its_weights(trainer: Trainer, case: Case) -> None:
