@@ -20,6 +20,7 @@ def measured_remotely(
     from mest_compiler.bench.machine import describe
     from mest_compiler.bench.remote_network import compare_remote
     from mest_compiler.cli.devices.options import say_waiting
+    from mest_compiler.devices import measured as roofline
 
     manifest = next(iter(artifacts.values())).manifest
     with turn_bar("timing") as progress:
@@ -32,6 +33,7 @@ def measured_remotely(
         **facts,
         "device": manifest["device"]["name"],
         "where": str(where),
+        "roofline": roofline.load(manifest["device"]["name"]),
         **found,
         "host": host,
         "date": host["date"],
@@ -51,6 +53,7 @@ def measured(
     from mest_compiler.bench import compiled_network
     from mest_compiler.bench.compare import compare_network
     from mest_compiler.bench.report import memory_bytes, report, state_bytes
+    from mest_compiler.devices import measured as roofline
 
     manifest = next(iter(artifacts.values())).manifest
     make = compiled_network.profiled if profile_kernels else compiled_network.contestant
@@ -64,5 +67,6 @@ def measured(
         **report(comparison, device=manifest["device"]["name"], threads=threads),
         **state_bytes(comparison),
         **memory_bytes(comparison),
+        "roofline": roofline.load(manifest["device"]["name"]),
         "compile_seconds": manifest["compile_seconds"],
     }
