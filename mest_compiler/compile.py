@@ -13,7 +13,7 @@ import tvm
 from torch import nn
 
 from .devices import Device, get_device
-from .errors import ModelError
+from .errors import ModelError, ProfileError
 from .frontend import TrainingGraph, trace
 from .kernels.sgd import Sgd
 from .linking import library_bytes
@@ -74,12 +74,14 @@ def compile_step(
             for.
         label_smoothing: as in cross_entropy.
         optimizer: momentum, weight decay, Nesterov; the learning rate is a run-time input. Default: 0.9, 5e-4, no.
-        device: "cpu". threads: how many its kernels are made for; None: all cores.
+        device: "cpu", "opencl", "galaxy-s20", or the path of a YAML profile; see `devices`. threads: of the CPU that
+            its kernels are made for; None: all cores.
         dtype: "float32", or "float64" for comparisons.
         name: the model's name for the manifest. progress: called with each of `PHASES` as it begins, and
             with "lower: ..." for every layer that is measured.
         measure: time the kernels that can compute a sparse layer, its dense one with zeros kept among them, and take
-            the fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one.
+            the fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one, and
+            so does a device that is no part of this machine.
             Either way with tuned knobs where a tuning log has some (see `tuning.records`).
         options: less memory or fewer passes over it; see `StepOptions`.
 
@@ -101,6 +103,11 @@ def compile_step(
     say("masks")
     fastest = Fastest(target, lambda what: say(f"lower: measuring {what}"))
     if isinstance(profile, Automatic):
+        if not target.here:
+            raise ProfileError(
+                f"Scheme 'auto' measures kernels here, and {target.name} is no part of this machine: name a scheme, or "
+                "a profile."
+            )
         if masks_from_weights:
             weights = {p: graph.state[p] != 0 for p, c in graph.convolutions.items() if c.groups == 1}
             masks, masks_from_weights = {p: mask for p, mask in weights.items() if not mask.all()}, False
@@ -110,7 +117,8 @@ def compile_step(
     plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, target, headroom)
     say("lower")
     fitter = Fitter(_sparse_layers(structures), rule, target, options)
-    fitted = fitter.fit(graph, batch, retrace, fastest if measure else TunedOrProbable(fastest.records))
+    pick = fastest if measure and target.here else TunedOrProbable(fastest.records)
+    fitted = fitter.fit(graph, batch, retrace, pick)
     say("build")
     executable = build(fitted.planned, target)
     say("pack")

@@ -34,6 +34,11 @@ class CpuProfile:
         return "default"
 
     @property
+    def here(self) -> bool:
+        """Whether it is part of this machine."""
+        return True
+
+    @property
     def offsets(self) -> bool:
         """Whether a tensor may start inside a block of memory."""
         return True

@@ -46,6 +46,11 @@ class OpenClProfile:
         return "s_tir"
 
     @property
+    def here(self) -> bool:
+        """Whether it is part of this machine."""
+        return self.host is None
+
+    @property
     def offsets(self) -> bool:
         """Whether a tensor may start inside a block of memory: a buffer is no address."""
         return False

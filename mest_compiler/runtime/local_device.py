@@ -19,7 +19,7 @@ def local_device(device: Device) -> tvm.runtime.Device:
     if device.kind == "cpu":
         tvm.get_global_func("runtime.config_threadpool")(ONE_THREAD_A_CORE, device.threads)
         return tvm.cpu()
-    if device.host is not None:
+    if not device.here:
         raise DeviceError(f"The device {device.name} is no part of this machine: reach it with --tracker and --key.")
     from . import opencl
 

@@ -15,10 +15,11 @@ import tvm
 
 from mest_compiler import compile as compiler
 from mest_compiler.devices import OpenClProfile, get_device
-from mest_compiler.errors import ArtifactError
+from mest_compiler.errors import ArtifactError, ProfileError
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.profile import Profile
 
 from .cases import CLASSES, Case, model_of
@@ -51,9 +52,16 @@ def built(device: OpenClProfile) -> tuple[Artifact, set[str]]:
         patch.setattr(compiler, "library_bytes", link)
         artifact = compiler.compile_step(
             model_of(CASE), input_shape=CASE.shape, batch=4, profile=Profile.uniform("block", 0.7), device=PHONE,
-            optimizer=Sgd(0.9, 5e-4, False), measure=False,
+            optimizer=Sgd(0.9, 5e-4, False), measure=not device.here,
         )  # fmt: skip
     return artifact, kept[0]
+
+
+def test_auto_is_for_devices_of_this_machine() -> None:
+    with pytest.raises(ProfileError, match="'auto' measures kernels here, and galaxy-s20 is no part of this machine"):
+        compiler.compile_step(
+            model_of(CASE), input_shape=CASE.shape, batch=4, profile=Automatic(0.7), device=PHONE
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
