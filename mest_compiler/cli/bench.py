@@ -243,7 +243,13 @@ def _network(
         artifacts, paths = {}, {}
 
         def add(name: str, its_rules: Rules | Automatic | None, its_options: StepOptions = options) -> None:
-            asked = {"device": device, "threads": threads, "title": name, "options": its_options}
+            asked = {
+                "device": device,
+                "threads": threads,
+                "title": name,
+                "options": its_options,
+                "measure": where is None,
+            }
             try:
                 artifacts[name] = compiled(case, its_rules, **asked)
             except MemoryLimitError as error:

@@ -35,8 +35,9 @@ def compiled(
     threads: int,
     title: str,
     options: StepOptions = PLAIN,
+    measure: bool = True,
 ) -> Artifact:
-    """The step of a bench's network, with the optimiser that its opponents have."""
+    """The step of a bench's network, with the optimiser that its opponents have. measure: as `compile_step`."""
     from mest_compiler.bench.inputs import MOMENTUM, WEIGHT_DECAY
     from mest_compiler.kernels.sgd import Sgd
 
@@ -51,6 +52,7 @@ def compiled(
         device=device,
         threads=threads,
         name=case.model,
+        measure=measure,
         options=options,
     )
 

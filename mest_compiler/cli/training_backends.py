@@ -137,6 +137,7 @@ def compiled_backend(
         device=device,
         threads=threads,
         name=recipe.model,
+        measure=where is None,  # this machine need not have such a device
         options=options,
     )
     return _trainer(recipe, artifact, threads, where)
