@@ -47,8 +47,8 @@ def test_activations_are_what_a_deep_network_takes() -> None:
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     found = peak_of(_iteration(network, torch.randn(2, 4, 64, size), torch.zeros(2).long()))
     plane = 4 * 2 * 4 * 64 * size
-    # a ReLU's output is what it and the next convolution keep; the rest is gradients and copies in other layouts
-    assert depth * plane <= found["rest"] <= 2 * depth * plane
+    # a ReLU's output is what it and the next convolution keep; the rest is gradients, copies in other layouts, scratch
+    assert depth * plane <= found["rest"] <= 2.1 * depth * plane
     assert found["gradients"] < found["rest"] / 100
 
 

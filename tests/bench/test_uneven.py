@@ -37,6 +37,7 @@ def test_dealt_rows_share_the_work_and_unordered_ones_do_not(scheme: str) -> Non
     assert second > 1.5 * first
 
 
+@pytest.mark.slow
 def test_unordered_rows_compute_the_same() -> None:
     layer = LayerSpec.parse("layer:8,16,3,6x6")
     case = LayerCase(layer, 5, 0, "block", 0.5, uneven=True)

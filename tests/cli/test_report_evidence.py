@@ -89,6 +89,7 @@ def test_the_table_has_means_and_deviations(mest, base: Path) -> None:
     assert trained["test_accuracy"] == float(rows[-1]["test_accuracy"])
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(mest, refused, base: Path) -> None:
     arguments = (*ARGUMENTS, "--methods", "em")
     mest(*arguments, "--seeds", "1")

@@ -20,6 +20,7 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "CARE", Care(repeats=2, repeat_ms=1, rounds=1))
 
 
+@pytest.mark.slow
 def test_what_is_tuned_is_used(mest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = (MODEL, *SMALL, *BLOCK, "--output", "logs", "--only", "2", "--trials", "13", "--json", "-")
     result = json.loads(mest("tune", *asked).stdout)

@@ -147,7 +147,7 @@ def test_an_epoch_over_a_folder(images):
     assert [batch.x.shape for batch in got] == [(2, 3, SIZE, SIZE)] * 2
     for batch in got:
         np.testing.assert_array_equal(batch.y, images.train_y[batch.ids[2:4]])
-    assert not [t for t in threading.enumerate() if t.name.startswith("mest-")]
+    assert not [t for t in threading.enumerate() if t.name.startswith(("mest-batches", "mest-images"))]
 
 
 def test_grey_palette_and_transparent_images_become_three_planes(own):
@@ -298,4 +298,4 @@ def test_an_image_that_cannot_be_decoded_is_named(file, spoil, own):
     feed = epoch_batches(data, 18, active=np.arange(18), share=slice(None), seed=1, epoch=0, augmented=True)
     with pytest.raises(DataError, match=sentence):
         next(feed)
-    assert not [t for t in threading.enumerate() if t.name.startswith("mest-")]
+    assert not [t for t in threading.enumerate() if t.name.startswith(("mest-batches", "mest-images"))]

@@ -94,6 +94,7 @@ def test_a_finished_tuning_measures_nothing(stopped: tuple[Path, list[str]], tun
     assert again.best == pytest.approx(tuned.best) and lines(stopped[0]) == before
 
 
+@pytest.mark.slow
 def test_the_time_is_kept(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
     before = len(lines(stopped[0]))
 

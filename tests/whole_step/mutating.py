@@ -78,7 +78,7 @@ def compiled_backend(scheme: str, headroom: float, dropout: float = 0.0) -> Trai
 
 def torch_backend(scheme: str, headroom: float = 0.0, dropout: float = 0.0) -> TorchBackend:
     """A fresh reference with the same weights, masks and rule; whatever the headroom."""
-    masks = Trainer(artifact(scheme, RECIPE.p)).masks()
+    masks = compiled_backend(scheme, RECIPE.p).masks()
     schemes = {name: "unstructured" if name == LINEAR else scheme for name in masks}
     return TorchBackend(
         network(dropout), masks, schemes, dtype=torch.float64, seed=RECIPE.seed, label_smoothing=SMOOTHING

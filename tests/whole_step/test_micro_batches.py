@@ -118,11 +118,10 @@ def train(trainer: Trainer, case: Case, first: int, count: int) -> list[tuple[fl
 
 
 CASES = [
-    Case("resnet20", "block", 4),
     Case("odd activations", "unstructured", 3, NESTEROV, 0.1),  # dropouts, and parts that fill no tile
     *(Case("pre-activation", scheme, (3, 4, 1, 2, 6)[i % 5]) for i, scheme in enumerate(SCHEMES)),
 ]
-DROPOUT, SMALL, BLOCK, CHANNEL = CASES[1], CASES[2], CASES[3], CASES[-2]
+DROPOUT, SMALL, BLOCK, CHANNEL = CASES[0], CASES[1], CASES[2], CASES[-2]
 SUMS = StepOptions(forward_sums=True, backward_sums=True)
 REWRITTEN = [
     Case("pre-activation", "pattern", 3, options=StepOptions(forward_inputs=False)),

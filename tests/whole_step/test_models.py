@@ -12,13 +12,13 @@ from . import cases
 from .cases import Case, compiled
 from .training import MaskedTraining, check_steps
 
+FULL = Case("resnet50_cifar", "block")
+MORE = [FULL, Case("resnet110", "block"), Case("resnet18", "block"), Case("mobilenet_v2", "unstructured")]
 CASES = [
     Case("resnet50", "unstructured"),
-    Case("resnet50_cifar", "block"),
-    Case("resnet110", "block"),
     Case("mobilenet_v2_cifar", "unstructured", batch=5),
+    *(pytest.param(case, marks=pytest.mark.slow) for case in MORE),
 ]
-MORE = [Case("resnet18", "block"), Case("mobilenet_v2", "unstructured")]
 
 
 def check(case: Case, steps: int) -> None:
@@ -28,7 +28,7 @@ def check(case: Case, steps: int) -> None:
     check_steps(trainer, MaskedTraining(built.model, trainer.masks(), case.rule), case.rule, case.shape, steps)
 
 
-@pytest.mark.parametrize("case", [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_two_steps(case: Case) -> None:
     check(case, 2)
 
@@ -45,5 +45,5 @@ def test_grouped_convolutions_stay_dense(case: Case) -> None:
 @pytest.mark.slow
 def test_a_resnet50_of_full_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cases.WIDTHS, "resnet50_cifar", 1)
-    case = dataclasses.replace(CASES[1], seed=1)  # another one than above for the cache
+    case = dataclasses.replace(FULL, seed=1)  # another one than above for the cache
     check(case, 1)

@@ -8,6 +8,7 @@ import tvm
 from tvm import relax
 from tvm.runtime.vm import VMInstrumentReturnKind
 
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.passes.pipeline import Lowered
 from mest_compiler.runtime.trainer import Trainer
@@ -18,7 +19,7 @@ from .training import MaskedTraining, batch, check_steps
 CASES = [
     Case("resnet20", "block", batch=5),
     Case("vgg19_bn", "block"),
-    Case("odd convolutions", "unstructured", batch=5),
+    Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True)),
     Case("odd normalisations", "block"),
     Case("odd activations", "unstructured", batch=5),
     Case("pre-activation", "channel", batch=5),

@@ -16,7 +16,8 @@ CASES = [
     Case("pre-activation", "block:1x4", batch=5, rule=NESTEROV),
     Case("pre-activation", "channel", batch=5),
     Case("pre-activation", "filter", batch=5, first="sparse"),
-    Case("resnet20", "pattern"),  # stride 2 among them; the 1x1 projections stay dense
+    pytest.param(Case("resnet20", "pattern"), marks=pytest.mark.slow),
+    Case("odd convolutions", "pattern", batch=5),  # stride 2 among them; 1x1 and 5x5 stay dense
     Case("odd convolutions", "block:1x4", batch=5),
     Case("odd convolutions", "block:4x4", rule=NESTEROV),
     Case("odd convolutions", "channel", batch=5),
