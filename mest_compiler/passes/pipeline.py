@@ -212,5 +212,4 @@ def build(planned: Planned, device: Device) -> relax.VMExecutable:
                 t.AttachGlobalSymbol(),
             ]
         )(_promising(_releasing(planned.module), device.kind != "cpu"))
-        with tvm.transform.PassContext(disabled_pass=list(device.needless_passes)):
-            return relax.build(module, device.target, relax_pipeline=None, tir_pipeline=device.pipeline)
+        return relax.build(module, device.target, relax_pipeline=None, tir_pipeline=device.pipeline)
