@@ -155,6 +155,7 @@ def test_bytes_of_a_networks_bench(mest, folder: Path) -> None:
     assert result["bytes"]["torch_peak"] == result["bytes_of"]["torch"]["peak"]
 
 
+@pytest.mark.slow
 def test_profile_memory(mest, folder: Path) -> None:
     done = mest("profile", *LARGER, "--memory", "--json", "-")
     found = json.loads(done.stdout)["training_memory"]

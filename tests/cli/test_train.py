@@ -185,7 +185,9 @@ def test_both_backends_start_the_same(stopped, folder: Path, way: str) -> None:
         assert np.array_equal(starts[0].units[LAYER], kept)
 
 
-@pytest.mark.parametrize("kinds", [("compiled", "torch"), ("torch", "compiled")])
+@pytest.mark.parametrize(
+    "kinds", [("torch", "compiled"), pytest.param(("compiled", "torch"), marks=pytest.mark.slow)], ids="-".join
+)
 def test_either_backend_goes_on_with_the_others_run(mest, stopped, folder: Path, kinds: tuple[str, str]) -> None:
     mest(*WHOLE, "--backend", kinds[0])
     whole = records()

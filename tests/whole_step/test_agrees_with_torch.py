@@ -9,9 +9,9 @@ from .cases import Case, compiled
 from .training import MaskedTraining, check_steps
 
 CASES = [
-    Case("resnet20", "unstructured"),
+    pytest.param(Case("resnet20", "unstructured"), marks=pytest.mark.slow),
     Case("resnet20", "block", batch=5),
-    Case("vgg19_bn", "unstructured", batch=6, rule=Sgd(0.9, 0.0, True)),
+    pytest.param(Case("vgg19_bn", "unstructured", batch=6, rule=Sgd(0.9, 0.0, True)), marks=pytest.mark.slow),
     Case("vgg19_bn", "block"),
     Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True)),
     Case("odd convolutions", "block", rule=Sgd(0.9, 0.0, False)),

@@ -25,7 +25,7 @@ OPTIONS = {
 }  # fmt: skip
 # Two norms that only a convolution reads, and in many normalisations five, in front of every kind of convolution.
 FAST = [
-    (Case("pre-activation", "pattern", batch=5), "on, forward sums"),
+    pytest.param(Case("pre-activation", "pattern", batch=5), "on, forward sums", marks=pytest.mark.slow),
     (Case("pre-activation", "block", batch=9, threads=1), "on, all sums"),
     (Case("pre-activation", "channel", batch=5), "off"),
     (Case("pre-activation", "pattern", batch=5, indexing="zeros"), "on"),

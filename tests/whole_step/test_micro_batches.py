@@ -124,7 +124,7 @@ CASES = [
 DROPOUT, SMALL, BLOCK, CHANNEL = CASES[0], CASES[1], CASES[2], CASES[-2]
 SUMS = StepOptions(forward_sums=True, backward_sums=True)
 REWRITTEN = [
-    Case("pre-activation", "pattern", 3, options=StepOptions(forward_inputs=False)),
+    Case("pre-activation", "filter", 3, options=StepOptions(forward_inputs=False)),
     Case("pre-activation", "block:4x4", 4, options=SUMS),
     Case("pre-activation", "channel", 6, options=replace(SUMS, forward_inputs=False)),
     Case("pre-activation", None, 2, options=StepOptions(weight_gradients=False)),
@@ -137,7 +137,7 @@ def test_three_steps(case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", REWRITTEN, ids=str)
+@pytest.mark.parametrize("case", [*REWRITTEN, replace(REWRITTEN[0], scheme="pattern")], ids=str)
 def test_other_networks_with_these_options(case: Case) -> None:
     case = replace(case, network="many normalisations", part=4)
     check_steps(*both(case), case.rule, SHAPES[case.network])
