@@ -49,15 +49,15 @@ class Small(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleList([nn.Conv2d(3, 8, 3, padding=1), *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))])
-        self.norms = nn.ModuleList([nn.BatchNorm2d(8) for _ in range(5)])
+        self.convs = nn.ModuleList([nn.Conv2d(3, 8, 3, padding=1), *(nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(8) for _ in range(3)])
         self.pool, self.drop, self.fc = nn.MaxPool2d(2), nn.Dropout(0.1), nn.Linear(8, 500)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits."""
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             y = norm(conv(x))
-            x = F.relu(y + x if number == 2 else y)
+            x = F.relu(y + x if number == 1 else y)
         return self.fc(self.drop(self.pool(x)).mean((2, 3)))
 
 
@@ -101,7 +101,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def options(network: str) -> dict[str, tuple[str | None, StepOptions]]:
     """Scheme and options of every step that is trained, by name."""
-    free = compiled(network, "block")
+    free = compiled(network, "block", PLAIN)
     largest = planned_peak(free)
     limits = np.linspace(largest + host(free), smallest(network), LIMITS[network])
     variants = {

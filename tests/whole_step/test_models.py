@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime.trainer import Trainer
 
 from . import cases
@@ -13,10 +14,13 @@ from .cases import Case, compiled
 from .training import MaskedTraining, check_steps
 
 FULL = Case("resnet50_cifar", "block")
-MORE = [FULL, Case("resnet110", "block"), Case("resnet50", "unstructured"), Case("mobilenet_v2", "unstructured")]
+GROUPED = Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True))
+MORE = [
+    FULL, Case("resnet110", "block"), Case("resnet50", "unstructured"), Case("mobilenet_v2", "unstructured"),
+    Case("mobilenet_v2_cifar", "unstructured", batch=5),
+]  # fmt: skip
 CASES = [
     Case("resnet18", "block"),
-    Case("mobilenet_v2_cifar", "unstructured", batch=5),
     *(pytest.param(case, marks=pytest.mark.slow) for case in MORE),
 ]
 
@@ -33,7 +37,7 @@ def test_two_steps(case: Case) -> None:
     check(case, 2)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [GROUPED, *CASES], ids=str)
 def test_grouped_convolutions_stay_dense(case: Case) -> None:
     layers = compiled(case).artifact.manifest["layers"]
     sparse = {name for name, layer in layers.items() if layer["scheme"] != "dense"}

@@ -21,8 +21,17 @@ class Net(nn.Module):
         return self.fc2(torch.relu(self.fc1(torch.relu(self.conv1(x)).flatten(1))))
 
 
-@pytest.mark.parametrize("batch", [5, 70])
-@pytest.mark.parametrize(("scheme", "sparsity"), [("unstructured", 0.7), ("unstructured", 0.1), ("block:4x4", 0.75)])
+@pytest.mark.parametrize(
+    ("scheme", "sparsity", "batch"),
+    [
+        ("unstructured", 0.7, 70),
+        ("unstructured", 0.1, 5),
+        ("block:4x4", 0.75, 70),
+        pytest.param("unstructured", 0.7, 5, marks=pytest.mark.slow),
+        pytest.param("unstructured", 0.1, 70, marks=pytest.mark.slow),
+        pytest.param("block:4x4", 0.75, 5, marks=pytest.mark.slow),
+    ],
+)
 def test_a_sparse_linear_layer_trains_as_in_torch(scheme: str, sparsity: float, batch: int) -> None:
     torch.manual_seed(0)
     model = Net().double()
