@@ -34,6 +34,15 @@ class CpuProfile:
         return "default"
 
     @property
+    def needless_passes(self) -> tuple[str, ...]:
+        """Those among them that are left out.
+
+        No buffer of ours is larger than what is used of it. Finding that out takes most of the time that long kernels,
+        those of patterns above all, are compiled in; the code that comes out is the same.
+        """
+        return ("s_tir.CompactBufferAllocation",)
+
+    @property
     def here(self) -> bool:
         """Whether it is part of this machine."""
         return True

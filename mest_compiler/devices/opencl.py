@@ -46,6 +46,11 @@ class OpenClProfile:
         return "s_tir"
 
     @property
+    def needless_passes(self) -> tuple[str, ...]:
+        """Those among them that are left out."""
+        return ()
+
+    @property
     def here(self) -> bool:
         """Whether it is part of this machine."""
         return self.host is None

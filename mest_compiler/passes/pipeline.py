@@ -212,4 +212,5 @@ def build(planned: Planned, device: Device) -> relax.VMExecutable:
                 t.AttachGlobalSymbol(),
             ]
         )(_promising(_releasing(planned.module), device.kind != "cpu"))
-        return relax.build(module, device.target, relax_pipeline=None, tir_pipeline=device.pipeline)
+        with tvm.transform.PassContext(disabled_pass=list(device.needless_passes)):
+            return relax.build(module, device.target, relax_pipeline=None, tir_pipeline=device.pipeline)

@@ -87,7 +87,8 @@ def build(function: tvm.tirx.PrimFunc, device: Device) -> Callable[..., None]:
     """Machine code of one kernel."""
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     check_limits(module, device)
-    return tvm.tirx.build(module, target=device.target, pipeline=device.pipeline)["main"]
+    with tvm.transform.PassContext(disabled_pass=list(device.needless_passes)):
+        return tvm.tirx.build(module, target=device.target, pipeline=device.pipeline)["main"]
 
 
 def interleaved_ms(

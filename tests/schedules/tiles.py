@@ -31,7 +31,8 @@ def compile_kernels(functions: Mapping[str, tirx.PrimFunc], opt_level: int = 0) 
     target = tvm.target.Target({"kind": "llvm", "mcpu": local_cpu().mcpu, "opt-level": opt_level})
     names = {f"kernel_{i}": name for i, name in enumerate(functions)}
     module = {symbol: functions[name].with_attr("global_symbol", symbol) for symbol, name in names.items()}
-    machine = tvm.tirx.build(tvm.IRModule(module), target=target)
+    with tvm.transform.PassContext(disabled_pass=list(local_cpu().needless_passes)):
+        machine = tvm.tirx.build(tvm.IRModule(module), target=target)
     return {name: machine[symbol] for symbol, name in names.items()}
 
 
