@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 LAYERS_TREE := build/layers
-OPENCL_PACKAGES := opencl-headers ocl-icd-libopencl1 pocl-opencl-icd oclgrind
+OPENCL_PACKAGES := opencl-headers ocl-icd-libopencl1 pocl-opencl-icd oclgrind lld
 
 .PHONY: demo test test-all lint layers opencl clean
 
@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml setup.py
 	  test -z "$$missing" \
 	  || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing the system packages$$missing" \
 	       && apt-get -qq update && apt-get -qq install -y $$missing; } \
-	  || echo "mest: the tests of OpenCL will fail without the system packages$$missing; all else works without them" >&2
+	  || echo "mest: the tests of OpenCL and phones will fail without the system packages$$missing; all else works without them" >&2
 	@echo "installing mest_compiler and what it needs into .venv (PyTorch and TVM: some minutes and gigabytes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --editable '.[test]'
