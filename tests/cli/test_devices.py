@@ -42,6 +42,31 @@ def tracker() -> Iterator[str]:
         process.stdout.close()
 
 
+IN_A_SCRIPT = """
+trap 'kill -KILL $server 2>/dev/null' EXIT
+"$PYTHON" -m mest_compiler.cli.main devices serve --device opencl --key x --port 0 --json facts.json 2>said.txt &
+server=$!
+until [ -s facts.json ]; do kill -0 $server || exit 3; sleep 0.1; done
+kill -$SIGNAL $server
+for _ in $(seq 200); do kill -0 $server 2>/dev/null || break; sleep 0.1; done
+kill -0 $server 2>/dev/null && exit 4
+wait $server
+"""
+"""A job that a script starts in the background has SIGINT ignored."""
+
+
+@pytest.mark.parametrize("name", ["INT", pytest.param("TERM", marks=pytest.mark.slow)])
+def test_served_by_a_script(folder: Path, name: str) -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "SIGNAL": name}
+    done = subprocess.run(["bash", "-c", IN_A_SCRIPT], env=environment, cwd=folder, timeout=90)
+    said = Path("said.txt").read_text()
+    assert done.returncode == 0, said
+    assert said.splitlines()[-1] == "stopping"
+    processes = json.loads(Path("facts.json").read_text())["processes"]
+    assert set(processes) == {"tracker", "server-0"}
+    assert not [pid for pid in processes.values() if psutil.pid_exists(pid)]
+
+
 def test_list(mest, tracker: str) -> None:
     result = mest("devices", "--tracker", tracker, "--key", "here", "--json", "-")
     found = json.loads(result.stdout)

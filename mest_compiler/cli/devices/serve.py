@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -52,20 +53,49 @@ def command(
     """
     from mest_compiler.runtime.remote.supervisor import Supervisor
 
-    libraries = _libraries(device)
-    key = key or device
-    running = Supervisor(key, servers, host=host, port=port, libraries=libraries, say=say)
-    say("starting a tracker and its servers")
-    with running:
-        say(f"serving {device}: --tracker {running.tracker} --key {key} (Ctrl-C ends it)")
-        if json is not None:
-            facts = {"tracker": str(running.tracker), "key": key, "device": device, "servers": servers}
-            write_json(json, facts | {"processes": running.processes()})
-        stop = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())  # an end as clean as Ctrl-C's
-        with suppress(KeyboardInterrupt):
-            stop.wait()
-        say("stopping")
+    with _told_to_stop() as stop:
+        libraries = _libraries(device)
+        key = key or device
+        running = Supervisor(key, servers, host=host, port=port, libraries=libraries, say=say)
+        say("starting a tracker and its servers")
+        with running:
+            say(f"serving {device}: --tracker {running.tracker} --key {key} (Ctrl-C ends it)")
+            if json is not None:
+                facts = {"tracker": str(running.tracker), "key": key, "device": device, "servers": servers}
+                write_json(json, facts | {"processes": running.processes()})
+            stop.serve()
+            say("stopping")
+
+
+class _Stop:
+    """Whether someone wants the end: an exception while things start, an end of the waiting once they run."""
+
+    def __init__(self) -> None:
+        self._told, self._serving = threading.Event(), False
+
+    def tell(self, *_: object) -> None:
+        again = self._told.is_set()
+        self._told.set()
+        if not self._serving and not again:
+            raise KeyboardInterrupt
+
+    def serve(self) -> None:
+        """Returns when it is told to stop."""
+        self._serving = True
+        self._told.wait()
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[_Stop]:
+    """SIGINT and SIGTERM are a wish to end. Both are handled here and not by Python: a job that a script starts in the
+    background has SIGINT ignored, and Python then leaves it so."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _libraries(device: str) -> list[str]:

@@ -126,7 +126,8 @@ class Supervisor:
         while not self._closing.wait(_LOOK_S):
             for child in self._children:
                 if child.due():
-                    self._start(child)
+                    with suppress(OSError):  # no memory or no files left at the moment: at the next look
+                        self._start(child)
             if time.monotonic() - probed > _PROBE_S:
                 self._probe()
                 probed = time.monotonic()
@@ -134,8 +135,12 @@ class Supervisor:
     def _start(self, child: _Child) -> None:
         if child.starts:
             self.restarts += 1
-            self._say(f"{child.name} ended ({child.how_it_ended()}) and is started again.")
+            self._tell(f"{child.name} ended ({child.how_it_ended()}) and is started again.")
         child.start()
+
+    def _tell(self, sentence: str) -> None:
+        with suppress(OSError, ValueError):  # the terminal may be gone, and serving goes on
+            self._say(sentence)
 
     def _probe(self) -> None:
         """Start anew what runs and does not serve: a tracker that is silent, a server that it does not list."""
@@ -144,7 +149,7 @@ class Supervisor:
             queues = Tracker(self.tracker, 2.0).queues()
         except MestError:
             if tracker.missing() > _MISSING_S:
-                self._say("The tracker does not answer and is started again.")
+                self._tell("The tracker does not answer and is started again.")
                 tracker.end()
             return
         tracker.seen()
@@ -154,7 +159,7 @@ class Supervisor:
             if server.order.get("port") in ports or server.busy():
                 server.seen()
             elif server.missing() > _MISSING_S:
-                self._say(f"{server.name} is not registered any more and is started again.")
+                self._tell(f"{server.name} is not registered any more and is started again.")
                 server.end()
 
     def _last_words(self) -> str:
@@ -173,7 +178,7 @@ class _Child:
         self._own_port = "port" not in order
 
     def start(self) -> None:
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / "tmp"
         shutil.rmtree(temporary, ignore_errors=True)  # of sessions that were killed
         temporary.mkdir()
