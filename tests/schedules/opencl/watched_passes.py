@@ -19,6 +19,7 @@ from mest_compiler.schedules.opencl import dropout, elementwise, normalise, plai
 from mest_compiler.schedules.opencl.emit import Vec
 
 from .launching import PHONE, compile_kernels
+from .oclgrind import right
 from .test_plain import loops
 
 VEC = Vec(8, "float32")
@@ -112,3 +113,4 @@ if __name__ == "__main__":
         fault = FAULTS[sys.argv[2]]
         tvm.register_global_func("tvm_callback_opencl_postproc", lambda code, target: fault(code), override=True)
     run(sys.argv[1])
+    right()
