@@ -65,6 +65,8 @@ def say_plan(memory: Mapping[str, Any], name: str = "") -> None:
     parts = [f"planned peak of training memory{of}: {mib(memory['planned_peak'])} MiB"]
     if memory["stored"] == "bfloat16":
         parts.append("activations wait for the backward pass as bf16")
+    if memory["stored"] == "float16":
+        parts.append("activations lie in memory as fp16")
     if again:
         parts.append(f"{mib(again)} MiB are computed again in the backward pass")
     if memory["micro_batches"] > 1:

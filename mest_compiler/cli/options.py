@@ -22,7 +22,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
 _UNITS = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30,
 }  # fmt: skip
-STORED = {"fp32": "float32", "bf16": "bfloat16"}
+STORED = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Values of --activations, and the dtypes of `StepOptions.stored`."""
 
 
@@ -118,9 +118,9 @@ Activations = Annotated[
     str | None,
     typer.Option(
         callback=_stored,
-        metavar="fp32|bf16",
-        help="How activations wait for the backward pass: bf16 halves them and rounds what the gradients are computed "
-        "from; the arithmetic stays fp32.",
+        metavar="fp32|fp16|bf16",
+        help="How activations lie in memory, in half of it and rounded: bf16 on CPUs, as they wait for the backward "
+        "pass; fp16 on OpenCL devices, from where they are computed on. The arithmetic stays fp32.",
         show_default="fp32",
     ),
 ]

@@ -16,9 +16,9 @@ class OpenClProfile:
     batch_lanes: L, examples of a batch tile. work_group: most work-items of a work-group. local_bytes:
     of local memory a work-group. wave: work-items that run in step. host: LLVM triple of the program that launches the
     kernels, None: this machine's. doubles: whether it computes in float64. threads: parts that rows are dealt out to.
-    halves: whether it can store float16. buffer_bytes: of its largest buffer, argument_bytes: of a kernel's arguments;
-    None: not known. peak_gflops, peak_gbs: what its maker promises of float32 and of its memory; None: not known (what
-    a device really reaches is measured, see `measured.py`).
+    halves: whether it can store float16, as OpenCL C can by itself. buffer_bytes: of its largest buffer,
+    argument_bytes: of a kernel's arguments; None: not known. peak_gflops, peak_gbs: what its maker promises of float32
+    and of its memory; None: not known (what a device really reaches is measured, see `measured.py`).
     """
 
     name: str
@@ -29,7 +29,7 @@ class OpenClProfile:
     host: str | None = None
     doubles: bool = True
     threads: int = 1
-    halves: bool = False
+    halves: bool = True
     buffer_bytes: int | None = None
     argument_bytes: int | None = None
     peak_gflops: float | None = None

@@ -16,11 +16,12 @@ from mest_compiler.frontend import TrainingGraph
 from mest_compiler.kernels.sgd import Sgd
 
 from .dataflow import Dataflow, Schedule
+from .half_storage import FLOAT16
 from .options import StepOptions
 from .pipeline import Lowered, Planned, Tiled, finish, plan, probable, tile
 from .plan_memory import tensor_bytes
 from .program import Program, relax_functions
-from .recompute import cheapest_first, narrowable, trimmed
+from .recompute import BFLOAT16, cheapest_first, narrowable, trimmed
 from .sparsify_convolutions import SparseLayer
 from .tiling.plan import Pick
 
@@ -41,7 +42,7 @@ def host_bytes(parameters: int) -> int:
 class Fitted:
     """A step whose memory is planned. schedule: what of it is done again. parts: micro-batches of a whole batch.
     memory: bytes by kind ("weights", "gradients", "momentum", "indices", "activations", "workspace", "data"), as a
-    manifest has them."""
+    manifest has them. stored: dtype that activations wait in, where it is not their own."""
 
     graph: TrainingGraph
     schedule: Schedule
@@ -49,6 +50,7 @@ class Fitted:
     planned: Planned
     parts: int
     memory: dict[str, int]
+    stored: str
 
     @property
     def peak(self) -> int:
@@ -66,7 +68,7 @@ class Fitted:
             "micro_batch": self.graph.batch,
             "micro_batches": self.parts,
             "recomputed": recomputed,
-            "stored": "bfloat16" if self.schedule.packed else self.graph.dtype,
+            "stored": self.stored,
         }
 
 
@@ -122,13 +124,14 @@ class Fitter:
 
     def _path(self, tiled: Tiled) -> Iterator[Schedule]:
         flow = Dataflow(Program.of(tiled.module["step"]), tiled.tiles.repeats, tiled.tiles.flops)
-        packed = narrowable(flow, self.device) if self.options.stored == "bfloat16" else frozenset()
+        packed = narrowable(flow, self.device) if self.options.stored == BFLOAT16 else frozenset()
         return cheapest_first(flow, packed)
 
     def _finished(self, tiled: Tiled, graph: TrainingGraph, parts: int, schedule: Schedule) -> Fitted:
         lowered = finish(tiled, graph, self.rule, self.device, schedule, parts)
         planned = plan(lowered.module, self.device)
-        return Fitted(graph, schedule, lowered, planned, parts, _bytes(graph, lowered, planned, parts))
+        stored = BFLOAT16 if schedule.packed else FLOAT16 if tiled.half else graph.dtype
+        return Fitted(graph, schedule, lowered, planned, parts, _bytes(graph, lowered, planned, parts), stored)
 
     def _under(self, limit: float, graph: TrainingGraph, parts: int, pick: Pick) -> Fitted:
         """Within the limit, or the last of the path."""

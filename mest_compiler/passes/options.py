@@ -17,8 +17,9 @@ class StepOptions:
     micro_batch: examples that go through the network at a time, a divisor of the batch; their gradients are summed
         before the update, and batch norm takes its statistics over them, as in PyTorch's gradient accumulation. None:
         the batch, or what the limit leaves.
-    stored: dtype in which activations wait for backward, "float32" or "bfloat16" (rounded; the arithmetic stays
-        float32); None: as they are computed.
+    stored: dtype in which activations lie in memory, rounded, while all arithmetic stays float32. "bfloat16", on CPUs:
+        as they wait for backward; "float16", on OpenCL devices: from the kernel that computes them on; "float32", or
+        None: as they are computed.
     forward_sums: take batch norm's sums where a convolution writes its output. backward_sums: those of its backward
         where backward-data writes its gradient.
     weight_gradients: they compute batch norm's output again from its input, so that it need not wait.

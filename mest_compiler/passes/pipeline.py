@@ -26,6 +26,7 @@ from .fuse_forward_inputs import FuseForwardInputs
 from .fuse_forward_sums import FuseForwardSums
 from .fuse_normalise import FuseNormalise
 from .fuse_weight_gradients import FuseWeightGradients
+from .half_storage import FLOAT16, HalfStorage
 from .options import PLAIN, TVM, StepOptions
 from .plan_memory import Arena, PlanMemory
 from .program import relax_functions
@@ -34,18 +35,19 @@ from .sparsify_convolutions import SparseLayer, SparsifyConvolutions
 from .tile_batch import TileBatch
 from .tiling.plan import Pick
 
-REWRITES = ("stored", "forward_sums", "backward_sums", "weight_gradients", "forward_inputs")
+REWRITES = ("forward_sums", "backward_sums", "weight_gradients", "forward_inputs")
 """Options that take kernels of their own."""
 
 
 @dataclass(frozen=True)
 class Tiled:
     """A module of kernels and calls over batch tiles, and what the passes know of it. ours: or else a module of whole
-    operators on NCHW, for TVM to schedule."""
+    operators on NCHW, for TVM to schedule. half: whether activations are stored as float16."""
 
     module: tvm.IRModule
     tiles: TileBatch
     ours: bool = True
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,27 @@ def supported(options: StepOptions, device: Device) -> StepOptions:
     Raises:
         DeviceError: it has none for an option that was asked for.
     """
+    _check_stored(options, device)
     missing = {name for name in REWRITES if name not in generators(device).REWRITES}
     asked = [name for name in sorted(missing) if getattr(options, name) and not getattr(PLAIN, name)]
     if asked:
         name = asked[0].replace("_", " ")
         raise DeviceError(f"There are no kernels for the option {name} on {device.kind} devices: leave it out.")
     return replace(options, **dict.fromkeys((name for name in missing if getattr(options, name)), False))
+
+
+def _check_stored(options: StepOptions, device: Device) -> None:
+    stored, known = options.stored, generators(device).STORED
+    if stored not in (None, *known):
+        raise DeviceError(
+            f"Activations cannot be stored as {stored} on {device.kind} devices, which have {' and '.join(known)}: "
+            "ask for one of these."
+        )
+    if stored == FLOAT16 and not device.halves:
+        raise DeviceError(
+            f"Activations cannot be stored as {stored} on {device.name}, whose profile says 'halves: false': leave "
+            "that out, or change the profile."
+        )
 
 
 def tile(
@@ -102,7 +119,15 @@ def tile(
     mod = FuseBackwardSums()(mod) if options.backward_sums else mod
     # Where it lies and which kernel computes it.
     tiles = TileBatch(device, pick)
-    return Tiled(tiles(mod), tiles)
+    mod = tiles(mod)
+    # How wide it lies in memory.
+    half = options.stored == FLOAT16
+    return Tiled(HalfStorage(device, _images(graph))(mod) if half else mod, tiles, half=half)
+
+
+def _images(graph: TrainingGraph) -> int:
+    """Position of the images among the arguments of a traced function."""
+    return len(graph.parameters) + len(graph.buffers)
 
 
 def _untouched(graph: TrainingGraph, layers: Mapping[str, SparseLayer], device: Device, pick: Pick) -> Tiled:
@@ -125,8 +150,10 @@ def finish(
     """
     tiles = tiled.tiles
     mod = tiled.module if schedule is None else Recompute(device, schedule)(tiled.module)
+    if tiled.half and mod is not tiled.module:
+        mod = HalfStorage(device, _images(graph))(mod)  # what is computed again, too
     # The optimiser, on the state in place.
-    first = len(graph.parameters) + len(graph.buffers) + 2 + graph.seeded
+    first = _images(graph) + 2 + graph.seeded
     entries = {p: first + i for i, (p, array) in enumerate(tiles.index_names["step"]) if array == "entries"}
     places: tuple[int, ...] = ()
     if micro_batches == 1:

@@ -20,6 +20,8 @@ from .program import KernelTable, Program, carry_body, carry_kernels, rebuild, r
 
 FLOPS_PER_BYTE = 4
 """What a core computes while it moves a byte: sparse kernels reach 30-40 GFLOP/s here, element-wise ones 8-10 GB/s."""
+BFLOAT16 = "bfloat16"
+"""Value of the option `stored` under which activations wait so."""
 WORTHWHILE = 1000
 """Tensors smaller than this part of the peak are left alone."""
 

@@ -15,10 +15,12 @@ from . import (
     zeros,
 )
 
-REWRITES = frozenset({"forward_sums", "backward_sums", "weight_gradients", "forward_inputs", "stored"})
+REWRITES = frozenset({"forward_sums", "backward_sums", "weight_gradients", "forward_inputs"})
 """Options of a step (see `passes.options`) that there are kernels for."""
+STORED = ("float32", "bfloat16")
+"""Dtypes that activations may be stored in."""
 
 __all__ = [
-    "REWRITES", "choose", "dropout", "elementwise", "emit", "narrow", "normalise", "normalise_from_sums", "plain",
-    "pooling", "sgd", "spaces", "zeros",
+    "REWRITES", "STORED", "choose", "dropout", "elementwise", "emit", "narrow", "normalise", "normalise_from_sums",
+    "plain", "pooling", "sgd", "spaces", "zeros",
 ]  # fmt: skip

@@ -1,10 +1,13 @@
 """Kernels for OpenCL devices, made for a mobile GPU: activations in batch tiles of sixteen quads of lanes."""
 
-from . import choose, dropout, elementwise, emit, normalise, plain, pooling, sgd, spaces, zeros
+from . import choose, dropout, elementwise, emit, narrow, normalise, plain, pooling, sgd, spaces, zeros
 
 REWRITES: frozenset[str] = frozenset()
 """Options of a step (see `passes.options`) that there are kernels for."""
+STORED = ("float32", "float16")
+"""Dtypes that activations may be stored in."""
 
 __all__ = [
-    "REWRITES", "choose", "dropout", "elementwise", "emit", "normalise", "plain", "pooling", "sgd", "spaces", "zeros",
+    "REWRITES", "STORED", "choose", "dropout", "elementwise", "emit", "narrow", "normalise", "plain", "pooling", "sgd",
+    "spaces", "zeros",
 ]  # fmt: skip
