@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from statistics import mean
@@ -58,11 +58,13 @@ def device_folder(device: Device) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """One measured candidate. seconds: None where it failed. first: its knobs are those that its space began with."""
+    """One measured candidate. seconds: None where it failed. first: its knobs are those that its space began with.
+    again: the log has them before, so this is of a task's last comparison."""
 
     knobs: Mapping[str, int]
     seconds: float | None
     first: bool
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,19 @@ class Log:
     good: dict[str, list[str]]
     bad: list[str]
 
+    def by_task(self) -> dict[int, list[Trial]]:
+        """Each task's trials, in order."""
+        found: dict[int, list[Trial]] = {}
+        for place, trial in self.trials:
+            found.setdefault(place, []).append(trial)
+        return found
+
 
 def read_log(folder: Path) -> Log:
     """What a folder holds; empty where there is none."""
     log = Log({}, [], [], {WORKLOADS: [], RECORDS: []}, [])
     places: dict[int, int] = {}  # of a workload: line -> place among the good ones
+    seen: set[str] = set()
     for number, line in _lines(folder / WORKLOADS):
         said = _facts(line)
         if said is None:
@@ -98,9 +108,28 @@ def read_log(folder: Path) -> Log:
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             _skip(log, folder / RECORDS, number, line)
             continue
-        log.trials.append((place, trial))
+        which = json.dumps([place, sorted(trial.knobs.items())])
+        log.trials.append((place, replace(trial, again=which in seen)))
+        seen.add(which)
         log.good[RECORDS].append(line if place == workload else json.dumps([place, rest]))
     return log
+
+
+def standing(trials: Sequence[Trial]) -> list[Trial]:
+    """Of one task's trials in order, those that may be called its best: what beat the default knobs in the last
+    comparison, and those, which end it; all of them where there was none."""
+    ends = [number for number, trial in enumerate(trials) if trial.first and trial.again]
+    if not ends:
+        return list(trials)
+    begin = ends[-1]
+    while begin and trials[begin - 1].again and not trials[begin - 1].first:
+        begin -= 1
+    return list(trials[begin : ends[-1] + 1])
+
+
+def fastest(trials: Sequence[Trial]) -> Trial | None:
+    """The fastest right one."""
+    return min((trial for trial in trials if trial.seconds is not None), key=lambda t: t.seconds, default=None)
 
 
 def repaired(folder: Path) -> Log:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,13 +36,14 @@ LARGEST = 2
 @dataclass(frozen=True)
 class Care:
     """How a candidate is timed: `repeats` means of `repeat_ms` each, and while their smallest ones are further apart
-    than `spread`, after a pause as many again, `rounds` times at most."""
+    than `spread`, after a pause as many again, `rounds` times at most. turns: of a last comparison."""
 
     repeats: int = 3
     repeat_ms: int = 15
     spread: float = 0.02
     rounds: int = 4
     pause_s: float = 0.1
+    turns: int = 9
 
 
 class Place(Protocol):
@@ -141,6 +142,15 @@ class Bench:
         Raises:
             TuningError: it computes something else.
         """
+        times = self.checked(library, choice)
+        return settled(lambda: times(care.repeats, care.repeat_ms), care)
+
+    def checked(self, library: bytes, choice: Choice) -> Callable[[int, int], Sequence[float]]:
+        """What times a candidate that is right: called with how many means of at least so many ms it is to take.
+
+        Raises:
+            TuningError: it computes something else.
+        """
         module = self.place.load(library)
         args, out = self.arguments(choice)
         module["main"](*args)
@@ -150,13 +160,8 @@ class Bench:
             with np.errstate(invalid="ignore"):
                 wrong = np.count_nonzero(found != wanted)
             raise TuningError(f"The candidate is wrong in {wrong} of {wanted.size} numbers.")
-        return settled(
-            lambda: (
-                module.time_evaluator("main", self.dev, number=1, repeat=care.repeats, min_repeat_ms=care.repeat_ms)(
-                    *args
-                ).results
-            ),
-            care,
+        return lambda repeats, ms: (
+            module.time_evaluator("main", self.dev, number=1, repeat=repeats, min_repeat_ms=ms)(*args).results
         )
 
 
@@ -194,12 +199,35 @@ def measure(
         TuningError: the candidate is wrong, or the place refused it. DeviceLostError: the place went away meanwhile;
             the next errand opens it again. DeviceError: it cannot be opened.
     """
+    with _bench(task, device, opener) as bench:
+        return bench.seconds(Path(library).read_bytes(), task.made(device, knobs), care)
+
+
+def compare(
+    task: Task, device: Device, knobs: Sequence[Mapping[str, int]], libraries: Sequence[str], opener: Opener | None,
+    care: Care,
+) -> list[list[float]]:  # fmt: skip
+    """Seconds of some candidates, taken in turns, as many each as `care.turns`: a worker's errand; raises as
+    `measure` does."""
+    with _bench(task, device, opener) as bench:
+        timed = [
+            bench.checked(Path(library).read_bytes(), task.made(device, some))
+            for some, library in zip(knobs, libraries, strict=True)
+        ]
+        found: list[list[float]] = [[] for _ in timed]
+        for _ in range(care.turns):
+            for seconds, times in zip(found, timed, strict=True):
+                seconds.extend(times(1, care.repeat_ms))
+        return found
+
+
+@contextmanager
+def _bench(task: Task, device: Device, opener: Opener | None) -> Iterator[Bench]:
     place = _place(device, opener)
     during = getattr(place, "during", lambda what: nullcontext())  # a connection's: errors as sentences
-    choice, code = task.made(device, knobs), Path(library).read_bytes()
     try:
         with during("the measurement of a candidate"):
-            return _bench(task, device, place).seconds(code, choice, care)
+            yield _kept(task, device, place)
     except DeviceLostError:
         _places.clear()
         _benches.clear()
@@ -217,7 +245,7 @@ def _place(device: Device, opener: Opener | None) -> Place:
     return _places[0]
 
 
-def _bench(task: Task, device: Device, place: Place) -> Bench:
+def _kept(task: Task, device: Device, place: Place) -> Bench:
     key = task.key, repr(device)
     if key not in _benches:
         _benches.clear()  # one task's arguments are held at a time
@@ -233,6 +261,6 @@ def build(task: Task, device: Device, knobs: Mapping[str, int], library: str) ->
     """
     choice = task.made(device, knobs)
     module = tvm.IRModule({"main": choice.make().with_attr("global_symbol", "main")})
-    # The default pipeline cannot take OpenCL targets.
-    made = tvm.tirx.build(module, target=device.target, pipeline="default" if device.kind == "cpu" else "s_tir")
+    with tvm.transform.PassContext(disabled_pass=list(device.needless_passes)):
+        made = tvm.tirx.build(module, target=device.target, pipeline=device.pipeline)
     Path(library).write_bytes(library_bytes(made, device))

@@ -14,7 +14,7 @@ from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.schedules.choice import Choice
 
-from .database import Trial, device_folder, logs_folder, read_log
+from .database import Trial, device_folder, fastest, logs_folder, read_log, standing
 from .tasks import described, task_of
 
 _said: set[str] = set()
@@ -76,8 +76,9 @@ class Records:
         for reason in sorted(refused):
             self._say(f"Tuning records in {self._folder} were not used: they are of {reason}.")
         ranks: dict[str, tuple[bool, float]] = {}
-        for place, trial in log.trials:
-            if place not in own or trial.seconds is None:
+        for place, trials in log.by_task().items():
+            trial = fastest(standing(trials))
+            if place not in own or trial is None:
                 continue
             # Knobs found with another number of threads are better than none.
             task, rank = log.tasks[place]["task"], (not own[place], trial.seconds)

@@ -20,9 +20,10 @@ from tvm.s_tir import meta_schedule as ms
 from mest_compiler.devices import Device
 from mest_compiler.errors import TuningError
 
+from . import finals as last
 from . import knobs as knob
 from .cost_model import CostModel, Ranking
-from .database import device_folder, note, repaired
+from .database import Trial, device_folder, note, repaired, standing
 from .measure import Care, Opener
 from .tasks import Task, facts, read_facts
 from .workshop import Builder, Enough, Key, Knobs, Runner, Subject, Workshop, key_of
@@ -36,6 +37,8 @@ SEARCH = {
     "genetic_num_iters": 3, "genetic_mutate_prob": 0.85, "genetic_max_fail_count": 10, "eps_greedy": 0.1,
 }  # fmt: skip
 CARE = Care()
+FINALS = 0.15
+"""Of a budget's time that is left for the last comparisons."""
 INTRINSICS = "tvm.s_tir.tensor_intrin"
 Progress = Callable[[int, int, str], None]
 """Called as (trials done, trials in all, what was tried last)."""
@@ -90,12 +93,15 @@ def tune(
     say: Callable[[str], None] = lambda text: None,
     seed: int = 1,
     care: Care | None = None,
+    finals: bool = True,
 ) -> list[Tuned]:
     """Tunes tasks (with how often a step runs each) and writes every trial into the device's log under `root`.
 
-    Each task's default knobs are measured first. title: what the tasks are of, for the log's README. heaviest: search
-    only the tasks that take the most time with those.
-    say: gets sentences about damaged lines of the log.
+    Each task's default knobs are measured first, and at the end, unless `finals` is False, once more beside its fastest
+    candidates, for which a part of the time is left.
+
+    title: what the tasks are of, for the log's README. heaviest: search only the tasks that take the most time with
+    those. say: gets sentences about damaged lines of the log.
 
     Raises:
         TuningError: a budget that allows nothing, or no tasks. DeviceError: no device is left to measure on.
@@ -105,7 +111,7 @@ def tune(
         raise TuningError("There is nothing to tune: no layer has a kernel with knobs.")
     folder = root / device_folder(device)
     folder.mkdir(parents=True, exist_ok=True)
-    end = None if budget.seconds is None else time.monotonic() + budget.seconds
+    end = None if budget.seconds is None else time.monotonic() + budget.seconds * (1 - FINALS if finals else 1)
     earlier = _earlier(folder, say)
     database = ms.database.JSONDatabase(work_dir=str(folder))
     done = 0
@@ -118,7 +124,7 @@ def tune(
     with Workshop(device, database, places, counted, care or CARE) as workshop:
         subjects = {task: workshop.subject(task) for task in tasks}
         for task, subject in subjects.items():
-            subject.seconds |= earlier.get(_own(task, device), {})
+            _recall(subject, earlier.get(_own(task, device), []))
         before = done = sum(len(s.seconds) for s in subjects.values())
         most = sum(size(s) for s in subjects.values())
         total = most if budget.trials is None else min(budget.trials, most)
@@ -133,6 +139,8 @@ def tune(
             rest = _in_turns([untried(s, device, seed) for s in searched])
             while done < total and not _over(end) and (some := list(islice(rest, min(A_BATCH, total - done)))):
                 workshop.trials(some)
+            if finals:
+                _finals(workshop, subjects.values(), lambda what: progress(done, total, what), say)
         finally:
             if done > before:
                 _note(folder, device, title or f"{len(tasks)} tasks", done - before)
@@ -175,6 +183,8 @@ def size(subject: Subject) -> int:
 def tuned(subject: Subject, weight: float, workshop: Workshop) -> Tuned:
     """What the workshop knows of a task."""
     first, best = subject.seconds.get(key_of(subject.first)), subject.best
+    if subject.settled and subject.final:
+        first = [subject.final[key_of(subject.first)]]
     failed = [key for key, seconds in subject.seconds.items() if seconds is None]
     reasons = [workshop.errors[str(subject.task), key] for key in failed if (str(subject.task), key) in workshop.errors]
     knobs, seconds = best if best is not None else ({}, None)
@@ -189,16 +199,39 @@ def _own(task: Task, device: Device) -> str:
     return repr((said["tvm"], said["device"], said["task"]))
 
 
-def _earlier(folder: Path, say: Callable[[str], None]) -> dict[str, dict[Key, list[float] | None]]:
+def _earlier(folder: Path, say: Callable[[str], None]) -> dict[str, list[Trial]]:
     """Trials that the log has, by what they hold true for."""
     log, found = repaired(folder), {}
     for sentence in log.damaged:
         say(sentence)
-    for place, trial in log.trials:
+    for place, trials in log.by_task().items():
         said = log.tasks[place]
-        of = found.setdefault(repr((said["tvm"], said["device"], said["task"])), {})
-        of[key_of(trial.knobs)] = None if trial.seconds is None else [trial.seconds]
+        found.setdefault(repr((said["tvm"], said["device"], said["task"])), []).extend(trials)
     return found
+
+
+def _recall(subject: Subject, trials: Sequence[Trial]) -> None:
+    """What the log has of a subject."""
+    for trial in trials:
+        if not trial.again:
+            subject.seconds[key_of(trial.knobs)] = None if trial.seconds is None else [trial.seconds]
+    if trials and trials[-1].first and trials[-1].again:
+        subject.final = {key_of(t.knobs): t.seconds for t in standing(trials) if t.seconds is not None}
+        subject.settled = True
+
+
+def _finals(
+    workshop: Workshop, subjects: Iterable[Subject], progress: Callable[[str], None], say: Callable[[str], None]
+) -> None:
+    """The last comparison of each task that had trials since its last one."""
+    for subject in subjects:
+        if subject.settled or not last.finalists(subject):
+            continue
+        progress(f"comparing {subject.task}")
+        try:
+            last.decide(workshop, subject)
+        except TuningError as error:
+            say(str(error))
 
 
 def _over(end: float | None) -> bool:

@@ -24,11 +24,11 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.support.popen_pool import PopenPoolExecutor
 
 from mest_compiler.devices import Device, available_cores
-from mest_compiler.errors import DeviceError, DeviceLostError
+from mest_compiler.errors import DeviceError, DeviceLostError, TuningError
 
 from . import knobs as knob
 from .definitions import workload
-from .measure import Care, Opener, begin, build, measure
+from .measure import Care, Opener, begin, build, compare, measure
 from .tasks import FACTS, Task
 
 FAILED = [1e10]
@@ -49,12 +49,15 @@ class Enough(Exception):
 
 @dataclass(eq=False)
 class Subject:
-    """A task in the workshop. seconds: of each candidate that was tried, None where it failed."""
+    """A task in the workshop. seconds: of each candidate that was tried, None where it failed. final: of the default
+    knobs and those that beat them in the last comparison; settled: no trial came after that."""
 
     task: Task
     module: tvm.IRModule
     space: dict[str, list[int]]
     seconds: dict[Key, list[float] | None] = field(default_factory=dict)
+    final: dict[Key, float] = field(default_factory=dict)
+    settled: bool = False
 
     @property
     def first(self) -> dict[str, int]:
@@ -63,7 +66,10 @@ class Subject:
 
     @property
     def best(self) -> tuple[Knobs, float] | None:
-        """The fastest knobs that were measured, and their mean time."""
+        """The fastest knobs that were measured, and their mean time; after a last comparison, by that."""
+        if self.settled and self.final:
+            key = min(self.final, key=self.final.__getitem__)
+            return dict(key), self.final[key]
         done = [(sum(s) / len(s), key) for key, s in self.seconds.items() if s is not None]
         if not done:
             return None
@@ -212,20 +218,65 @@ class Workshop:
         Path(path).unlink(missing_ok=True)
         with self._lock:
             subject.seconds[key_of(knobs)] = seconds
+            subject.settled = False
             self.left -= 1
             if error is not None:
                 self.errors[str(subject.task), key_of(knobs)] = _sentence(error)
-            trace = knob.scheduled(subject.module, subject.space, knobs).trace
-            self.database.commit_tuning_record(
-                ms.database.TuningRecord(
-                    trace,
-                    self.database.commit_workload(subject.module),
-                    FAILED if seconds is None else seconds,
-                    self.device.target,
-                    ms.arg_info.ArgInfo.from_entry_func(subject.module, remove_preproc=False),
-                )
-            )
+            self._write(subject, knobs, FAILED if seconds is None else seconds)
         self.on_trial(subject, knobs, seconds)
+
+    def _write(self, subject: Subject, knobs: Knobs, seconds: Sequence[float]) -> None:
+        trace = knob.scheduled(subject.module, subject.space, knobs).trace
+        self.database.commit_tuning_record(
+            ms.database.TuningRecord(
+                trace,
+                self.database.commit_workload(subject.module),
+                list(seconds),
+                self.device.target,
+                ms.arg_info.ArgInfo.from_entry_func(subject.module, remove_preproc=False),
+            )
+        )
+
+    # ---- the last comparison
+    def compare(self, subject: Subject, wanted: Sequence[Knobs]) -> list[list[float]]:
+        """Seconds of right candidates, measured in turns at one place; a value a turn.
+
+        Raises:
+            DeviceError: no place is left. TuningError: a candidate failed now.
+        """
+        paths = [str(Path(self._folder.name, f"final{number}.so")) for number, _ in enumerate(wanted)]
+        jobs = [
+            self._builders.submit(build, subject.task, self.device, knobs, path)
+            for knobs, path in zip(wanted, paths, strict=True)
+        ]
+        alive = [number for number in range(len(self._runners)) if number not in self._lost]
+        try:
+            for job in jobs:
+                job.result()
+            for number in [number for number in alive for _ in range(2)]:  # a lost one may come back
+                arguments = (
+                    subject.task,
+                    self.device,
+                    [dict(k) for k in wanted],
+                    paths,
+                    self.places[number],
+                    self.care,
+                )
+                try:
+                    return [list(some) for some in self._runners[number].submit(compare, *arguments).result()]
+                except DeviceError as error:
+                    self._last_words = _sentence(error)
+        except Exception as error:  # a build or a candidate that failed, or a time-out
+            raise TuningError(f"The last comparison of {subject.task} failed: {_sentence(error)}") from error
+        finally:
+            for path in paths:
+                Path(path).unlink(missing_ok=True)
+        raise DeviceError(f"No device is left to measure on ({self._last_words.rstrip('.')}).")
+
+    def write_final(self, subject: Subject, knobs: Knobs, seconds: float) -> None:
+        """Writes down what the last comparison gave."""
+        subject.final[key_of(knobs)] = seconds
+        self._write(subject, knobs, [seconds])
 
     # ---- for MetaSchedule
     @contextmanager

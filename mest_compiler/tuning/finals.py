@@ -1,0 +1,46 @@
+"""The last comparison of a task: its fastest candidates against the default knobs, taken in turns.
+
+Trials are measured minutes apart, and a machine that is slow for a minute makes winners of what came before and after.
+Only what beats the default side by side stands in the log; see `database.standing`.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+
+from .workshop import Knobs, Subject, Workshop, key_of
+
+FINALISTS = 3
+GAIN = 0.99
+"""Of the default's time: a candidate that needs more is no winner."""
+
+
+def finalists(subject: Subject, count: int = FINALISTS) -> list[Knobs]:
+    """The fastest candidates so far, without the default knobs; none where those failed."""
+    first = key_of(subject.first)
+    if subject.seconds.get(first) is None:
+        return []
+    done = [(sum(s) / len(s), key) for key, s in subject.seconds.items() if s is not None and key != first]
+    return [dict(key) for _, key in sorted(done)[:count]]
+
+
+def decide(workshop: Workshop, subject: Subject) -> None:
+    """Compares the finalists with the default knobs, and writes down the winners' times and at last the default's.
+
+    A winner's time is the default's median times the median of the ratios of their turns.
+
+    Raises:
+        DeviceError: no place is left to measure on. TuningError: a kernel that was right failed now.
+    """
+    wanted = finalists(subject)
+    if not wanted:
+        return
+    default, *others = workshop.compare(subject, [subject.first, *wanted])
+    seconds = median(default)
+    subject.final = {}
+    for knobs, times in zip(wanted, others, strict=True):
+        ratio = median(t / d for t, d in zip(times, default, strict=True))
+        if ratio < GAIN:
+            workshop.write_final(subject, knobs, seconds * ratio)
+    workshop.write_final(subject, subject.first, seconds)
+    subject.settled = True
