@@ -5,6 +5,7 @@ in converters/.
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -
         this use.
     """
     state = captured.parameters | captured.buffers
-    variables = {node: _variable(torch_name.replace(".", "_"), node) for torch_name, node in state.items()}
+    variables = {node: _variable(_identifier(torch_name), node) for torch_name, node in state.items()}
     variables |= {
         node: _variable(input_name, node)
         for input_name, node in zip(INPUT_NAMES, captured.inputs, strict=False)  # predict has no y
@@ -86,6 +87,12 @@ def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -
             raise
         builder.emit_func_output(out)
     return Layers(emission.convolutions, emission.linears, seed is not None)
+
+
+def _identifier(torch_name: str) -> str:
+    """A name that C has as well, since kernels call their arguments so: Sequential's are numbers, "8.bias"."""
+    name = re.sub(r"\W", "_", torch_name, flags=re.ASCII)
+    return f"_{name}" if name[:1].isdigit() else name
 
 
 def _variable(name: str, node: torch.fx.Node) -> relax.Var:
