@@ -31,6 +31,10 @@ HEARTBEAT_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _ALIVE = "runtime.RPCTimeEvaluator"
 """A function that every server has; asking for it is the smallest request."""
+_FROM_THERE = "RPCError: Error caught from RPC call"
+"""Before what the server said, in TVM's errors."""
+_LONGEST = 1000
+"""Characters of what a server says that a sentence quotes."""
 
 Result = TypeVar("Result")
 _one_at_a_time = threading.Lock()
@@ -161,8 +165,8 @@ class Connection:
 
     def _failed(self, what: str, error: Exception, limit: float, seconds: float) -> MestError:
         told = _last_line(error)
-        if "RPCError: Error caught from RPC call" in str(error):
-            return DeviceError(f"The server {self.where} failed during {what}: {told}")
+        if _FROM_THERE in str(error):
+            return DeviceError(f"The server {self.where} failed during {what}: {_told_there(error)}")
         if isinstance(error, (AttributeError, TypeError)) and not self._wire.out_of_step():
             return DeviceError(f"The server {self.where} cannot do what {what} needs: {told}")
         if "temporarily unavailable" in str(error) or seconds >= limit:
@@ -295,6 +299,16 @@ def _refused(address: Address, error: Exception) -> DeviceError:
     return DeviceLostError(f"No server answers at {address}: start one there, or check the address.")
 
 
+def _told_there(error: Exception) -> str:
+    """What the server said, in one line: all of a sentence of ours, which has a compiler's log in further lines; of
+    what TVM says, with a traceback before it, the last line."""
+    text = str(error).rpartition(_FROM_THERE)[2].lstrip(":")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or any(line.startswith(("Traceback", "File ")) for line in lines):
+        return _last_line(error)
+    return " ".join([lines[0], "; ".join(lines[1:])]).strip()[:_LONGEST]
+
+
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:500]
+    return (lines[-1] if lines else type(error).__name__)[:_LONGEST]

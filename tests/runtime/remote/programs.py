@@ -1,4 +1,4 @@
-"""Libraries for the server's CPU: one that computes, one that takes long, one that crashes."""
+"""Libraries for the server's CPU and its OpenCL device: some compute, some take long, some crash."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from functools import cache
 import tvm
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.devices import local_cpu
+from mest_compiler.devices import get_device, local_cpu
 from mest_compiler.linking import library_bytes
 from mest_compiler.schedules.emit import function
+from mest_compiler.schedules.opencl.emit import launch
 
 NUMBERS = 8
 LONG = 1 << 37
@@ -51,3 +52,41 @@ def long() -> bytes:
 def crashing() -> bytes:
     """Its function `crash` ends the process that calls it."""
     return _built("crash", lambda x: T.evaluate(T.call_extern("int32", "abort")))
+
+
+def _opencl(body) -> bytes:
+    """Its function `run` is a kernel that does `body(x, item, far)` in each of its items."""
+
+    def append() -> None:
+        x, far = T.arg("x", T.buffer((NUMBERS,), "float32")), T.arg("far", T.int64())
+        with launch([1], [NUMBERS]) as (_, (item,)):
+            body(x, item, far)
+
+    profile = get_device("opencl")
+    functions = tvm.IRModule({"run": function("run", append)})
+    return library_bytes(tvm.tirx.build(functions, target=profile.target, pipeline="s_tir"), profile)
+
+
+@cache
+def scattering() -> bytes:
+    """Its kernel `run` adds 1 to the numbers that lie `far` behind x."""
+    return _opencl(lambda x, item, far: T.buffer_store(x, x[far + item] + T.float32(1), [far + item]))
+
+
+@cache
+def turning() -> bytes:
+    """Its kernel `run` goes `far` times around."""
+
+    def body(x, item, far) -> None:
+        with T.serial(far):
+            T.buffer_store(x, x[item] * T.float32(0.5) + T.float32(1), [item])
+
+    return _opencl(body)
+
+
+@cache
+def unknown() -> bytes:
+    """Its kernel `run` calls what no OpenCL C has."""
+    return _opencl(
+        lambda x, item, far: T.buffer_store(x, T.call_extern("float32", "no_such_function", x[item]), [item])
+    )
