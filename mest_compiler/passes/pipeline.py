@@ -121,7 +121,7 @@ def tile(
     tiles = TileBatch(device, pick)
     mod = tiles(mod)
     # How wide it lies in memory.
-    half = options.stored == FLOAT16
+    half = options.stored == FLOAT16 and graph.dtype == "float32"
     return Tiled(HalfStorage(device, _images(graph))(mod) if half else mod, tiles, half=half)
 
 

@@ -74,6 +74,12 @@ def test_sizes_of_nothing(text: str) -> None:
         (["profile", MODEL, "--activations", "bf16"], "are about the compiled step: add --memory."),
         ([*TRAIN, "--backend", "torch", "--memory-limit", "1MB"], "--backend torch keeps all activations as they are"),
         ([*TRAIN, "--backend", "torch", "--activations", "bf16"], "--backend torch keeps all activations as they are"),
+        (["bench", MODEL, "--activations", "fp16"], "cannot be stored as float16 on cpu devices"),
+        (
+            ["compile", MODEL, "--output", "out", "--device", "opencl", "--activations", "bf16"],
+            "cannot be stored as bfloat16 on opencl devices, which have float32 and float16",
+        ),
+        (["profile", MODEL, "--memory", "--activations", "fp16"], "cannot be stored as float16 on cpu devices"),
         ([*TRAIN, "--memory-limit", "nonsense"], "'nonsense' is no size"),
         ([*TRAIN, "--activations", "fp8"], "'fp8' is no way to store activations"),
         (["bench", MODEL, "--memory-limit", "0"], "'0' is not a size that anything fits in"),
@@ -91,6 +97,14 @@ def test_refused(refused, folder: Path, arguments: list[str], sentence: str) -> 
 def test_an_artifact_has_its_own(refused, artifact: Path) -> None:
     assert "--memory-limit says nothing about an artifact" in refused("bench", artifact, "--memory-limit", "1MB")
     assert "--activations says nothing about an artifact" in refused("bench", artifact, "--activations", "bf16")
+
+
+def test_compiled_with_fp16(mest, folder: Path) -> None:
+    arguments = ("compile", MODEL, *SMALL, "--device", "galaxy-s20", "--activations", "fp16", "--output", "step")
+    done = mest(*arguments, "--json", "-")
+    assert "activations lie in memory as fp16" in done.stderr
+    assert json.loads(done.stdout)["memory"]["stored"] == "float16"
+    assert json.loads(Path("step/manifest.json").read_text())["memory"]["stored"] == "float16"
 
 
 @pytest.mark.slow

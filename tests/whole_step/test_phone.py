@@ -11,50 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import tvm
 
 from mest_compiler import compile as compiler
-from mest_compiler.devices import OpenClProfile, get_device
+from mest_compiler.devices import get_device
 from mest_compiler.errors import ArtifactError, ProfileError
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.automatic import Automatic
-from mest_compiler.sparsity.profile import Profile
 
 from .cases import CLASSES, Case, model_of
+from .phones import PHONE, built
 from .training import LR, MaskedTraining, batch
 
-PHONE = "galaxy-s20"
 NEEDED = {"TVMFFIErrorSetRaisedFromCStrParts", "TVMFFIFunctionCall", "TVMFFIFunctionGetGlobal"}
 """What TVM's runtime gives a library; a kernel's host part may not need anything else."""
 CASE = Case("resnet20", "block", dtype="float32")
 SINGLE = 1e-4
-
-
-def sources(module: tvm.runtime.Module) -> set[str]:
-    """The OpenCL C of all kernels of a built step."""
-    own = {module.inspect_source()} if module.kind == "opencl" else set()
-    return own.union(*(sources(imported) for imported in module.imports))
-
-
-def built(device: OpenClProfile) -> tuple[Artifact, set[str]]:
-    """A step for a device, and the source of its kernels."""
-    kept: list[set[str]] = []
-
-    def link(executable: tvm.relax.VMExecutable, target: OpenClProfile) -> bytes:
-        kept.append(sources(executable.mod))
-        return linked(executable, target)
-
-    linked = compiler.library_bytes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "get_device", lambda name, threads=None: device)
-        patch.setattr(compiler, "library_bytes", link)
-        artifact = compiler.compile_step(
-            model_of(CASE), input_shape=CASE.shape, batch=4, profile=Profile.uniform("block", 0.7), device=PHONE,
-            optimizer=Sgd(0.9, 5e-4, False), measure=not device.here,
-        )  # fmt: skip
-    return artifact, kept[0]
 
 
 def test_auto_is_for_devices_of_this_machine() -> None:
@@ -66,7 +39,7 @@ def test_auto_is_for_devices_of_this_machine() -> None:
 
 @pytest.fixture(scope="module")
 def phone() -> Iterator[tuple[Artifact, set[str]]]:
-    yield built(get_device(PHONE))
+    yield built(get_device(PHONE), model_of(CASE), CASE.shape)
 
 
 def readelf(path: Path, *options: str) -> str:
@@ -97,7 +70,7 @@ def test_the_artifact_says_where_it_runs(phone: tuple[Artifact, set[str]]) -> No
 @pytest.mark.slow
 def test_the_same_kernels_train_here(phone: tuple[Artifact, set[str]]) -> None:
     """This machine's driver takes the very source that the phone gets, and three steps of it are PyTorch's."""
-    here, source = built(replace(get_device(PHONE), host=None))
+    here, source = built(replace(get_device(PHONE), host=None), model_of(CASE), CASE.shape)
     assert source == phone[1]
     assert sum(text.count("__kernel void") for text in source) > 40
     assert not any("double" in text for text in source)
