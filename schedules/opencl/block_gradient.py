@@ -11,6 +11,7 @@ from mest_compiler.kernels.indices import SparseConv
 from ..emit import Expr
 from . import weight_gradient
 from .emit import cell
+from .planes import when
 from .quotient import quotient
 from .weight_gradient import (
     MOST_FILTERS,
@@ -22,7 +23,6 @@ from .weight_gradient import (
     outer_products,
     rounds,
     sparse,
-    when,
 )
 
 MOST_ENTRIES = 8  # of an item, for blocks of one weight

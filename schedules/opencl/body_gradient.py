@@ -5,7 +5,6 @@ An item holds a tile of dY, and loads every vector of the input once for all pla
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,9 +18,11 @@ from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Buffer, Expr, tile_shape
 from . import weight_gradient
+from .body_gather import shared_loads
 from .emit import cell
+from .planes import when
 from .quotient import quotient
-from .weight_gradient import Cover, Operands, WeightGradientKnobs, rounds, sparse, when
+from .weight_gradient import Cover, Operands, WeightGradientKnobs, rounds, sparse
 
 PIXELS = 8  # of dY that an item holds
 
@@ -118,7 +119,7 @@ def _add(g: ConvGeometry, o: Operands, body: Body, xs: list[Expr], dy: Expr, sum
     height, width = tile_shape(g.dy.height, g.dy.width, o.knobs.pixels)
     bands, cols = Cover(g.dy.height, height), Cover(g.dy.width, width)
     pixels = [(r, c) for r in range(height) for c in range(width)]
-    uses = _shared_loads(body, [r * grid.in_row + c * grid.in_col for r, c in pixels])
+    uses = shared_loads(body.terms, [r * grid.in_row + c * grid.in_col for r, c in pixels])
     with o.image_rows(g.tiles, bands.count) as (tile, band):
         h = bands.start(band)
         x_row = cell((tile * (g.channels * g.x.size) + h * grid.in_row + grid.in_base) * quads)[0]
@@ -138,15 +139,6 @@ def _add(g: ConvGeometry, o: Operands, body: Body, xs: list[Expr], dy: Expr, sum
                     x = T.Bind(vec.load(o.x, source + (w * grid.in_col + offset) * quads))
                     for v, i in pairs:
                         vec.fma(values[v], d[i], x)
-
-
-def _shared_loads(body: Body, pixels: list[int]) -> dict[int, list[tuple[int, int]]]:
-    """Offset of each input vector -> the (value, pixel) pairs that it feeds."""
-    uses: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for value, offset in body.terms:
-        for i, pixel in enumerate(pixels):
-            uses[pixel + offset].append((value, i))
-    return dict(sorted(uses.items()))
 
 
 def workspace(layer: SparseConv, knobs: WeightGradientKnobs) -> tuple[int, int] | None:

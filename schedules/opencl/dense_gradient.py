@@ -13,6 +13,7 @@ from mest_compiler.kernels.geometry import ConvGeometry
 from ..emit import Expr
 from . import weight_gradient
 from .emit import cell
+from .planes import when
 from .quotient import quotient
 from .weight_gradient import (
     MOST_FILTERS,
@@ -24,7 +25,6 @@ from .weight_gradient import (
     kernel,
     outer_products,
     rounds,
-    when,
 )
 
 

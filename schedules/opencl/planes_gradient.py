@@ -12,6 +12,7 @@ from ..emit import Expr
 from . import weight_gradient
 from .dense_gradient import Places
 from .emit import cell
+from .planes import when
 from .quotient import quotient
 from .weight_gradient import (
     MOST_FILTERS,
@@ -22,7 +23,6 @@ from .weight_gradient import (
     outer_products,
     rounds,
     sparse,
-    when,
 )
 
 

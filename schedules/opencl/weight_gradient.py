@@ -25,6 +25,7 @@ from mest_compiler.kernels.indices import SparseConv
 from ..emit import Buffer, Expr, Index, Indices, activation, function
 from .emit import QUAD, Vec, cell, flat, flat_any, launch
 from .local_sums import Layout, LocalSums
+from .planes import when
 from .quotient import quotient
 
 ITEMS = 128  # work-items of a work-group by default
@@ -86,17 +87,6 @@ class Cover:
 def cover(total: int, most: int) -> Cover:
     """As few parts as can be, of at most `most` places."""
     return Cover(total, -(-total // -(-total // most)))
-
-
-@contextmanager
-def when(*conditions: Expr) -> Iterator[None]:
-    """What is appended within happens where all conditions hold; True is known to hold."""
-    left = [c for c in conditions if c is not True]
-    if left:
-        with T.If(tirx.all(*left)), T.Then():
-            yield
-    else:
-        yield
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Indices, function
 from .emit import QUAD, Vec, cell, flat, flat_any, launch
-from .weight_gradient import ITEMS, when
+from .planes import when
+from .weight_gradient import ITEMS
 
 
 def expand(layer: SparseConv, dtypes: dict[str, str]) -> tirx.PrimFunc:
