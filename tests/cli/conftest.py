@@ -1,9 +1,15 @@
 """What the tests of the commands share: a way to run one, a small network, and an artifact of it."""
 
+import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -90,3 +96,24 @@ def artifact(compiled: Path, folder: Path) -> Path:
     """A copy of it in the working folder."""
     shutil.copytree(compiled, folder / "step")
     return Path("step")
+
+
+@pytest.fixture(scope="session")
+def tracker() -> Iterator[str]:
+    """Address of `mest devices serve`, whose key is "here"; ended by Ctrl-C."""
+    command = [sys.executable, "-m", "mest_compiler.cli.main", "devices", "serve", "--port", "0", "--json", "-"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen([*command, "--key", "here"], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        facts = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        assert (facts["key"], facts["device"], facts["servers"]) == ("here", "opencl", 1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert {child.pid for child in children} == set(facts["processes"].values())
+        yield facts["tracker"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert not [child for child in children if child.is_running()]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

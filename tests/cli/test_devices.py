@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,27 +17,6 @@ from mest_compiler.cli.main import FAILED
 from mest_compiler.devices import measured
 
 LOOPBACK = "127.0.0.1"
-
-
-@pytest.fixture(scope="module")
-def tracker() -> Iterator[str]:
-    """Address of `mest devices serve`, whose key is "here"; ended by Ctrl-C."""
-    command = [sys.executable, "-m", "mest_compiler.cli.main", "devices", "serve", "--port", "0", "--json", "-"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([*command, "--key", "here"], stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        facts = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
-        assert (facts["key"], facts["device"], facts["servers"]) == ("here", "opencl", 1)
-        children = psutil.Process(process.pid).children(recursive=True)
-        assert {child.pid for child in children} == set(facts["processes"].values())
-        yield facts["tracker"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        assert not [child for child in children if child.is_running()]
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 IN_A_SCRIPT = """
@@ -104,17 +81,6 @@ def test_doctor_says_what_to_do(run, tracker: str) -> None:
     assert steps["tracker"]["state"] == "ok"
     assert "did you mean 'here'" in steps["server registered"]["says"]
     assert {steps[what]["state"] for what in ("connection", "OpenCL there", "a tiny kernel")} == {"skipped"}
-
-
-def test_doctor_without_a_phone(run) -> None:
-    result = run("devices", "doctor", "--device", "galaxy-s20", "--adb", "no-such-phone", "--json", "-")
-    assert result.exit_code == 1
-    steps = [step for step in json.loads(result.stdout)["steps"] if step["state"] == "failed"]
-    if shutil.which("adb") is None:
-        assert "install Debian's package adb" in steps[0]["says"]
-    else:
-        assert steps[0]["what"] == "phone"
-        assert "adb sees no phone" in steps[0]["says"]
 
 
 def test_doctor_wants_an_address_for_a_phone(run) -> None:

@@ -19,6 +19,9 @@ SOME_FAILED = 1
 WAIT_S = 60.0
 """For a device that others use; a check-up does not queue for long."""
 
+_ANDROID, _GRAPHICS = "ro.build.version.release", "ro.hardware.egl"
+"""Android's properties: its version, and the kind of its GPU (adreno, or mali in the phones sold in Europe)."""
+
 WaitSeconds = Annotated[
     float, typer.Option("--wait", min=0, metavar="SECONDS", help="How long to wait for a busy device.")
 ]
@@ -98,10 +101,9 @@ def command(
             Address.of(address)
     checks = Checks()
     _host(checks, profile)
-    if adb is not None:
-        _phone(checks, adb, tracker is None)
+    phone_ready = adb is None or _phone(checks, adb, tracker is None)
     if tracker is not None or server is not None or adb is not None:
-        _remote(checks, profile, tracker, key, server, adb, wait)
+        _remote(checks, profile, tracker, key, server, adb, wait, phone_ready)
     else:
         _local(checks, profile)
     if json is not None:
@@ -140,7 +142,8 @@ def _local(checks: Checks, profile: Any) -> None:
     checks.step("a tiny kernel", kernel, bool(found))
 
 
-def _phone(checks: Checks, serial: str, direct: bool) -> None:
+def _phone(checks: Checks, serial: str, direct: bool) -> bool:
+    """Whether the way to the phone's server is open, as far as adb knows."""
     from mest_compiler.runtime.remote import adb
     from mest_compiler.runtime.remote.where import PHONE_PORT
 
@@ -152,7 +155,7 @@ def _phone(checks: Checks, serial: str, direct: bool) -> None:
     there = checks.step("adb", installed)
     phone = checks.step(
         "phone",
-        lambda: _said(adb.phone(serial), lambda one: f"{one.serial} {one.model}, authorised"),
+        lambda: _said(adb.phone(serial), lambda one: f"{one.serial} {one.model or 'of an unknown model'}, authorised"),
         there is not None,
     )
     chip = checks.step("phone's processor", lambda: _processor(phone.serial), phone is not None)
@@ -165,7 +168,7 @@ def _phone(checks: Checks, serial: str, direct: bool) -> None:
             )
         return True, f"port {PHONE_PORT} is open on the phone"
 
-    checks.step("tvm_rpc on the phone", listening, chip is not None)
+    ready = checks.step("tvm_rpc on the phone", listening, chip is not None) is not None
 
     def forwarded() -> tuple[Any, str]:
         wanted = (phone.serial, f"tcp:{PHONE_PORT}", f"tcp:{PHONE_PORT}")
@@ -176,8 +179,9 @@ def _phone(checks: Checks, serial: str, direct: bool) -> None:
             )
         return True, f"{PHONE_PORT} here is {PHONE_PORT} there"
 
-    if not direct:
-        checks.step("port forwarded", forwarded, phone is not None)
+    if direct:  # it is forwarded with the connection
+        return ready
+    return checks.step("port forwarded", forwarded, phone is not None) is not None and ready
 
 
 def _processor(serial: str) -> tuple[Any, str]:
@@ -186,22 +190,25 @@ def _processor(serial: str) -> tuple[Any, str]:
     kind = adb.shell(serial, "uname -m").strip()
     if kind != "aarch64":
         raise DeviceError(f"the phone's processor is {kind!r}, and the code is for aarch64.")
-    return kind, f"{kind}, Android {adb.shell(serial, 'getprop ro.build.version.release').strip()}"
+    android, graphics = (adb.shell(serial, f"getprop {name}").strip() for name in (_ANDROID, _GRAPHICS))
+    return kind, f"{kind}, Android {android or 'of an unknown version'}, graphics: {graphics or 'unknown'}"
 
 
 def _remote(
-    checks: Checks, profile: Any, tracker: str | None, key: str | None, server: str | None, adb: str | None, wait: float
-) -> None:
+    checks: Checks, profile: Any, tracker: str | None, key: str | None, server: str | None, adb: str | None,
+    wait: float, ready: bool,
+) -> None:  # fmt: skip
+    """`ready`: whether the steps up to the server went well."""
     from mest_compiler.cli.devices.options import say_waiting
     from mest_compiler.runtime.remote import connection, facts
     from mest_compiler.runtime.remote.tracker import Tracker
     from mest_compiler.runtime.remote.where import Address, Where
 
-    ready = True
     if tracker is not None:
         asked = Tracker(Address.of(tracker))
         queues = checks.step("tracker", lambda: _said(asked.queues(), lambda all: f"{len(all)} keys: {', '.join(all)}"))
-        ready = checks.step("server registered", lambda: _registered(asked, key), queues is not None) is not None
+        registered = checks.step("server registered", lambda: _registered(asked, key), queues is not None)
+        ready = ready and registered is not None
         where = Where.of(tracker, key)
     else:
         where = Where.of(None, key, server, None if server is not None else adb)

@@ -90,16 +90,17 @@ def _tracker(address: str) -> dict[str, Any]:
     return {"address": address, "keys": keys}
 
 
-def _phones() -> list[dict[str, str]] | None:
+def _phones() -> list[dict[str, str | None]] | None:
     from mest_compiler.runtime.remote import adb
 
     if not adb.found():
         return None
     try:
-        return [{"serial": one.serial, "state": one.state, "model": one.model} for one in adb.phones()]
+        found = adb.phones()
     except DeviceError as error:
         say(str(error))
         return []
+    return [{"serial": one.serial, "state": one.state, "model": one.model, "advice": one.advice} for one in found]
 
 
 def _remote(where: Any) -> list[dict[str, Any]]:
@@ -133,6 +134,9 @@ def _show(result: dict[str, Any]) -> None:
     elif result["phones"]:
         rows = [(one["serial"], one["model"] or "-", one["state"]) for one in result["phones"]]
         show("phones on adb", ("serial", "model", "state"), rows)
+        for one in result["phones"]:
+            if one["advice"] is not None:
+                say(one["advice"])
     else:
         say("adb sees no phone")
     if (remote := result.get("remote")) is not None:

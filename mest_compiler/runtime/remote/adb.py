@@ -20,7 +20,14 @@ ADVICE = {
     "unauthorized": "unlock the phone and allow USB debugging for this computer",
     "offline": "unplug it and plug it in again, or run 'adb reconnect'",
     "no permissions": "give your user the right to the USB device (Debian's package android-sdk-platform-tools-common)",
+    "authorizing": "wait a moment and try again",
+    "connecting": "wait a moment and try again",
+    "recovery": "let it start Android, with 'adb reboot'",
+    "sideload": "let it start Android, with 'adb reboot'",
+    "bootloader": "let it start Android, with 'fastboot reboot'",
 }
+_LIST = "List of devices"
+"""What the list begins after: adb may tell of its daemon before."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,14 @@ class Phone:
     state: str
     model: str = ""
 
+    @property
+    def advice(self) -> str | None:
+        """A sentence about what to do before it can be used; None where that is nothing."""
+        if self.state == READY:
+            return None
+        what = ADVICE.get(self.state, "run 'adb devices' and see to it")
+        return f"The phone {self.serial} is {self.state!r}: {what}."
+
 
 def found() -> bool:
     """Whether adb is installed."""
@@ -39,14 +54,16 @@ def found() -> bool:
 
 def phones() -> list[Phone]:
     """Raises DeviceError where adb is missing or fails."""
+    lines = iter(_adb("devices", "-l").splitlines())
+    if not any(line.startswith(_LIST) for line in lines):
+        raise DeviceError("adb gave no list of devices: run 'adb devices' and see what it says.")
     listed = []
-    for line in _adb("devices", "-l").splitlines():
-        serial, _, rest = line.strip().partition(" ")
-        if not rest or line.startswith(("List of", "*")):
+    for line in lines:
+        serial, *rest = line.split(maxsplit=1) or [""]
+        if not rest or line.startswith("*"):
             continue
-        rest = rest.strip()
-        state = next((known for known in ADVICE if rest.startswith(known)), rest.split()[0])
-        model = next((word.partition(":")[2] for word in rest.split() if word.startswith("model:")), "")
+        state = next((known for known in ADVICE if rest[0].startswith(known)), rest[0].split()[0])
+        model = next((word.partition(":")[2] for word in rest[0].split() if word.startswith("model:")), "")
         listed.append(Phone(serial, state, model))
     return listed
 
@@ -67,9 +84,8 @@ def phone(serial: str) -> Phone:
     if chosen is None:
         near = difflib.get_close_matches(serial, serials, 1)
         raise DeviceError(f"adb sees no phone {serial!r}: it has {', '.join(near or serials)}.")
-    if chosen.state != READY:
-        advice = ADVICE.get(chosen.state, "run 'adb devices' and see to it")
-        raise DeviceError(f"The phone {chosen.serial} is {chosen.state!r}: {advice}.")
+    if chosen.advice is not None:
+        raise DeviceError(chosen.advice)
     return chosen
 
 
