@@ -7,6 +7,7 @@ stop, which has the gaps between kernels and the launches in it. Sending data is
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Callable, Mapping
@@ -26,6 +27,10 @@ from mest_compiler.runtime.trainer import Trainer
 RUNS = 100
 """Timed runs of each step, as in the paper."""
 WARM_UPS = 3
+PROFILED = 5
+"""Runs behind the times by kernel."""
+_START, _STOP = "mest.opencl.profile_start", "mest.opencl.profile_stop"
+"""Functions of our OpenCL runtime, which TVM's own lacks."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -55,14 +60,14 @@ class RemoteStep:
     def event_ms(self, runs: int) -> float:
         """The device's own time of a run, the mean of some."""
         session = self.trainer.session
-        with self._place.during("a timed training step"):
+        with self._place.during("timed training steps", self._place.request_s * runs):
             timed = session.vm.time_evaluator("invoke_stateful", session.device, number=runs)("step")
         return 1e3 * timed.mean
 
     def wall_ms(self, runs: int) -> float:
         """The wall clock's time of a run, the mean of some that follow each other."""
         session = self.trainer.session
-        with self._place.during("timed training steps"):
+        with self._place.during("timed training steps", self._place.request_s * runs):
             session.sync()
             start = perf_counter()
             for _ in range(runs):
@@ -70,23 +75,47 @@ class RemoteStep:
             session.sync()
             return 1e3 * (perf_counter() - start) / runs
 
+    def kernel_ms(self) -> dict[str, dict[str, float]]:
+        """{kernel: {"ms", "calls"}} of a step by the device's clock, slowest first.
+
+        Raises:
+            BenchError: a CPU, or a server with another OpenCL runtime than ours.
+        """
+        session, place = self.trainer.session, self._place
+        if self.trainer.manifest["device"]["kind"] != "opencl" or not place.has(_START):
+            raise BenchError(
+                f"The server {place.where} cannot say how long each kernel takes, since that takes an OpenCL device "
+                "and our runtime for it: leave out --profile-kernels."
+            )
+        with place.during("the timing of kernels", place.request_s * PROFILED):
+            session.sync()
+            place.session.get_function(_START)(0)
+            for _ in range(PROFILED):
+                session.vm.invoke_stateful("step")
+            session.sync()
+            commands = json.loads(place.session.get_function(_STOP)(0))["commands"]
+        slowest = sorted(commands.items(), key=lambda item: -item[1]["ms"])
+        return {name: {"ms": one["ms"] / PROFILED, "calls": one["count"] / PROFILED} for name, one in slowest}
+
 
 def compare_remote(
     artifacts: Mapping[str, Path], where: Where, *, seed: int, rounds: int, runs: int = RUNS, pause_s: float = 0.0,
-    progress: Progress | None = None, waiting: WaitingCallback | None = None,
+    profile_kernels: bool = False, progress: Progress | None = None, waiting: WaitingCallback | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Times steps by name in alternating rounds of `runs` / `rounds` runs each, with `pause_s` of rest between rounds.
+    """Times steps by name in alternating rounds, at least `runs` of each together, with `pause_s` of rest between.
 
     Returns JSON values: `ms` (wall, median of the rounds), `mean_ms` (of all runs), `event_ms` and `mean_event_ms`,
     `spread` and `event_spread` ((largest - smallest round) / median), `speedup` of the first over each other one, by
-    wall and by events, `loss` after the first step, and what each says about itself.
+    wall and by events, `opencl`, the
+    device's name, `loss` after the first step, and what each says about itself; with `profile_kernels` also
+    `kernel_ms`, see `RemoteStep.kernel_ms`.
 
     Raises:
         DeviceError, DeviceLostError: the place is gone, or cannot run them. BenchError: a loss is no number.
     """
     from time import sleep
 
-    each = max(1, round(runs / rounds))
+    each = math.ceil(runs / rounds)
     with connection.open(where, waiting=waiting) as place:
         steps = {name: RemoteStep(path, place, seed) for name, path in artifacts.items()}
         walls: dict[str, list[float]] = {name: [] for name in steps}
@@ -101,6 +130,11 @@ def compare_remote(
                 done += 1
             sleep(pause_s)
         said = {name: _said(step) for name, step in steps.items()}
+        with place.during("the question for the device's name"):
+            opencl = str(steps[order[0]].trainer.session.device.device_name or "unknown")
+        if profile_kernels:
+            for name, step in steps.items():
+                said[name]["kernel_ms"] = step.kernel_ms()
     if progress is not None:
         progress(done, done, order[-1])
     first, median = order[0], statistics.median
@@ -110,6 +144,7 @@ def compare_remote(
 
     return {
         "subject": first,
+        "opencl": opencl,
         "ms": {name: median(some) for name, some in walls.items()},
         "mean_ms": {name: statistics.fmean(some) for name, some in walls.items()},
         "event_ms": {name: median(some) for name, some in events.items()},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mest_compiler.cli.bars import turn_bar
+from mest_compiler.cli.bench_artifacts import bench_artifacts, opponent_paths
 from mest_compiler.cli.devices.options import Adb, Key, Server, TrackerAt
 from mest_compiler.cli.measuring import measured, measured_remotely
 from mest_compiler.cli.model_options import AUTO, Channels, Classes, Plane, Width, plane_of, profile_of
@@ -29,7 +30,7 @@ from mest_compiler.cli.options import (
 )
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.tables import mib, show_comparison, show_kernels, show_memory, show_remote
-from mest_compiler.errors import ArtifactError, BenchError, MemoryLimitError
+from mest_compiler.errors import BenchError, MemoryLimitError
 
 if TYPE_CHECKING:
     from mest_compiler.bench.torch_network import NetworkCase
@@ -43,7 +44,7 @@ LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
 OF_NETWORKS = ("profile", "width", "channels", "plane", "classes", "memory_limit", "activations")
 OF_LAYERS = ("uneven",)
 OF_PLACES = ("tracker", "key", "server", "adb", "rest")
-OF_MODELS = (*OF_NETWORKS, *OF_LAYERS, "scheme", "sparsity", "compare")
+OF_MODELS = (*OF_NETWORKS, *OF_LAYERS, "scheme", "sparsity")
 """Options that say nothing about a layer, about a network, and about an artifact."""
 
 What = Annotated[
@@ -63,7 +64,8 @@ Compare = Annotated[
         "default knobs, whatever tuning logs say), tvm (the dense step as TVM itself schedules "
         "it for an OpenCL device), or several, as in torch,dense. Of a network "
         "also one of the compiler's rewrites, such as forward-sums: the same step compiled with just that rewrite "
-        "turned the other way round, off where it is usual and on where it is not; a wrong name lists them all.",
+        "turned the other way round, off where it is usual and on where it is not; a wrong name lists them all. Of an "
+        "artifact the path of another one, such as the dense step.",
         show_default="torch; an artifact runs alone",
     ),
 ]
@@ -143,19 +145,29 @@ def command(
 
     mest bench resnet32 --width 2 --scheme block --sparsity 0.9 --device opencl --compare dense,tvm
 
-    mest bench runs/phone --device galaxy-s20 --tracker 127.0.0.1:9190 --key galaxy-s20 --rest 20
+    mest bench runs/phone --compare runs/phone-dense --tracker 127.0.0.1:9190 --key galaxy-s20 --rest 20
     """
-    from mest_compiler.bench.bandwidth import memory_bandwidth
     from mest_compiler.bench.compare import REWRITES, TORCH, TVM, UNORDERED, UNTUNED, read_opponents
     from mest_compiler.bench.layer_spec import PREFIX
     from mest_compiler.devices import available_cores, get_device
     from mest_compiler.models import available
     from mest_compiler.runtime.remote.where import Where
 
+    where = Where.of(tracker, key, server, adb)
+    if Path(what).exists() and what not in available() and not what.startswith(PREFIX):
+        _refuse(context, OF_MODELS, "an artifact")
+        result = bench_artifacts(
+            [Path(what), *map(Path, opponent_paths(compare))],
+            batch if _given(context, "batch") else None,
+            device if _given(context, "device") else None,
+            **{"seed": seed, "threads": threads, "rounds": rounds or NETWORK_ROUNDS},
+            **{"profile_kernels": profile_kernels, "where": where, "rest": rest},
+        )
+        _show_and_write(what, result, profile_kernels, json)
+        return
     target = get_device(device, threads)
     # PyTorch, beside an OpenCL device, takes the CPU.
     threads = target.threads if target.kind == "cpu" else threads or available_cores()
-    where = Where.of(tracker, key, server, adb)
     opponents = read_opponents(("torch" if where is None else "") if compare is None else compare)
     if where is not None:
         _refuse_opponents(opponents, (TORCH,), "this machine")
@@ -163,12 +175,6 @@ def command(
         _refuse(context, (*OF_NETWORKS, *OF_PLACES), "a single layer")
         _refuse_opponents(opponents, (*REWRITES, TVM, UNTUNED), "a whole network")
         result = _layer(what, scheme, sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device)
-    elif Path(what).exists() and what not in available():
-        _refuse(context, OF_MODELS, "an artifact")
-        asked = batch if _given(context, "batch") else None
-        result = _artifact(
-            Path(what), asked, device, seed, threads, rounds or NETWORK_ROUNDS, profile_kernels, where, rest
-        )
     else:
         from mest_compiler.bench.torch_network import NetworkCase
 
@@ -178,16 +184,7 @@ def command(
         rules, options = profile_of(scheme, sparsity, profile), step_options(memory_limit, activations)
         turns = rounds or NETWORK_ROUNDS
         result = _network(case, rules, options, device, opponents, threads, turns, profile_kernels, where, rest)
-    if "where" in result:
-        show_remote(what, result)
-        if json is not None:
-            write_json(json, result)
-        return
-    if profile_kernels:
-        result["bandwidth"] = memory_bandwidth(threads)
-    _show(what, result, profile_kernels)
-    if json is not None:
-        write_json(json, result)
+    _show_and_write(what, result, profile_kernels, json)
 
 
 def _layer(
@@ -282,7 +279,7 @@ def _network(
         classes = next(iter(artifacts.values())).manifest["classes"]
         torch_case = replace(case, classes=classes) if TORCH in opponents else None
         if where is not None:
-            return measured_remotely(artifacts, paths, where, case.seed, rounds, rest)
+            return measured_remotely(artifacts, paths, where, case.seed, rounds, rest, profile_kernels)
         return measured(artifacts, paths, torch_case, case.seed, threads, rounds, profile_kernels)
 
 
@@ -296,36 +293,6 @@ def settled(rules: Rules | Automatic, artifact: Artifact) -> Rules:
     of_layers = artifact.manifest["layers"]
     layers = {name: LayerPlan(of_layers[name]["scheme"], rules.sparsity) for name in artifact.structures}
     return Profile(LayerPlan("unstructured", 0.0), layers=layers)
-
-
-def _artifact(
-    path: Path,
-    batch: int | None,
-    device: str,
-    seed: int,
-    threads: int,
-    rounds: int,
-    profile_kernels: bool,
-    where: Where | None,
-    rest: float,
-) -> dict[str, Any]:
-    from mest_compiler.runtime.artifact import Artifact
-
-    artifact = Artifact.load(path)
-    built_for = artifact.manifest["device"]["name"]
-    if device != built_for:
-        raise ArtifactError(
-            f"Artifact {path} was compiled for {built_for}, not for {device}: compile it for that device."
-        )
-    if batch not in (None, artifact.manifest["batch"]):
-        raise ArtifactError(
-            f"Artifact {path} was compiled for a batch of {artifact.manifest['batch']}, not of {batch}: leave out "
-            "--batch, or compile it for that batch."
-        )
-    name = "sparse" if artifact.structures else "dense"
-    if where is not None:
-        return measured_remotely({name: artifact}, {name: path}, where, seed, rounds, rest)
-    return measured({name: artifact}, {name: path}, None, seed, threads, rounds, profile_kernels)
 
 
 def _given(context: typer.Context, name: str) -> bool:
@@ -344,6 +311,19 @@ def _refuse_opponents(opponents: tuple[str, ...], names: Collection[str], what: 
     for name in opponents:
         if name in names:
             raise BenchError(f"--compare {name} is about {what}: leave it out.")
+
+
+def _show_and_write(what: str, result: dict[str, Any], profile_kernels: bool, json: str | None) -> None:
+    from mest_compiler.bench.bandwidth import memory_bandwidth
+
+    if "where" in result:
+        show_remote(what, result)
+    else:
+        if profile_kernels:
+            result["bandwidth"] = memory_bandwidth(result["threads"])
+        _show(what, result, profile_kernels)
+    if json is not None:
+        write_json(json, result)
 
 
 def _show(what: str, result: dict[str, Any], profile_kernels: bool) -> None:

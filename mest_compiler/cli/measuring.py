@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def measured_remotely(
-    artifacts: dict[str, Artifact], paths: dict[str, Path], where: Where, seed: int, rounds: int, rest: float
-) -> dict[str, Any]:
+    artifacts: dict[str, Artifact], paths: dict[str, Path], where: Where, seed: int, rounds: int, rest: float,
+    profile_kernels: bool,
+) -> dict[str, Any]:  # fmt: skip
     """The report of steps that take turns on one device behind RPC."""
     from mest_compiler.bench.machine import describe
     from mest_compiler.bench.remote_network import compare_remote
@@ -25,15 +26,18 @@ def measured_remotely(
     manifest = next(iter(artifacts.values())).manifest
     with turn_bar("timing") as progress:
         found = compare_remote(
-            paths, where, seed=seed, rounds=rounds, pause_s=rest, progress=progress, waiting=say_waiting()
-        )
+            paths, where, seed=seed, rounds=rounds, pause_s=rest, profile_kernels=profile_kernels, progress=progress,
+            waiting=say_waiting(),
+        )  # fmt: skip
     facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes")}
-    host = describe()
+    host, probed = describe(), roofline.load(manifest["device"]["name"])
+    if probed is not None and probed["opencl"] != found["opencl"]:
+        probed = None  # of another device that goes by the same profile
     return {
         **facts,
         "device": manifest["device"]["name"],
         "where": str(where),
-        "roofline": roofline.load(manifest["device"]["name"]),
+        "roofline": probed,
         **found,
         "host": host,
         "date": host["date"],

@@ -13,6 +13,8 @@ MIB = 2**20
 """Bytes."""
 PLANNED = "planned_peak"
 """Key that the bytes of a compiled step have, and PyTorch's lack."""
+ROOFLINE = {"read_16": "reads", "mad": "multiply-adds", "launch": "a launch"}
+"""Numbers of a probe that a bench repeats, and what it calls them."""
 SMALL = 0.005
 """Share of an iteration below which a kernel gets no line of its own."""
 
@@ -28,10 +30,11 @@ def times(ratio: float | None) -> str:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose first column is text and whose others are numbers or short words."""
+    """Print a table; a column of numbers is set flush right, one with words flush left."""
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+        words = number == 0 or any(row[number][:1].isalpha() for row in rows)
+        table.add_column(column, justify="left" if words else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table, markup=False)
@@ -57,22 +60,38 @@ def show_comparison(title: str, result: Mapping[str, Any]) -> None:
 
 
 def show_remote(title: str, result: Mapping[str, Any]) -> None:
-    """Steps that took turns on a device behind RPC: wall clock and device time."""
-    subject, rows = result["subject"], []
-    for name in result["ms"]:
-        rows.append(
-            (
-                name,
-                f"{result['ms'][name]:.3f}",
-                f"{result['mean_ms'][name]:.3f}",
-                f"{result['spread'][name]:.1%}",
-                f"{result['event_ms'][name]:.3f}",
-                times(result["speedup"].get(name)),
-                times(result["event_speedup"].get(name)),
-            )
-        )
-    columns = ("step", "ms (median)", "ms (mean)", "spread", "kernels, ms", f"{subject} faster by", "by kernels")
-    show(f"{title}, batch {result['batch']}, {result['runs']} runs on the server {result['where']}", columns, rows)
+    """Steps that took turns on a device behind RPC: wall clock and device time, beside what the device can reach."""
+    subject, several = result["subject"], len(result["ms"]) > 1
+    columns = ["step", "ms", "mean", "spread", "kernels, ms", "spread"]
+    columns += [f"{subject} is faster by", "by kernels"] if several else []
+    rows = []
+    for name, ms in result["ms"].items():
+        row = [name, f"{ms:.3f}", f"{result['mean_ms'][name]:.3f}", f"{result['spread'][name]:.1%}"]
+        row += [f"{result['event_ms'][name]:.3f}", f"{result['event_spread'][name]:.1%}"]
+        row += [times(result["speedup"].get(name)), times(result["event_speedup"].get(name))] if several else []
+        rows.append(row)
+    show(f"{title}, batch {result['batch']}, {result['runs']} runs each on the server {result['where']}", columns, rows)
+    say(
+        f"ms: wall clock of a step, median of {result['rounds']} rounds; kernels: the sum of their own times, without "
+        "the gaps between them"
+    )
+    if (kernel_ms := result.get("kernel_ms")) is not None:
+        show_kernels(kernel_ms)
+    show_roofline(result["device"], result["roofline"])
+
+
+def show_roofline(device: str, roofline: Mapping[str, Any] | None) -> None:
+    """What `mest devices probe` measured of a device, in a sentence."""
+    if roofline is None:
+        say(f"what the device can reach is not known: mest devices probe --device {device} measures it")
+        return
+    numbers = roofline["numbers"]
+    reached = ", ".join(
+        f"{words} {numbers[key]['value']:.4g} {numbers[key]['unit']}"
+        for key, words in ROOFLINE.items()
+        if key in numbers
+    )
+    say(f"measured by mest devices probe on {roofline['opencl']}: {reached}")
 
 
 def show_memory(bytes_of: Mapping[str, Mapping[str, int | None]]) -> None:
@@ -88,9 +107,9 @@ def show_memory(bytes_of: Mapping[str, Mapping[str, int | None]]) -> None:
         say("PyTorch's peak is its own profiler's, of the dense network; its workspace is among its activations")
 
 
-def show_kernels(kernel_ms: Mapping[str, Mapping[str, Mapping[str, float]]], bandwidth: float) -> None:
-    """`kernel_ms` of a report: where the time of an iteration goes, slowest first; what its kernels move, beside the
-    bytes a second that memory can move."""
+def show_kernels(kernel_ms: Mapping[str, Mapping[str, Mapping[str, float]]], bandwidth: float | None = None) -> None:
+    """`kernel_ms` of a report: where the time of an iteration goes, slowest first; with `bandwidth`, the bytes a second
+    that memory can move, also what its kernels move."""
     for contestant, kernels in kernel_ms.items():
         total = sum(kernel["ms"] for kernel in kernels.values())
         slowest = sorted(kernels.items(), key=lambda item: -item[1]["ms"])
@@ -99,11 +118,14 @@ def show_kernels(kernel_ms: Mapping[str, Mapping[str, Mapping[str, float]]], ban
         if rest:
             shown.append((f"{len(rest)} others", {key: sum(k[key] for k in rest) for key in rest[0]}))
         rows = [
-            (name, f"{kernel['ms']:.3f}", f"{kernel['ms'] / total:.1%}", f"{kernel['calls']:g}", *_moved(kernel))
+            (name, f"{kernel['ms']:.3f}", f"{kernel['ms'] / total:.1%}", f"{kernel['calls']:g}")
+            + (() if bandwidth is None else _moved(kernel))
             for name, kernel in shown
         ]
-        columns = ("kernel", "ms", "share", "calls", "MB moved", "GB/s")
+        columns = ("kernel", "ms", "share", "calls") + (() if bandwidth is None else ("MB moved", "GB/s"))
         show(f"{contestant}: {total:.3f} ms by kernel", columns, rows)
+    if bandwidth is None:
+        return
     say(
         "moved: what a kernel reads and writes, each number once; a copy moves "
         f"{bandwidth / 1e9:.1f} GB/s where caches do not help"

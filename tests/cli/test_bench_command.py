@@ -148,7 +148,9 @@ def test_bad_input(refused, folder: Path, arguments: list[str], sentence: str) -
     ("arguments", "sentence"),
     [
         (["--batch", "9"], "was compiled for a batch of 8, not of 9"),
-        (["--compare", "torch"], "--compare says nothing about an artifact"),
+        (["--compare", "torch"], "--compare torch says nothing about an artifact: leave it out, or give another"),
+        (["--compare", "net.py"], "net.py is no whole artifact"),
+        (["--device", "opencl"], "was compiled for cpu, not for opencl"),
         (["--sparsity", "0.5"], "--sparsity says nothing about an artifact"),
     ],
 )

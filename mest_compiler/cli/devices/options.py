@@ -43,7 +43,7 @@ def say_waiting(every_s: float = 5.0):
         elif queue.servers == 0:
             state = "no server is registered at the moment"
         else:
-            state = f"{queue.servers} in use, {queue.pending} clients in the queue"
+            state = f"{queue.servers} in use, {queue.pending} waiting"
         say(f"waiting for a device ({state}): {progress.seconds:.0f} of at most {progress.limit:.0f} s")
 
     return waiting

@@ -102,7 +102,7 @@ class Tracker:
                 if now - start > wait_s:
                     raise DeviceError(
                         f"No device of {key!r} became free at the tracker {self.address} within {wait_s:.0f} s: "
-                        f"{queue.servers} of them are in use, and {queue.pending} clients wait."
+                        f"{queue.servers} in use, {queue.pending} waiting."
                     )
                 if now - seen > GONE_S:
                     raise DeviceError(

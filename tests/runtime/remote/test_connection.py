@@ -102,7 +102,7 @@ def test_two_clients_on_one_key(where: Where) -> None:
 
 
 def test_a_wait_has_an_end(where: Where, there: Connection) -> None:
-    with pytest.raises(DeviceError, match=r"became free .* within 1 s: 1 of them are in use, and 1 clients wait"):
+    with pytest.raises(DeviceError, match=r"became free .* within 1 s: 1 in use, 1 waiting"):
         connection.open(where, wait_s=1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import tvm
 from mest_compiler.errors import DeviceLostError
 from mest_compiler.runtime.remote import connection
 from mest_compiler.runtime.remote.connection import Connection
+from mest_compiler.runtime.remote.supervisor import Supervisor
 from mest_compiler.runtime.remote.where import Where
 
 from .programs import NUMBERS, adding, crashing, long
@@ -111,6 +114,21 @@ def test_an_answer_that_comes_late_is_not_the_next_ones(there: Connection, sessi
         time.sleep(0.2)  # the answer has come by now
     with pytest.raises(DeviceLostError, match="a request in it was given up"), there.during("a second step"):
         y.numpy()
+
+
+@pytest.mark.slow
+def test_a_tracker_that_goes(served: Supervisor, there: Connection, where: Where) -> None:
+    """Who has a session keeps it; who wants one waits until the tracker is there again."""
+    x, module = tvm.runtime.tensor(np.zeros(NUMBERS), there.device("cpu")), there.load(adding(1.0))
+    tracker = served.processes()["tracker"]
+    os.kill(tracker, signal.SIGKILL)
+    with there.during("an addition"):
+        module["add"](x)
+        assert (x.numpy() == 1).all()
+    there.close()
+    with connection.open(where, wait_s=60, retry_s=90) as again:
+        again.heartbeat()
+    assert served.processes()["tracker"] != tracker
 
 
 def test_ctrl_c_ends_the_connection(there: Connection, where: Where) -> None:
