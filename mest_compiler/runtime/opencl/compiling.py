@@ -54,13 +54,17 @@ def build(force: bool = False) -> Path:
     )
 
 
-def compile_library(to: Path, compiler: str, version: str) -> Path:
-    """Compiles the plug-in for a TVM version into a file, and returns it; raises DeviceError with the complaint."""
+def compile_library(to: Path, compiler: str, version: str, libraries: Sequence[Path] = ()) -> Path:
+    """Compiles the plug-in for a TVM version into a file, and returns it; raises DeviceError with the complaint.
+
+    libraries: libtvm_runtime and libtvm_ffi of another processor, for a compiler that compiles for it; none: those of
+    the installed wheel.
+    """
     include = [libinfo.find_include_path(), *tvm_ffi.libinfo.include_paths()]
-    libraries = {Path(libinfo.find_libtvm_runtime()), Path(tvm_ffi.libinfo.find_libtvm_ffi())}
+    libraries = libraries or (Path(libinfo.find_libtvm_runtime()), Path(tvm_ffi.libinfo.find_libtvm_ffi()))
     command = [
         compiler, *FLAGS, f'-DMEST_TVM_VERSION="{version}"', *(f"-isystem{folder}" for folder in include),
-        *map(str, sorted(HERE.glob("*.cc"))), "-o", str(to), *sorted(map(str, libraries)), "-ldl", "-lpthread",
+        *map(str, sorted(HERE.glob("*.cc"))), "-o", str(to), *map(str, libraries), "-ldl", "-lpthread",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=to.parent)
     if done.returncode == 0:
