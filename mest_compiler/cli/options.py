@@ -75,7 +75,12 @@ Model = Annotated[str, typer.Argument(help="A model's name, or FILE.py:CALLABLE 
 RunDir = Annotated[
     Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run, finished or not, that mest train wrote.")
 ]
-Device = Annotated[str, typer.Option(help="Device to compile for and run on: cpu, this machine's.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Device to compile for and run on: cpu, this machine's; opencl; galaxy-s20; or a device profile's YAML file."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]
 Batch = Annotated[int, typer.Option(min=1, help="Examples in a batch.")]
 Scheme = Annotated[
