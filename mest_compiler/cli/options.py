@@ -78,7 +78,7 @@ RunDir = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="Device to compile for and run on: cpu, this machine's; opencl; galaxy-s20; or a device profile's YAML file."
+        help="Device to compile for and run on: cpu, this machine's; opencl; galaxy-s20; or a profile's YAML file."
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all cores")]

@@ -22,9 +22,11 @@ from mest_compiler.runtime.trainer import Trainer
 from .cases import Case, compiled
 from .training import LR, MaskedTraining, check_steps
 
-SINGLE, STATE = 2e-3, 2e-2
-"""Relative differences allowed between three steps in float32 and in float64: of the loss and the logits, and of each
-parameter, whose gradient differs where a ReLU's input is nearly zero (PyTorch's own float32 steps do too)."""
+SINGLE, CHANGES = 2e-3, (0.01, 0.05, 0.1)
+"""Relative differences allowed between steps in float32 and in float64: of the loss and the logits, and after each step
+of what it and those before changed in a parameter. They grow from step to step, for where a ReLU's input is nearly zero
+it lets through in one what it does not in the other; PyTorch's own float32 steps are as far from its float64 ones
+(up to 0.002, 0.02 and 0.05 here)."""
 
 
 def double(place: connection.Connection, case: Case) -> None:
@@ -45,16 +47,21 @@ def single(place: connection.Connection, scheme: str) -> None:
     trainer = Trainer(step, place=place)
     reference = MaskedTraining(model.double(), trainer.masks(), rule)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(3):
+    start = trainer.state()
+    for allowed in CHANGES:
         x = torch.randn(64, 3, 32, 32, generator=generator, dtype=torch.float64)
         y = torch.randint(0, 10, (64,), generator=generator)
         loss, logits = trainer.step(x.numpy().astype(np.float32), y.numpy(), LR / 10)
         wanted, wanted_logits = reference.step(x, y, LR / 10)
         assert abs(loss - wanted) <= SINGLE * abs(wanted), (loss, wanted)
         assert np.abs(logits - wanted_logits).max() <= SINGLE * np.abs(wanted_logits).max()
-    for name, array in reference.state().items():
-        error = np.abs(trainer.state()[name] - array).max() / max(np.abs(array).max(), 1e-3)
-        assert error <= STATE, (name, error)
+        state, wanted_state = trainer.state(), reference.state()
+        errors = {
+            name: np.abs(state[name] - array).max() / np.abs(array - start[name]).max()
+            for name, array in wanted_state.items()
+        }
+        worst = max(errors, key=errors.__getitem__)
+        assert errors[worst] <= allowed, (worst, errors[worst])
     print(f"{scheme}: loss {loss:.6f}, PyTorch's {wanted:.6f}", flush=True)
 
 
