@@ -15,18 +15,39 @@ from tvm.s_tir.dlight.base import try_inline
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.errors import DeviceError
 
+from ..emit import Expr
+from .emit import C_NAMES, number
+
 SMALL_GROUP, GROUP = 64, 256  # work-items of a work-group, with few results and with many
 MANY = 4096  # results
 LONG, PARTS = 512, 64  # sums of so many numbers are split in so many parts, unless there are many of them
 
 
 def bind(module: tvm.IRModule, device: OpenClProfile) -> tvm.IRModule:
-    """The module with every function of loops bound to work-items; generated kernels, which are, stay as they are."""
-    functions = {
-        gvar: _bound(gvar.name_hint, f) if isinstance(f, tirx.PrimFunc) and not _has_threads(f) else f
-        for gvar, f in module.functions.items()
-    }
+    """The module with every function of loops bound to work-items, which generated kernels are, and every constant
+    written to the last bit."""
+    functions = {}
+    for gvar, f in module.functions.items():
+        if isinstance(f, tirx.PrimFunc):
+            f = _exact(f if _has_threads(f) else _bound(gvar.name_hint, f))
+        functions[gvar] = f
     return tvm.IRModule(functions, attrs=module.attrs)
+
+
+def _exact(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """The function with its constants as `number` writes them: those of Relax's operators are TVM's own."""
+
+    def constant(node: tirx.FloatImm) -> Expr:
+        dtype = str(node.ty.dtype)
+        if dtype not in C_NAMES:
+            return node
+        exact = number(node.value, dtype)
+        return node if isinstance(exact, tirx.FloatImm) else exact
+
+    body = tvm_ffi.structural_map(function.body, [(tirx.FloatImm, constant)])
+    if body.same_as(function.body):
+        return function
+    return tirx.PrimFunc(function.params, body, function.ret_type, attrs=function.attrs)
 
 
 def _has_threads(function: tirx.PrimFunc) -> bool:

@@ -99,6 +99,17 @@ def test_long_sums(shape: tuple[int, int]) -> None:
     same({"total": te.create_prim_func([x, total])}, 1, "float64")
 
 
+@pytest.mark.parametrize("factor", [1 / 0.7, -1 / 3, 1e-30 / 3])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_constants_are_written_to_the_last_bit(factor: float, dtype: str) -> None:
+    x = te.placeholder((70,), dtype, "x")
+    scaled = te.compute(x.shape, lambda i: x[i] * tirx.const(factor, dtype), "scaled")
+    bound = plain.bind(tvm.IRModule({"scaled": te.create_prim_func([x, scaled])}), PHONE)
+    given, made = np.random.default_rng(0).random(70).astype(dtype), poisoned((70,), dtype)
+    compile_kernels({"scaled": bound["scaled"]})["scaled"](tvm.runtime.tensor(given), made)
+    np.testing.assert_array_equal(made.numpy(), given * np.asarray(factor, dtype))
+
+
 def test_generated_kernels_stay_as_they_are() -> None:
     vec, plane = Vec(8, "float32"), Plane(4, 4)
     kernel = elementwise.tile_in(8, 3, plane, vec)
