@@ -22,11 +22,11 @@ from mest_compiler.runtime.trainer import Trainer
 from .cases import Case, compiled
 from .training import LR, MaskedTraining, check_steps
 
-SINGLE, CHANGES = 2e-3, (0.01, 0.05, 0.1)
+SINGLE, CHANGES = 7e-3, (0.01, 0.06, 0.16)
 """Relative differences allowed between steps in float32 and in float64: of the loss and the logits, and after each step
-of what it and those before changed in a parameter. They grow from step to step, for where a ReLU's input is nearly zero
-it lets through in one what it does not in the other: PyTorch's own float32 steps with these patterns are 0.008, 0.03
-and 0.04 from its float64 ones. In float64 the same kernels differ by 1e-11."""
+of what it and those before changed in a parameter (norm by norm). Twice as far as PyTorch's own float32 steps with
+these masks are from its float64 ones; it grows from step to step, for where a ReLU's input is nearly zero, one lets
+through what the other does not. In float64 the same kernels differ by 1e-11."""
 
 
 def double(place: connection.Connection, case: Case) -> None:
@@ -57,7 +57,7 @@ def single(place: connection.Connection, scheme: str) -> None:
         assert np.abs(logits - wanted_logits).max() <= SINGLE * np.abs(wanted_logits).max()
         state, wanted_state = trainer.state(), reference.state()
         errors = {
-            name: np.abs(state[name] - array).max() / np.abs(array - start[name]).max()
+            name: np.linalg.norm(state[name] - array) / np.linalg.norm(array - start[name])
             for name, array in wanted_state.items()
         }
         worst = max(errors, key=errors.__getitem__)
