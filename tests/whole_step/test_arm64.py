@@ -21,7 +21,7 @@ from mest_compiler.sparsity.profile import Profile
 
 from . import arm64
 from .cases import Case, model_of
-from .training import LR, MaskedTraining, batch
+from .training import MaskedTraining, check_single_steps
 
 REQUEST_S = 1800
 """The first step compiles every kernel in an emulated compiler."""
@@ -53,12 +53,7 @@ def test_three_steps_are_pytorchs(server: str, network: str, scheme: str) -> Non
         assert "aarch64" in device["version"]
         trainer = Trainer(artifact, place=place)
         reference = MaskedTraining(model_of(case).double(), trainer.masks(), RULE)
-        for seed in range(3):
-            x, y = batch(4, case.shape, seed)
-            loss, logits = trainer.step(x.numpy().astype(np.float32), y.numpy(), LR / 10)
-            wanted, wanted_logits = reference.step(x, y, LR / 10)
-            assert abs(loss - wanted) <= SINGLE * abs(wanted)
-            assert np.abs(logits - wanted_logits).max() <= SINGLE * np.abs(wanted_logits).max()
+        check_single_steps(trainer, reference, case.shape, SINGLE)
         state = trainer.state()
         assert json.loads(place.function("mest.opencl.counts")(0))["built"] > KERNELS[network]
     for name, array in reference.state().items():

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from mest_compiler import compile as compiler
 from mest_compiler.devices import get_device
@@ -20,9 +18,9 @@ from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.automatic import Automatic
 
-from .cases import CLASSES, Case, model_of
+from .cases import Case, model_of
 from .phones import PHONE, built
-from .training import LR, MaskedTraining, batch
+from .training import MaskedTraining, check_single_steps
 
 NEEDED = {"TVMFFIErrorSetRaisedFromCStrParts", "TVMFFIFunctionCall", "TVMFFIFunctionGetGlobal"}
 """What TVM's runtime gives a library; a kernel's host part may not need anything else."""
@@ -76,10 +74,4 @@ def test_the_same_kernels_train_here(phone: tuple[Artifact, set[str]]) -> None:
     assert not any("double" in text for text in source)
     trainer = Trainer(here)
     reference = MaskedTraining(model_of(CASE).double(), trainer.masks(), Sgd(0.9, 5e-4, False))
-    for seed in range(3):
-        x, y = batch(4, CASE.shape, seed)
-        loss, logits = trainer.step(x.numpy().astype(np.float32), y.numpy(), LR / 10)
-        wanted, wanted_logits = reference.step(x, y, LR / 10)
-        assert abs(loss - wanted) <= SINGLE * abs(wanted)
-        assert np.abs(logits - wanted_logits).max() <= SINGLE * np.abs(wanted_logits).max()
-    assert logits.shape == (4, CLASSES) and torch.is_tensor(y)
+    check_single_steps(trainer, reference, CASE.shape, SINGLE)

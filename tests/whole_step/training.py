@@ -92,6 +92,17 @@ def check_equal(what: str, found: Mapping[str, np.ndarray], wanted: Mapping[str,
         assert error <= TOLERANCE, f"{what} of {name}: relative error {error}"
 
 
+def check_single_steps(trainer: Trainer, reference: MaskedTraining, shape: tuple[int, int, int], rtol: float) -> None:
+    """Trains a step in float32 and its reference in float64 three times, and compares loss and logits."""
+    for seed in range(3):
+        x, y = batch(trainer.manifest["batch"], shape, seed)
+        loss, logits = trainer.step(x.numpy().astype(np.float32), y.numpy(), LR / 10)
+        wanted, wanted_logits = reference.step(x, y, LR / 10)
+        assert logits.shape == (trainer.manifest["batch"], CLASSES)
+        assert abs(loss - wanted) <= rtol * abs(wanted)
+        assert np.abs(logits - wanted_logits).max() <= rtol * np.abs(wanted_logits).max()
+
+
 def check_steps(
     trainer: Trainer, reference: MaskedTraining, rule: Sgd, shape: tuple[int, int, int], steps: int = 3, seed: int = 0
 ) -> None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-import tvm
 
 from mest_compiler.runtime.trainer import Trainer
 
-from ..schedules.opencl.oclgrind import right
+from ..schedules.opencl.oclgrind import plant, right
 from ..schedules.opencl.watched_passes import FAULTS
 from .cases import Case, compiled
 from .training import LR, MaskedTraining, batch
@@ -26,9 +25,7 @@ TOO_FAR = 60000
 def main(scheme: str, fault: str = "") -> None:
     """One step, checked."""
     if fault in FAULTS:
-        tvm.register_global_func(
-            "tvm_callback_opencl_postproc", lambda code, target: FAULTS[fault](code), override=True
-        )
+        plant(FAULTS[fault])
     case = Case("resnet20", scheme, dtype="float32", device="opencl")
     built = compiled(case)
     trainer = Trainer(built.artifact)

@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import tvm
 
 ROOT = Path(__file__).parents[3]
 FLAGS = ["--max-wgsize", "1024", "--local-mem-size", "32768", "--num-threads", "1"]
@@ -34,6 +35,11 @@ def right() -> NoReturn:
     """
     print("right", flush=True)
     os._exit(0)
+
+
+def plant(fault: Callable[[str], str]) -> None:
+    """Every kernel that is built from now on has its OpenCL C changed so."""
+    tvm.register_global_func("tvm_callback_opencl_postproc", lambda code, target: fault(code), override=True)
 
 
 def watched(

@@ -6,13 +6,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import tvm
-
 from mest_compiler.schedules.opencl.emit import Vec
 
 from ..convolutions import Conv
 from .gathers import KNOBS
-from .oclgrind import right
+from .oclgrind import plant, right
 from .test_dense_gather import check as check_dense
 from .test_sparse_gather import check as check_sparse
 
@@ -40,7 +38,6 @@ def run(family: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        fault = FAULTS[sys.argv[2]]
-        tvm.register_global_func("tvm_callback_opencl_postproc", lambda code, target: fault(code), override=True)
+        plant(FAULTS[sys.argv[2]])
     run(sys.argv[1])
     right()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import tvm
-
 from mest_compiler.schedules.opencl.emit import Vec
 
 from ..convolutions import Conv, Data
@@ -14,7 +12,7 @@ from ..generators import indexings_of
 from ..sparse_layers import SparseCase, fitted, hostile_masks, sparse_conv
 from .gradients import KNOBS, dense_gradient_of, run_dense, run_sparse, sparse_gradient
 from .launching import compile_kernels
-from .oclgrind import right
+from .oclgrind import plant, right
 
 VEC = Vec(8, "float32")
 LAYER = Conv(3, 5, (5, 3), stride=(1, 2), batch=11)
@@ -48,7 +46,6 @@ def run(family: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 2:
-        fault = FAULTS[sys.argv[2]]
-        tvm.register_global_func("tvm_callback_opencl_postproc", lambda code, target: fault(code), override=True)
+        plant(FAULTS[sys.argv[2]])
     run(sys.argv[1])
     right()
