@@ -106,9 +106,8 @@ def compare_remote(
 
     Returns JSON values: `ms` (wall, median of the rounds), `mean_ms` (of all runs), `event_ms` and `mean_event_ms`,
     `spread` and `event_spread` ((largest - smallest round) / median), `speedup` of the first over each other one, by
-    wall and by events, `opencl`, the
-    device's name, `loss` after the first step, and what each says about itself; with `profile_kernels` also
-    `kernel_ms`, see `RemoteStep.kernel_ms`.
+    wall and by events, `opencl`, the device's name, `loss` after the first step, and what each says about itself; with
+    `profile_kernels` also `kernel_ms`, see `RemoteStep.kernel_ms`.
 
     Raises:
         DeviceError, DeviceLostError: the place is gone, or cannot run them. BenchError: a loss is no number.

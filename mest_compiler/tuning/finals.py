@@ -17,11 +17,8 @@ GAIN = 0.99
 
 def finalists(subject: Subject, count: int = FINALISTS) -> list[Knobs]:
     """The fastest candidates so far, without the default knobs; none where those failed."""
-    first = key_of(subject.first)
-    if subject.seconds.get(first) is None:
-        return []
-    done = [(sum(s) / len(s), key) for key, s in subject.seconds.items() if s is not None and key != first]
-    return [dict(key) for _, key in sorted(done)[:count]]
+    keys, first = [key for _, key in subject.ranked()], key_of(subject.first)
+    return [dict(key) for key in keys if key != first][:count] if first in keys else []
 
 
 def decide(workshop: Workshop, subject: Subject) -> None:
@@ -36,11 +33,7 @@ def decide(workshop: Workshop, subject: Subject) -> None:
     if not wanted:
         return
     default, *others = workshop.compare(subject, [subject.first, *wanted])
+    ratios = [median(t / d for t, d in zip(times, default, strict=True)) for times in others]
     seconds = median(default)
-    subject.final = {}
-    for knobs, times in zip(wanted, others, strict=True):
-        ratio = median(t / d for t, d in zip(times, default, strict=True))
-        if ratio < GAIN:
-            workshop.write_final(subject, knobs, seconds * ratio)
-    workshop.write_final(subject, subject.first, seconds)
-    subject.settled = True
+    final = {key_of(knobs): seconds * ratio for knobs, ratio in zip(wanted, ratios, strict=True) if ratio < GAIN}
+    workshop.write_final(subject, final | {key_of(subject.first): seconds})

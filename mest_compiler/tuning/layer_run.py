@@ -65,16 +65,16 @@ def kernel_call(
         arrays = index_arrays(structure, layer, {direction: choice.used})
         indices = [tvm.runtime.tensor(arrays[name], o.place) for name in forms]
         dtypes = {name: form.dtype for name, form in forms.items()}
-    kernel = build(choice.make(), device)
+    kernel = built(choice.make(), device)["main"]
     zero = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype), o.place)  # noqa: E731
     sums = [] if choice.workspace is None else [zero(*choice.workspace)]
     zeros = generators(device).zeros
     if choice.indexing == "zeros":
         dense = zero(*layer.shape)
         if direction == "backward_weight":
-            back = build(zeros.compact(layer, dtypes), device)
+            back = built(zeros.compact(layer, dtypes), device)["main"]
             return lambda: (kernel(o.x, o.dy, dense, *sums), back(dense, *indices, o.dw))
-        put = build(zeros.expand(layer, dtypes), device)
+        put = built(zeros.expand(layer, dtypes), device)["main"]
         source, target = (o.x, o.y) if direction == "forward" else (o.dy, o.dx)
         return lambda: (put(o.weight, *indices, dense), kernel(source, dense, target))
     if direction == "backward_weight":
@@ -83,12 +83,16 @@ def kernel_call(
     return lambda: kernel(source, o.weight, *indices, target)
 
 
-def build(function: tvm.tirx.PrimFunc, device: Device) -> Callable[..., None]:
-    """Machine code of one kernel."""
+def built(function: tvm.tirx.PrimFunc, device: Device) -> tvm.runtime.Executable:
+    """Machine code of one kernel, whose name there is "main".
+
+    Raises:
+        DeviceError: it is beyond the limits of the device.
+    """
     module = tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
     check_limits(module, device)
     with tvm.transform.PassContext(disabled_pass=list(device.needless_passes)):
-        return tvm.tirx.build(module, target=device.target, pipeline=device.pipeline)["main"]
+        return tvm.tirx.build(module, target=device.target, pipeline=device.pipeline)
 
 
 def interleaved_ms(

@@ -27,6 +27,7 @@ from mest_compiler.schedules.choice import Choice
 
 from .definitions import definition, weight_shape
 from .fastest import SEED, random_structure
+from .layer_run import built
 from .tasks import Task
 
 LARGEST = 2
@@ -257,10 +258,7 @@ def build(task: Task, device: Device, knobs: Mapping[str, int], library: str) ->
     """Builds a candidate's library into a file: a worker's errand.
 
     Raises:
-        TuningError: the device's limits forbid it. DeviceError: it cannot be linked.
+        TuningError: the device's limits forbid it. DeviceError: they forbid what was generated, or it cannot be linked.
     """
-    choice = task.made(device, knobs)
-    module = tvm.IRModule({"main": choice.make().with_attr("global_symbol", "main")})
-    with tvm.transform.PassContext(disabled_pass=list(device.needless_passes)):
-        made = tvm.tirx.build(module, target=device.target, pipeline=device.pipeline)
+    made = built(task.made(device, knobs).make(), device)
     Path(library).write_bytes(library_bytes(made, device))

@@ -182,16 +182,14 @@ def size(subject: Subject) -> int:
 
 def tuned(subject: Subject, weight: float, workshop: Workshop) -> Tuned:
     """What the workshop knows of a task."""
-    first, best = subject.seconds.get(key_of(subject.first)), subject.best
-    if subject.settled and subject.final:
-        first = [subject.final[key_of(subject.first)]]
+    best = subject.best
     failed = [key for key, seconds in subject.seconds.items() if seconds is None]
     reasons = [workshop.errors[str(subject.task), key] for key in failed if (str(subject.task), key) in workshop.errors]
     knobs, seconds = best if best is not None else ({}, None)
-    mean = None if first is None else sum(first) / len(first)
     return Tuned(
-        subject.task, weight, mean, seconds, knobs, len(subject.seconds), len(failed), reasons[-1] if reasons else ""
-    )
+        subject.task, weight, subject.default, seconds, knobs, len(subject.seconds), len(failed),
+        reasons[-1] if reasons else "",
+    )  # fmt: skip
 
 
 def _own(task: Task, device: Device) -> str:
@@ -217,7 +215,6 @@ def _recall(subject: Subject, trials: Sequence[Trial]) -> None:
             subject.seconds[key_of(trial.knobs)] = None if trial.seconds is None else [trial.seconds]
     if trials and trials[-1].first and trials[-1].again:
         subject.final = {key_of(t.knobs): t.seconds for t in standing(trials) if t.seconds is not None}
-        subject.settled = True
 
 
 def _finals(
@@ -225,7 +222,7 @@ def _finals(
 ) -> None:
     """The last comparison of each task that had trials since its last one."""
     for subject in subjects:
-        if subject.settled or not last.finalists(subject):
+        if subject.final:
             continue
         progress(f"comparing {subject.task}")
         try:

@@ -50,14 +50,13 @@ class Enough(Exception):
 @dataclass(eq=False)
 class Subject:
     """A task in the workshop. seconds: of each candidate that was tried, None where it failed. final: of the default
-    knobs and those that beat them in the last comparison; settled: no trial came after that."""
+    knobs and those that beat them in the last comparison; empty: there was none, or a trial came after it."""
 
     task: Task
     module: tvm.IRModule
     space: dict[str, list[int]]
     seconds: dict[Key, list[float] | None] = field(default_factory=dict)
     final: dict[Key, float] = field(default_factory=dict)
-    settled: bool = False
 
     @property
     def first(self) -> dict[str, int]:
@@ -67,14 +66,21 @@ class Subject:
     @property
     def best(self) -> tuple[Knobs, float] | None:
         """The fastest knobs that were measured, and their mean time; after a last comparison, by that."""
-        if self.settled and self.final:
+        if self.final:
             key = min(self.final, key=self.final.__getitem__)
             return dict(key), self.final[key]
-        done = [(sum(s) / len(s), key) for key, s in self.seconds.items() if s is not None]
-        if not done:
-            return None
-        seconds, key = min(done)
-        return dict(key), seconds
+        done = self.ranked()
+        return (dict(done[0][1]), done[0][0]) if done else None
+
+    @property
+    def default(self) -> float | None:
+        """Mean time of the default knobs; after a last comparison, by that."""
+        first = key_of(self.first)
+        return self.final.get(first) or next((seconds for seconds, key in self.ranked() if key == first), None)
+
+    def ranked(self) -> list[tuple[float, Key]]:
+        """(mean time, knobs) of all right trials of the search, the fastest first."""
+        return sorted((sum(s) / len(s), key) for key, s in self.seconds.items() if s is not None)
 
 
 def key_of(knobs: Knobs) -> Key:
@@ -218,7 +224,7 @@ class Workshop:
         Path(path).unlink(missing_ok=True)
         with self._lock:
             subject.seconds[key_of(knobs)] = seconds
-            subject.settled = False
+            subject.final = {}
             self.left -= 1
             if error is not None:
                 self.errors[str(subject.task), key_of(knobs)] = _sentence(error)
@@ -254,16 +260,11 @@ class Workshop:
             for job in jobs:
                 job.result()
             for number in [number for number in alive for _ in range(2)]:  # a lost one may come back
-                arguments = (
-                    subject.task,
-                    self.device,
-                    [dict(k) for k in wanted],
-                    paths,
-                    self.places[number],
-                    self.care,
+                job = self._runners[number].submit(
+                    compare, subject.task, self.device, list(wanted), paths, self.places[number], self.care
                 )
                 try:
-                    return [list(some) for some in self._runners[number].submit(compare, *arguments).result()]
+                    return [list(some) for some in job.result()]
                 except DeviceError as error:
                     self._last_words = _sentence(error)
         except Exception as error:  # a build or a candidate that failed, or a time-out
@@ -273,10 +274,11 @@ class Workshop:
                 Path(path).unlink(missing_ok=True)
         raise DeviceError(f"No device is left to measure on ({self._last_words.rstrip('.')}).")
 
-    def write_final(self, subject: Subject, knobs: Knobs, seconds: float) -> None:
-        """Writes down what the last comparison gave."""
-        subject.final[key_of(knobs)] = seconds
-        self._write(subject, knobs, [seconds])
+    def write_final(self, subject: Subject, final: Mapping[Key, float]) -> None:
+        """Writes down what the last comparison gave; the default knobs, which end it in the log, stand last."""
+        for key, seconds in final.items():
+            self._write(subject, dict(key), [seconds])
+        subject.final = dict(final)
 
     # ---- for MetaSchedule
     @contextmanager

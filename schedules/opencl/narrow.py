@@ -6,7 +6,7 @@ for float32, and `narrowed` gives it other accesses; so every generator serves b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import tvm_ffi
 from tvm import ir, sym, tirx
@@ -44,13 +44,13 @@ def _quad(index: Expr) -> Expr | None:
     return analyzer.simplify(tirx.floordiv(index.base, QUAD))
 
 
-def _accesses(kernel: tirx.PrimFunc) -> Iterator[tuple[Buffer, list[Expr]]]:
+def _accesses(kernel: tirx.PrimFunc) -> list[tuple[Buffer, list[Expr]]]:
     """(buffer, indices) of everything that a kernel reads or writes."""
     found: list[tuple[Buffer, list[Expr]]] = []
     load = (ir.TensorLoad, lambda node: found.append((node.source, list(node.indices))))
     store = (tirx.BufferStore, lambda node: found.append((node.buffer, list(node.indices))))
     tvm_ffi.structural_walk(kernel.body, (load, store))
-    return iter(found)
+    return found
 
 
 def narrowable(kernel: tirx.PrimFunc) -> frozenset[int]:
