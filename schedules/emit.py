@@ -84,15 +84,19 @@ def blocks(extent: int, size: int) -> list[Part]:
     return parts + ([Part(full * size, rest, 1)] if rest else [])
 
 
-def tile_shape(rows: int, cols: int, pixels: int) -> tuple[int, int]:
+def tile_shape(rows: int, cols: int, pixels: int, reach: tuple[int, int] = (1, 1)) -> tuple[int, int]:
     """(rows, columns) of a register tile of at most `pixels` pixels, such that even tiles fill the registers best;
-    of equals the one with the fewest rows, whose pixels stand side by side."""
+    of equals the one around which a kernel of size `reach` reads the least, and of those the one with the fewest rows,
+    whose pixels stand side by side."""
 
-    def filled(tile_rows: int) -> float:
+    def worth(tile_rows: int) -> tuple[float, int, int]:
         across = -(-cols // (pixels // tile_rows))
-        return rows / -(-rows // tile_rows) * cols / across
+        width = -(-cols // across)
+        filled = rows / -(-rows // tile_rows) * cols / across
+        around = (tile_rows + reach[0] - 1) * (width + reach[1] - 1) - tile_rows * width
+        return round(filled, 6), -around, -tile_rows
 
-    best = max(range(1, min(rows, pixels) + 1), key=lambda r: (round(filled(r), 6), -r))
+    best = max(range(1, min(rows, pixels) + 1), key=worth)
     return best, min(cols, pixels // best)
 
 

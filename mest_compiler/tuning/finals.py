@@ -10,7 +10,7 @@ from statistics import median
 
 from .workshop import Knobs, Subject, Workshop, key_of
 
-FINALISTS = 3
+FINALISTS = 6
 GAIN = 0.99
 """Of the default's time: a candidate that needs more is no winner."""
 

@@ -11,7 +11,19 @@ from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Buffer, Expr, Indices, blocks, function
-from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, group_of, over_pixels, register_tile, update
+from .gather import (
+    ALONE,
+    Fused,
+    GatherKnobs,
+    Input,
+    Output,
+    Shape,
+    group_of,
+    over_pixels,
+    reach_of,
+    register_tile,
+    update,
+)
 from .source import Tile
 
 MOST_PLANES = 4  # output planes a register tile; a taller block is worked through in parts
@@ -65,7 +77,7 @@ def _gather(
                                 ),
                             )  # fmt: skip
 
-                over_pixels(grid, knobs, over_rows, body)
+                over_pixels(grid, knobs, over_rows, body, reach_of(g, out))
 
         x.each(one)
 

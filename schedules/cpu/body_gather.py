@@ -18,7 +18,7 @@ from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Buffer, Expr, Indices, function
 from .emit import Vec, flat_any
-from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, group_of, over_pixels, register_tile
+from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, group_of, over_pixels, reach_of, register_tile
 from .source import Tile
 
 
@@ -77,7 +77,7 @@ def _gather(
                         lambda source, acc, pixels: run(source, acc, pixels, bodies, base),
                     )  # fmt: skip
 
-                over_pixels(grid, knobs, over_rows, body)
+                over_pixels(grid, knobs, over_rows, body, reach_of(g, 1))
 
         x.each(one)
 

@@ -15,11 +15,12 @@ from tvm import tirx
 
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
-from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv, dtypes_of, kernel_forms
 from mest_compiler.kernels.normalisation import Normalisation
 
 from ..choice import Choice, tunable
+from ..emit import tile_shape
 from . import (
     block_gather,
     block_gradient,
@@ -30,11 +31,12 @@ from . import (
     planes_gather,
     planes_gradient,
 )
-from .gather import GatherKnobs
+from .gather import GatherKnobs, reach_of
 from .weight_gradient import WeightGradientKnobs
 
-SLAB_BYTES = 32 * 1024  # input that the rows of a group share: about a first-level cache
+SLAB_BYTES = 40 * 1024  # input that the rows of a group share: about a first-level cache
 DENSE_SLAB_BYTES = 64 * 1024  # every load feeds several filters and all is read in order: less depends on the cache
+MOST_GROUPS_OF_DOTS = 8
 BAND_PIXELS = 64  # pixels of dY that a weight gradient keeps close
 DENSE_ROWS = 4  # output planes a register tile of a dense kernel
 ENTRIES_PER_GROUP = 12  # fewer entries of a row in a group, and moving its sums costs more than the cache saves
@@ -53,12 +55,30 @@ def _bytes(g: ConvGeometry) -> int:
 
 
 def _groups(
-    planes: int, plane: Plane, g: ConvGeometry, slab_bytes: int, entries: float, least: int = ENTRIES_PER_GROUP
+    planes: int, pixels: int, g: ConvGeometry, slab_bytes: int, entries: float, least: int = ENTRIES_PER_GROUP
 ) -> int:
-    """Groups so that a slab (planes x kernel rows x columns) stays below `slab_bytes`, with at least 8 planes and about
+    """Groups so that a slab (planes x pixels of each) stays below `slab_bytes`, with at least 8 planes and about
     `least` of the `entries` of a row in each."""
-    slab = planes * g.kernel[0] * plane.cols * g.lanes * _bytes(g)
+    slab = planes * pixels * g.lanes * _bytes(g)
     return max(1, min(-(-slab // slab_bytes), planes // 8, int(entries / least)))
+
+
+def _groups_of_dots(g: ConvGeometry, most: float) -> int:
+    """Groups of a weight gradient that holds pixels of dY: with more, X stays closer, and dY is loaded more often."""
+    return max(1, min(MOST_GROUPS_OF_DOTS, g.channels // 8, int(most)))
+
+
+def _read_by_tile(direction: str, g: ConvGeometry, pixels: int) -> int:
+    """Pixels of a plane that a register tile of so many pixels of one output plane reads."""
+    if direction == "backward_data":
+        grid, _ = g.backward_grids[0]
+        sizes = [-(-k // s) for k, s in zip(g.kernel, g.stride, strict=True)]
+        steps = (1, 1)
+    else:
+        grid, sizes, steps = g.forward_grid, list(g.kernel), g.stride
+    tile = tile_shape(grid.rows, grid.cols, pixels, reach_of(g, 1))
+    rows, cols = ((n - 1) * step + size for n, step, size in zip(tile, steps, sizes, strict=True))
+    return rows * cols
 
 
 def _pixels(device: CpuProfile, planes: int) -> int:
@@ -85,7 +105,7 @@ def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
     forward = direction == "forward"
     planes, plane, out = (g.channels, g.x, g.filters) if forward else (g.filters, g.dy, g.channels)
     outputs = min(DENSE_ROWS, out // g.groups)
-    groups = _groups(planes // g.groups, plane, g, DENSE_SLAB_BYTES, g.columns)
+    groups = _groups(planes // g.groups, g.kernel[0] * plane.cols, g, DENSE_SLAB_BYTES, g.columns)
     return tunable(partial(_dense_gather, direction, g), GatherKnobs(_pixels(device, outputs), groups, True, outputs))
 
 
@@ -119,8 +139,9 @@ def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice
     if direction == "backward_weight":
         per_row = layer.capacity / layer.rows
         if kind.filters == 1:
-            groups = max(1, min(4, int(per_row * kind.channels / ENTRIES_PER_GROUP)))
-            knobs = WeightGradientKnobs(pixels=16 if wide else 12, groups=groups, chunks=device.threads)
+            groups = _groups_of_dots(g, per_row * kind.channels / ENTRIES_PER_GROUP)
+            pixels, chains = (16, 4) if wide else (12, 2)
+            knobs = WeightGradientKnobs(pixels=pixels, groups=groups, chunks=device.threads, chains=chains)
             make = partial(block_gradient.dots, layer)
         else:
             entries = (16 if wide else 8) // min(kind.filters, block_gradient.MOST_FILTERS)
@@ -128,15 +149,25 @@ def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice
             knobs = WeightGradientKnobs(entries=entries, rows=_band(g), groups=groups, chunks=device.threads)
             make = partial(block_gradient.outer, layer)
     elif direction == "forward":
-        groups = min(_groups(g.channels, g.x, g, SLAB_BYTES, kept / g.filters), g.channels // kind.channels)
-        knobs = GatherKnobs(_pixels(device, kind.filters), groups, True)
+        knobs = _block_gather(direction, device, g, kept / g.filters, (kind.channels, kind.filters))
         make = partial(block_gather.forward, layer)
     else:
         per_row = kept / (g.channels * len(g.backward_grids))
-        groups = min(_groups(g.filters, g.dy, g, SLAB_BYTES, per_row), g.filters // kind.filters)
-        knobs = GatherKnobs(_pixels(device, kind.channels), groups, True)
+        knobs = _block_gather(direction, device, g, per_row, (kind.filters, kind.channels))
         make = partial(block_gather.backward_data, layer)
     return [_choice("block", direction, "block", layer, knobs, make)]
+
+
+def _block_gather(
+    direction: str, device: CpuProfile, g: ConvGeometry, entries: float, block: tuple[int, int]
+) -> GatherKnobs:
+    """Knobs of a gather with so many weights a row; block: planes that an entry reads, and those it adds to."""
+    into, outputs = block
+    planes, plane = (g.channels, g.x) if direction == "forward" else (g.filters, g.dy)
+    pixels, alone = _pixels(device, outputs), outputs == 1
+    read = _read_by_tile(direction, g, pixels) if alone else g.kernel[0] * plane.cols
+    groups = min(_groups(planes, read, g, SLAB_BYTES, entries), planes // into)
+    return GatherKnobs(pixels, groups, not alone)
 
 
 def _weights(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
@@ -148,14 +179,16 @@ def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv
     g, wide = layer.geometry, device.registers > 16
     offsets, *_ = kernel_forms(layer, direction, (indexing, 1)).values()
     entries = offsets.length  # at most, of the whole layer
+    pixels, chains = (16, 2) if wide else (10, 1)
     if direction == "backward_weight":
-        groups = max(1, min(4, int(entries / g.filters / ENTRIES_PER_BODY_GROUP)))
-        knobs = WeightGradientKnobs(pixels=16 if wide else 10, groups=groups, chunks=device.threads, chains=1)
+        groups = _groups_of_dots(g, entries / g.filters / ENTRIES_PER_BODY_GROUP)
+        knobs = WeightGradientKnobs(pixels=pixels, groups=groups, chunks=device.threads, chains=chains)
         return _choice("body", direction, indexing, layer, knobs, partial(body_gradient.dots, layer, bodies))
     gather = body_gather.forward if direction == "forward" else body_gather.backward_data
-    planes, plane, rows = (g.channels, g.x, g.filters) if direction == "forward" else (g.filters, g.dy, g.channels)
-    groups = _groups(planes, plane, g, SLAB_BYTES, entries / rows, ENTRIES_PER_BODY_GROUP)
-    knobs = GatherKnobs(16 if wide else 10, groups)
+    planes, rows = (g.channels, g.filters) if direction == "forward" else (g.filters, g.channels)
+    read = _read_by_tile(direction, g, pixels)
+    groups = _groups(planes, read, g, SLAB_BYTES, entries / rows, ENTRIES_PER_BODY_GROUP)
+    knobs = GatherKnobs(pixels, groups)
     return _choice("body", direction, indexing, layer, knobs, partial(gather, layer, bodies))
 
 

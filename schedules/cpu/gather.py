@@ -199,11 +199,25 @@ def update(vec: Vec, acc: list[Buffer], source: Buffer, pixels: list[int], value
             vec.fma(acc[b * len(loaded) + i], value, x)
 
 
+def reach_of(g: ConvGeometry, planes: int) -> tuple[int, int]:
+    """The `reach` of `tile_shape` for register tiles of so many output planes.
+
+    With one plane every update loads a vector of the input, so that all a tile reads has to stay in the first-level
+    cache: the kernel's size. With several, pixels that stand side by side are worth more.
+    """
+    return g.kernel if planes == 1 else (1, 1)
+
+
 def over_pixels(
-    grid: Subgrid, knobs: GatherKnobs, rows: Callable[[Callable[..., None]], None], body: Callable[..., None]
+    grid: Subgrid,
+    knobs: GatherKnobs,
+    rows: Callable[[Callable[..., None]], None],
+    body: Callable[..., None],
+    reach: tuple[int, int] = (1, 1),
 ) -> None:
-    """Loops over the pixel tiles of a subgrid, with the loops over structure rows outside or inside the columns."""
-    tr, tc = tile_shape(grid.rows, grid.cols, knobs.pixels)
+    """Loops over the pixel tiles of a subgrid, with the loops over structure rows outside or inside the columns; reach:
+    see `reach_of`."""
+    tr, tc = tile_shape(grid.rows, grid.cols, knobs.pixels, reach)
     for row_part in split(grid.rows, tr):
         with each(row_part) as r:
             if knobs.pixels_inner:

@@ -14,6 +14,7 @@ from mest_compiler.kernels.indices import SparseConv
 
 from ..choice import Choice
 from ..emit import split, tile_shape
+from .gather import reach_of
 
 PIXELS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28)
 GROUPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -36,7 +37,7 @@ def space(direction: str, choice: Choice, device: CpuProfile, layer: SparseConv 
         found = _gather(direction, choice, g, layer, most)
     elif _held(choice, layer):
         found = {
-            "pixels": _tiles([(g.dy.height, g.dy.width)], [n for n in PIXELS if 4 <= n <= most]),
+            "pixels": _tiles([(g.dy.height, g.dy.width)], [n for n in PIXELS if 4 <= n <= most], g.kernel),
             "groups": _groups(g.channels // g.groups),
             "chains": CHAINS,
         }
@@ -73,7 +74,11 @@ def _gather(
     own = choice.kernel.startswith(("dense", "planes"))
     block = 1 if own else _block(direction, choice, layer)
     return {
-        "pixels": _tiles([(grid.rows, grid.cols) for grid in grids], [n for n in PIXELS if n * block <= most]),
+        "pixels": _tiles(
+            [(grid.rows, grid.cols) for grid in grids],
+            [n for n in PIXELS if n * block <= most],
+            (1, 1) if own else reach_of(g, block),
+        ),
         "groups": _groups(sources // g.groups),
         "pixels_inner": (1, 0),
         **({"outputs": [n for n in OUTPUTS if n <= targets // g.groups]} if own else {}),
@@ -96,11 +101,11 @@ def _block(direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> 
     return min(layer.kind.channels if direction == "backward_data" else layer.kind.filters, 4)
 
 
-def _tiles(planes: list[tuple[int, int]], values: list[int]) -> list[int]:
+def _tiles(planes: list[tuple[int, int]], values: list[int], reach: tuple[int, int]) -> list[int]:
     """Of the values that give the same register tiles, the smallest."""
     shapes: dict[object, int] = {}
     for value in values:
-        tiles = [tile_shape(rows, cols, value) for rows, cols in planes]
+        tiles = [tile_shape(rows, cols, value, reach) for rows, cols in planes]
         key = tuple(
             tuple(tuple(part.size for part in split(size, most)) for size, most in zip(plane, tile, strict=True))
             for plane, tile in zip(planes, tiles, strict=True)

@@ -137,7 +137,7 @@ def sparse(
 
 def over_dy_tiles(g: ConvGeometry, pixels: int, body: Callable[[Expr, Expr, list[tuple[int, int]]], None]) -> None:
     """body(row, column, displacements of the pixels) for register tiles of dY."""
-    tr, tc = tile_shape(g.dy.height, g.dy.width, pixels)
+    tr, tc = tile_shape(g.dy.height, g.dy.width, pixels, g.kernel)
     for row_part in split(g.dy.height, tr):
         with each(row_part) as h:
             for col_part in split(g.dy.width, tc):
