@@ -2,17 +2,20 @@
 alike.
 
 All processes are alive from the first to the last round; the one whose turn it is has the machine to itself,
-since the others are blocked reading (no spinning threads of another pool, see worker.py).
+since the others are blocked reading (no spinning threads of another pool, see worker.py). A turn during which
+something else slowed a core (see pace.py) is taken again, whosever it was, within limits.
 """
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mest_compiler.bench import pace
 from mest_compiler.bench.child import Child, Contestant
 from mest_compiler.bench.machine import available_cores
 from mest_compiler.errors import BenchError
@@ -20,25 +23,31 @@ from mest_compiler.errors import BenchError
 FEW_S = 1e-6
 """Seconds of a turn that warms up and then runs once."""
 
+MOST_WAIT_S = 5.0
+"""That one turn waits for slowed cores."""
+
 Progress = Callable[[int, int, str], None]
 """Called as (turns done, turns in all, name of the contestant whose turn comes next or ended last)."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How long things may take, in seconds; a turn lasts `turn` at least and `ask` at most."""
+    """How long things may take, in seconds; a turn lasts `turn` at least and `ask` at most. patience: what a turn may
+    cost on average to wait for cores that something else slows, and to be taken again."""
 
     build: float = 900.0
     ask: float = 300.0
     turn: float = 0.15
+    patience: float = 2.0
 
 
 @dataclass(frozen=True)
 class Timing:
     """Times of one contestant: a sample (ms, mean of the repeats of one turn) a round.
 
-    `extra`: "min_ms" (fastest single repeat of all), "repeats" (per round), "build_s", "peak_rss_mb" (MiB),
-    "result" (what the contestant's `result()` said) and "outputs" (path of its saved arrays or None).
+    `extra`: "min_ms" (fastest single repeat of all), "repeats" (per round), "slowed" (per round: how
+    many times longer a core's beat was than its shortest one), "again" (turns taken again), "build_s", "peak_rss_mb"
+    (MiB), "result" (what the contestant's `result()` said) and "outputs" (path of its saved arrays or None).
     """
 
     samples: list[float]
@@ -79,9 +88,10 @@ def interleave(
     """
     limits = limits or Limits()
     _check(contestants, rounds)
-    samples: dict[str, list[dict[str, float]]] = {contestant.name: [] for contestant in contestants}
+    samples: dict[str, list[dict[str, Any]]] = {contestant.name: [] for contestant in contestants}
     extra: dict[str, dict[str, Any]] = {}
     total = rounds * len(contestants)
+    taker = _Taker(limits, total)
     with ExitStack() as stack:
         children = []
         for contestant in contestants:  # one after another: a compilation may need all cores and much memory
@@ -93,12 +103,37 @@ def interleave(
         for done, child in enumerate(turns(children, rounds)):
             if progress is not None:
                 progress(done, total, child.name)
-            samples[child.name].append(child.ask("turn", limits.ask, seconds=limits.turn))
+            samples[child.name].append(taker.turn(child))
         for child in children:
             extra[child.name] |= child.ask("result", limits.ask)
     if progress is not None:
         progress(total, total, children[-1].name)
     return {name: _timing(turns_of_one, extra[name]) for name, turns_of_one in samples.items()}
+
+
+class _Taker:
+    """Takes turns, and those again that something else slowed, while there is patience left."""
+
+    def __init__(self, limits: Limits, turns: int) -> None:
+        self._limits, self._left = limits, limits.patience * turns
+        self._fastest = pace.first_look() if self._left else {}
+
+    def turn(self, child: Child) -> dict[str, Any]:
+        """A turn, of several the one that was slowed the least, with how often it was taken again."""
+        found: list[dict[str, Any]] = []
+        while True:
+            begin, wait = time.monotonic(), min(self._left, MOST_WAIT_S)
+            answer = child.ask(
+                "turn", self._limits.ask + wait, seconds=self._limits.turn, fastest=self._fastest, wait=wait
+            )
+            for beats in answer["beats"]:
+                pace.learn(self._fastest, beats)
+            slowed = max(pace.slowed(beats, self._fastest) for beats in answer["beats"])
+            self._left = max(0.0, self._left - (time.monotonic() - begin if found else answer["waited"]))
+            found.append(answer | {"slowed": slowed})
+            best = min(found, key=lambda one: one["slowed"])
+            if best["slowed"] < pace.SLOWED or not self._left:
+                return best | {"again": len(found) - 1}
 
 
 def run_alone(contestant: Contestant, limits: Limits | None = None) -> dict[str, Any]:
@@ -155,12 +190,14 @@ def _save_outputs(child: Child, folder: Path | None, limits: Limits) -> str | No
     return path if child.ask("outputs", limits.ask, path=path)["saved"] else None
 
 
-def _timing(turns_of_one: list[dict[str, float]], extra: dict[str, Any]) -> Timing:
+def _timing(turns_of_one: list[dict[str, Any]], extra: dict[str, Any]) -> Timing:
     return Timing(
         samples=[turn["mean_ms"] for turn in turns_of_one],
         extra={
             "min_ms": min(turn["min_ms"] for turn in turns_of_one),
             "repeats": [turn["repeats"] for turn in turns_of_one],
+            "slowed": [turn["slowed"] for turn in turns_of_one],
+            "again": sum(turn["again"] for turn in turns_of_one),
             **extra,
         },
     )

@@ -45,6 +45,15 @@ Only = Annotated[
     typer.Option(min=1, metavar="N", help="Search only the N tasks that take the most time in a step."),
 ]
 Devices = Annotated[int, typer.Option(min=1, help="How many devices of the key to measure on at the same time.")]
+CoolDown = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=60,
+        metavar="SECONDS",
+        help="Pause before a candidate is timed once more because its times were apart: let a hot phone cool down.",
+    ),
+]
 Show = Annotated[bool, typer.Option("--show", help="Show what is on record for the device, and search nothing.")]
 Plot = Annotated[
     str | None,
@@ -81,6 +90,7 @@ def command(
     server: Server = None,
     adb: Adb = None,
     devices: Devices = 1,
+    cool_down: CoolDown = 0.1,
     show: Show = False,
     plot: Plot = None,
     check_model: CheckModel = False,
@@ -118,8 +128,8 @@ def command(
             what, scheme, sparsity, profile, width, channels, plane, classes, batch, device, threads, seed
         )
         if check_model:
-            result = tuning.checked(asked, trials, places)
+            result = tuning.checked(asked, trials, places, cool_down)
         else:
-            result = tuning.tuned(asked, trials, minutes, only, output, places)
+            result = tuning.tuned(asked, trials, minutes, only, output, places, cool_down)
     if json is not None:
         write_json(json, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from mest_compiler.errors import TuningError
 if TYPE_CHECKING:
     from mest_compiler.devices import Device
     from mest_compiler.runtime.remote.where import Where
-    from mest_compiler.tuning.measure import Opener
+    from mest_compiler.tuning.measure import Care, Opener
     from mest_compiler.tuning.tasks import Task
 
 A_TASK = 32
@@ -126,8 +126,9 @@ def tuned(
     only: int | None,
     output: Path | None,
     at: Sequence[Opener | None],
+    cool_down: float,
 ) -> dict[str, Any]:
-    """Searches, says what it found, and returns that for JSON."""
+    """Searches, says what it found, and returns that for JSON. cool_down: in seconds, see `Care.pause_s`."""
     from mest_compiler.tuning.database import device_folder
     from mest_compiler.tuning.search import Budget, tune
 
@@ -142,7 +143,7 @@ def tuned(
     with turn_bar("tuning") as progress:
         found = tune(
             tasks, device, root, Budget(trials, seconds), title=_title(asked), heaviest=only, places=at,
-            progress=progress, say=say, seed=asked.seed + 1,
+            progress=progress, say=say, seed=asked.seed + 1, care=_care(cool_down),
         )  # fmt: skip
     for one in found:
         if one.default is None and one.trials:
@@ -156,6 +157,12 @@ def tuned(
         "seconds": time.monotonic() - begin, "trials": sum(row["trials"] for row in rows),
         "ms": {"default": before, "best": after}, "tasks": rows,
     }  # fmt: skip
+
+
+def _care(cool_down: float) -> Care:
+    from mest_compiler.tuning import search
+
+    return replace(search.CARE, pause_s=cool_down)
 
 
 def _title(asked: Asked) -> str:
@@ -188,7 +195,7 @@ def shown(device: str, threads: int | None, output: Path | None, plot: str | Non
     return {"device": device, "folder": str(folder), "tasks": rows, "damaged": log.damaged}
 
 
-def checked(asked: Asked, trials: int | None, at: Sequence[Opener | None]) -> dict[str, Any]:
+def checked(asked: Asked, trials: int | None, at: Sequence[Opener | None], cool_down: float) -> dict[str, Any]:
     """How good the cost model is, as a table and for JSON."""
     from mest_compiler.tuning.check import check
     from mest_compiler.tuning.search import Budget
@@ -204,6 +211,7 @@ def checked(asked: Asked, trials: int | None, at: Sequence[Opener | None]) -> di
             places=at,
             progress=progress,
             seed=asked.seed + 1,
+            care=_care(cool_down),
         )
     columns = ("task", "rank correlation", "held out", "default ms", "search ms", "random ms", "trials")
     cells = [

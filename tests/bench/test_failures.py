@@ -12,7 +12,7 @@ import pytest
 from mest_compiler.bench.rounds import Limits, interleave
 from mest_compiler.errors import BenchError
 
-LIMITS = Limits(build=20, ask=20, turn=0.02)
+LIMITS = Limits(build=20, ask=20, turn=0.02, patience=0)
 HERE = Path(__file__).parent
 
 PARENT = """
@@ -50,7 +50,7 @@ def test_a_contestant_that_fails(contestant, no_worker_left, factory, arguments,
 def test_a_contestant_that_hangs(contestant, no_worker_left, arguments, message) -> None:
     start = time.monotonic()
     with pytest.raises(BenchError, match=message):
-        interleave([contestant("slow", "Slow", **arguments)], 1, limits=Limits(build=1.5, ask=1, turn=0.02))
+        interleave([contestant("slow", "Slow", **arguments)], 1, limits=Limits(build=1.5, ask=1, turn=0.02, patience=0))
     assert time.monotonic() - start < 10
     assert no_worker_left()
 

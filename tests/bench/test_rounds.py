@@ -10,7 +10,7 @@ from mest_compiler.bench.machine import available_cores
 from mest_compiler.bench.rounds import Limits, Timing, fastest, interleave, turns
 from mest_compiler.errors import BenchError
 
-SHORT = Limits(build=30, ask=30, turn=0.02)
+SHORT = Limits(build=30, ask=30, turn=0.02, patience=0)
 
 
 def test_every_other_round_runs_in_reverse() -> None:

@@ -42,7 +42,7 @@ def test_all_ways_agree(text: str, tmp_path) -> None:
 def test_all_ways_run_in_processes_of_their_own(tmp_path) -> None:
     contestants = torch_layer.contestants(LayerSpec.parse("layer:8,8,3,6x6"), threads=1, **CASE)
     assert len(contestants) == len(torch_layer.FACTORIES)
-    timings = interleave([contestants[0], contestants[-1]], 1, outputs=tmp_path, limits=Limits(turn=0.01))
+    timings = interleave([contestants[0], contestants[-1]], 1, outputs=tmp_path, limits=Limits(turn=0.01, patience=0))
     assert fastest(timings, "torch") in timings
     arrays = [np.load(timing.extra["outputs"]) for timing in timings.values()]
     np.testing.assert_allclose(arrays[0]["dx"], arrays[-1]["dx"], rtol=1e-4, atol=1e-5)

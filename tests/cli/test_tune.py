@@ -54,6 +54,7 @@ def test_what_is_tuned_is_used(mest, folder: Path, monkeypatch: pytest.MonkeyPat
         ([TINY, *AS_TINY, "--trials", "0"], "0 trials finds nothing"),
         ([TINY, *AS_TINY, "--minutes", "0"], "no time finds nothing"),
         ([TINY, *AS_TINY, "--plot", "a.png"], "add --show"),
+        ([TINY, *AS_TINY, "--cool-down", "-1"], "greater than or equal to 0"),
         ([TINY, *AS_TINY, "--key", "phone"], "The key 'phone' needs a tracker"),
         ([TINY, *AS_TINY, "--devices", "2"], "add --tracker and --key"),
         ([TINY, *AS_TINY, "--tracker", "127.0.0.1:1", "--key", "phone"], "127.0.0.1:1"),

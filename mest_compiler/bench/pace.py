@@ -1,0 +1,68 @@
+"""Whether something else slows this machine's cores just now, by a loop that is always the same.
+
+Where two tenants share a core, each slows the other, and kernels that live on loads more than those that live on
+arithmetic: times taken meanwhile compare two mixtures. So a turn begins when the cores beat as fast as they ever did,
+and counts when they still do at its end; see `rounds`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+LOOPS = 100_000
+"""Of a beat: about a millisecond, longer than a timer's tick disturbs."""
+MOST_CORES = 8
+"""Cores that are looked at."""
+SLOWED = 1.15
+"""Times a beat's shortest length from which on a core is slowed."""
+LOOKS, LOOK_S = 25, 0.02
+"""Looks at the cores by which their pace is known at first, and seconds between two looks."""
+
+
+def beats() -> dict[str, float]:
+    """Milliseconds of a beat on each core this thread may use, the shorter of two; {} where no core can be chosen."""
+    if not hasattr(os, "sched_getaffinity"):
+        return {}
+    allowed = os.sched_getaffinity(0)
+    try:
+        return {str(core): min(_beat(core), _beat(core)) for core in sorted(allowed)[-MOST_CORES:]}
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _beat(core: int) -> float:
+    os.sched_setaffinity(0, {core})
+    start = time.perf_counter()
+    for _ in range(LOOPS):
+        pass
+    return 1e3 * (time.perf_counter() - start)
+
+
+def slowed(found: Mapping[str, float], fastest: Mapping[str, float]) -> float:
+    """How many times longer than its shortest beat the slowest core's is; 1.0 where nothing is known."""
+    return max((ms / fastest[core] for core, ms in found.items() if core in fastest), default=1.0)
+
+
+def calm(fastest: Mapping[str, float], wait: float) -> dict[str, float]:
+    """The cores' beats, as soon as none is slowed, or after `wait` seconds."""
+    end = time.monotonic() + wait
+    while slowed(found := beats(), fastest) > SLOWED and time.monotonic() < end:
+        time.sleep(LOOK_S)
+    return found
+
+
+def first_look() -> dict[str, float]:
+    """The shortest of each core's beats in a while."""
+    fastest: dict[str, float] = {}
+    for _ in range(LOOKS):
+        learn(fastest, beats())
+        time.sleep(LOOK_S)
+    return fastest
+
+
+def learn(fastest: dict[str, float], found: Mapping[str, float]) -> None:
+    """Remembers beats that are shorter than those known."""
+    for core, ms in found.items():
+        fastest[core] = min(ms, fastest.get(core, ms))

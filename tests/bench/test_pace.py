@@ -1,0 +1,49 @@
+"""Turns are taken while nothing else slows the cores, and taken again where something did."""
+
+import os
+import time
+
+import pytest
+
+from mest_compiler.bench import pace
+from mest_compiler.bench.rounds import Limits, interleave
+
+cores_can_be_chosen = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no core can be chosen here")
+
+
+@cores_can_be_chosen
+def test_every_core_beats_and_the_thread_may_go_where_it_could() -> None:
+    allowed = os.sched_getaffinity(0)
+    found = pace.beats()
+    assert set(found) == {str(core) for core in sorted(allowed)[-pace.MOST_CORES :]}
+    assert all(ms > 0 for ms in found.values())
+    assert os.sched_getaffinity(0) == allowed
+
+
+def test_the_slowest_core_counts_and_the_shortest_beat_is_remembered() -> None:
+    fastest = {"0": 1.0, "1": 2.0}
+    assert pace.slowed({"0": 1.1, "1": 3.0}, fastest) == 1.5
+    assert pace.slowed({"7": 3.0}, fastest) == pace.slowed({}, fastest) == 1.0
+    pace.learn(fastest, {"1": 1.5, "0": 4.0, "2": 1.0})
+    assert fastest == {"0": 1.0, "1": 1.5, "2": 1.0}
+
+
+def test_it_waits_for_calm_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = iter([2.0, 1.5, 1.1, 9.0])
+    monkeypatch.setattr(pace, "beats", lambda: {"0": next(lengths)})
+    assert pace.calm({"0": 1.0}, 10) == {"0": 1.1}
+    monkeypatch.setattr(pace, "beats", lambda: {"0": 2.0})
+    begin = time.monotonic()
+    assert pace.calm({"0": 1.0}, 0.05) == {"0": 2.0}
+    assert time.monotonic() - begin < 5
+
+
+def test_a_slowed_turn_is_taken_again_until_patience_ends(contestant, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient = Limits(build=30, ask=30, turn=0.02, patience=0.2)
+    monkeypatch.setattr(pace, "first_look", lambda: {str(core): 1e-6 for core in range(os.cpu_count() or 1)})
+    found = interleave([contestant("a", "Bare")], 2, limits=patient)["a"]
+    assert len(found.samples) == 2 and all(ratio > pace.SLOWED for ratio in found.extra["slowed"])
+    monkeypatch.setattr(pace, "first_look", lambda: {str(core): 1e6 for core in range(os.cpu_count() or 1)})
+    monkeypatch.setattr(pace, "learn", lambda *_: None)
+    found = interleave([contestant("a", "Bare")], 2, limits=patient)["a"]
+    assert found.extra["again"] == 0 and all(ratio < 1 for ratio in found.extra["slowed"])
