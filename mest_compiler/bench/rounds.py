@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mest_compiler.bench import pace
+from mest_compiler import pace
 from mest_compiler.bench.child import Child, Contestant
 from mest_compiler.bench.machine import available_cores
 from mest_compiler.errors import BenchError

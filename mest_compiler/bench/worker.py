@@ -18,13 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from mest_compiler.bench.pace import beats, calm
+from mest_compiler.pace import IDLE_S, beats, calm
 from mest_compiler.training.memory import peak_rss_mb
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WARM_UP_S = 0.02
-IDLE_S = 0.01
-"""Until the threads of a pool have stopped spinning."""
 
 
 class Runner(Protocol):

@@ -12,15 +12,16 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import tvm
 
-from mest_compiler import schedules
+from mest_compiler import pace, schedules
 from mest_compiler.devices import Device
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
@@ -31,6 +32,10 @@ from .layer_run import Operands, interleaved_ms, kernel_call
 from .records import Records
 
 ROUNDS = 9
+PATIENCE_S = 10.0
+"""Seconds that a process waits in all, while it measures, for cores that something else slows."""
+AGAIN_S = 0.5
+"""Of it that goes for measuring again."""
 SEED = 0
 FOLDER = "MEST_CACHE"
 """Environment variable that names another cache folder; empty: nothing is kept."""
@@ -83,7 +88,7 @@ class Fastest:
         values = rng.standard_normal(of_weight, np.float32).astype(g.dtype)
         operands = Operands.of(self.device, g, x, dy, values)
         calls = [kernel_call(direction, c, self.device, g, operands, sparse, structure) for c in found]
-        measured = interleaved_ms(calls, ROUNDS, operands.place.sync)
+        measured = _measured(lambda: interleaved_ms(calls, ROUNDS, operands.place.sync))
         times = {label(choice): round(min(some), 4) for choice, some in zip(found, measured, strict=True)}
         _save(key, times)
         return times
@@ -94,6 +99,37 @@ class Fastest:
             "layer": asdict(layer), "found": [label(choice) for choice in found],
         }  # fmt: skip
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class _Calm:
+    """What this process knows of its cores' pace (see `pace`), and how long it may still wait for it."""
+
+    fastest: dict[str, float] | None = None
+    patience: float = PATIENCE_S
+
+
+_calm = _Calm()
+
+
+def _measured(times: Callable[[], list[list[float]]]) -> list[list[float]]:
+    """The times of each kernel, taken again and added while something else slowed a core and there is patience left."""
+    if _calm.fastest is None:
+        _calm.fastest = pace.first_look()
+    found: list[list[float]] = []
+    while True:
+        begin = time.monotonic()
+        before = pace.calm(_calm.fastest, _calm.patience)
+        _calm.patience -= time.monotonic() - begin
+        new = times()
+        found = [a + b for a, b in zip(found, new, strict=True)] if found else new
+        time.sleep(pace.IDLE_S)
+        after = pace.beats()
+        for beats in (before, after):
+            pace.learn(_calm.fastest, beats)
+        if _calm.patience <= 0 or all(pace.slowed(b, _calm.fastest) < pace.SLOWED for b in (before, after)):
+            return found
+        _calm.patience -= AGAIN_S
 
 
 def label(choice: Choice) -> str:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mest_compiler.bench import pace
+from mest_compiler import pace
 from mest_compiler.bench.rounds import Limits, interleave
 
 cores_can_be_chosen = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no core can be chosen here")

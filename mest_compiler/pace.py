@@ -2,7 +2,7 @@
 
 Where two tenants share a core, each slows the other, and kernels that live on loads more than those that live on
 arithmetic: times taken meanwhile compare two mixtures. So a turn begins when the cores beat as fast as they ever did,
-and counts when they still do at its end; see `rounds`.
+and counts when they still do at its end; see `bench.rounds`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ MOST_CORES = 8
 """Cores that are looked at."""
 SLOWED = 1.15
 """Times a beat's shortest length from which on a core is slowed."""
+IDLE_S = 0.01
+"""Until the threads of a pool have stopped spinning."""
 LOOKS, LOOK_S = 25, 0.02
 """Looks at the cores by which their pace is known at first, and seconds between two looks."""
 
