@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 LOOPS = 100_000
 """Of a beat: about a millisecond, longer than a timer's tick disturbs."""
@@ -17,8 +18,8 @@ MOST_CORES = 8
 """Cores that are looked at."""
 SLOWED = 1.15
 """Times a beat's shortest length from which on a core is slowed."""
-IDLE_S = 0.01
-"""Until the threads of a pool have stopped spinning."""
+IDLE_S = 0.25
+"""Within which the threads of a pool have stopped spinning after a call."""
 LOOKS, LOOK_S = 25, 0.02
 """Looks at the cores by which their pace is known at first, and seconds between two looks."""
 
@@ -30,8 +31,11 @@ def beats() -> dict[str, float]:
     allowed = os.sched_getaffinity(0)
     try:
         return {str(core): min(_beat(core), _beat(core)) for core in sorted(allowed)[-MOST_CORES:]}
+    except OSError:  # a sandbox forbids it, or a core went away
+        return {}
     finally:
-        os.sched_setaffinity(0, allowed)
+        with suppress(OSError):
+            os.sched_setaffinity(0, allowed)
 
 
 def _beat(core: int) -> float:
@@ -47,12 +51,15 @@ def slowed(found: Mapping[str, float], fastest: Mapping[str, float]) -> float:
     return max((ms / fastest[core] for core, ms in found.items() if core in fastest), default=1.0)
 
 
-def calm(fastest: Mapping[str, float], wait: float) -> dict[str, float]:
-    """The cores' beats, as soon as none is slowed, or after `wait` seconds."""
-    end = time.monotonic() + wait
-    while slowed(found := beats(), fastest) > SLOWED and time.monotonic() < end:
+def calm(fastest: Mapping[str, float], wait: float) -> tuple[dict[str, float], float]:
+    """The cores' beats as soon as none is slowed, or after `wait` seconds; and the seconds waited."""
+    begin, found = time.monotonic(), beats()
+    if slowed(found, fastest) < SLOWED:
+        return found, 0.0
+    while (waited := time.monotonic() - begin) < wait and slowed(found, fastest) >= SLOWED:
         time.sleep(LOOK_S)
-    return found
+        found = beats()
+    return found, waited
 
 
 def first_look() -> dict[str, float]:

@@ -24,7 +24,7 @@ FEW_S = 1e-6
 """Seconds of a turn that warms up and then runs once."""
 
 MOST_WAIT_S = 5.0
-"""That one turn waits for slowed cores."""
+"""That one turn waits for slowed cores, and is taken again, at most."""
 
 Progress = Callable[[int, int, str], None]
 """Called as (turns done, turns in all, name of the contestant whose turn comes next or ended last)."""
@@ -121,19 +121,23 @@ class _Taker:
     def turn(self, child: Child) -> dict[str, Any]:
         """A turn, of several the one that was slowed the least, with how often it was taken again."""
         found: list[dict[str, Any]] = []
+        left = allowed = min(self._left, MOST_WAIT_S)
         while True:
-            begin, wait = time.monotonic(), min(self._left, MOST_WAIT_S)
+            begin = time.monotonic()
             answer = child.ask(
-                "turn", self._limits.ask + wait, seconds=self._limits.turn, fastest=self._fastest, wait=wait
+                "turn", self._limits.ask + left, seconds=self._limits.turn, fastest=self._fastest, wait=left
             )
+            left -= time.monotonic() - begin if found else answer["waited"]
+            found.append(answer)
             for beats in answer["beats"]:
                 pace.learn(self._fastest, beats)
-            slowed = max(pace.slowed(beats, self._fastest) for beats in answer["beats"])
-            self._left = max(0.0, self._left - (time.monotonic() - begin if found else answer["waited"]))
-            found.append(answer | {"slowed": slowed})
-            best = min(found, key=lambda one: one["slowed"])
-            if best["slowed"] < pace.SLOWED or not self._left:
-                return best | {"again": len(found) - 1}
+            best = min(found, key=self._slowed)
+            if left <= 0 or self._slowed(best) < pace.SLOWED:
+                self._left = max(0.0, self._left - (allowed - left))
+                return best | {"slowed": self._slowed(best), "again": len(found) - 1}
+
+    def _slowed(self, answer: Mapping[str, Any]) -> float:
+        return max(pace.slowed(beats, self._fastest) for beats in answer["beats"])
 
 
 def run_alone(contestant: Contestant, limits: Limits | None = None) -> dict[str, Any]:
@@ -145,7 +149,7 @@ def run_alone(contestant: Contestant, limits: Limits | None = None) -> dict[str,
     _check([contestant], 1)
     with Child(contestant, _core(contestant.threads)) as child:
         child.wait_built(limits.build)
-        child.ask("turn", limits.ask, seconds=FEW_S)
+        child.ask("turn", limits.ask, seconds=FEW_S, fastest={}, wait=0.0)
         return child.ask("result", limits.ask)["result"]
 
 

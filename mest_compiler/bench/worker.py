@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from mest_compiler.pace import IDLE_S, beats, calm
+from mest_compiler.pace import IDLE_S, calm
 from mest_compiler.training.memory import peak_rss_mb
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -52,9 +52,7 @@ def main() -> None:
 def turn(runner: Runner, seconds: float, fastest: dict[str, float], wait: float) -> dict[str, Any]:
     """Wait until the cores beat as fast as `fastest` says (see `pace`), warm up, then repeat `run` for about `seconds`:
     mean and minimum of the repeats in ms, their number, seconds waited, and the cores' beats before and after."""
-    begin = time.perf_counter()
-    before = calm(fastest, wait)
-    waited = time.perf_counter() - begin
+    before, waited = calm(fastest, wait)
     warm_until = time.perf_counter() + WARM_UP_S
     runner.run()  # at least once: other contestants have had the caches since
     while time.perf_counter() < warm_until:
@@ -66,13 +64,13 @@ def turn(runner: Runner, seconds: float, fastest: dict[str, float], wait: float)
         now = time.perf_counter()
         times.append(now - last)
         last = now
-    time.sleep(IDLE_S)
+    after, _ = calm(fastest, IDLE_S)
     return {
         "mean_ms": 1e3 * (last - start) / len(times),
         "min_ms": 1e3 * min(times),
         "repeats": len(times),
         "waited": waited,
-        "beats": [before, beats()],
+        "beats": [before, after],
     }
 
 

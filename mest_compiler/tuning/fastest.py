@@ -33,9 +33,7 @@ from .records import Records
 
 ROUNDS = 9
 PATIENCE_S = 10.0
-"""Seconds that a process waits in all, while it measures, for cores that something else slows."""
-AGAIN_S = 0.5
-"""Of it that goes for measuring again."""
+"""Seconds in all that a process waits for cores that something else slows, and measures again."""
 SEED = 0
 FOLDER = "MEST_CACHE"
 """Environment variable that names another cache folder; empty: nothing is kept."""
@@ -118,18 +116,16 @@ def _measured(times: Callable[[], list[list[float]]]) -> list[list[float]]:
         _calm.fastest = pace.first_look()
     found: list[list[float]] = []
     while True:
+        before, waited = pace.calm(_calm.fastest, _calm.patience)
         begin = time.monotonic()
-        before = pace.calm(_calm.fastest, _calm.patience)
-        _calm.patience -= time.monotonic() - begin
         new = times()
+        _calm.patience -= waited + (time.monotonic() - begin if found else 0.0)
         found = [a + b for a, b in zip(found, new, strict=True)] if found else new
-        time.sleep(pace.IDLE_S)
-        after = pace.beats()
+        after, _ = pace.calm(_calm.fastest, pace.IDLE_S)
         for beats in (before, after):
             pace.learn(_calm.fastest, beats)
         if _calm.patience <= 0 or all(pace.slowed(b, _calm.fastest) < pace.SLOWED for b in (before, after)):
             return found
-        _calm.patience -= AGAIN_S
 
 
 def label(choice: Choice) -> str:

@@ -119,7 +119,8 @@ class Workshop:
         self.left = 0
         options = {"initializer": begin, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         self._builders = PopenPoolExecutor(available_cores(), BUILD_S, maximum_process_uses=USES, **options)
-        self._runners = [PopenPoolExecutor(1, RUN_S, **options) for _ in places]
+        run_s = RUN_S + self.care.rounds * self.care.pause_s
+        self._runners = [PopenPoolExecutor(1, run_s, **options) for _ in places]
 
     def __enter__(self) -> Workshop:
         return self

@@ -63,9 +63,10 @@ def _groups(
     return max(1, min(-(-slab // slab_bytes), planes // 8, int(entries / least)))
 
 
-def _groups_of_dots(g: ConvGeometry, most: float) -> int:
-    """Groups of a weight gradient that holds pixels of dY: with more, X stays closer, and dY is loaded more often."""
-    return max(1, min(MOST_GROUPS_OF_DOTS, g.channels // 8, int(most)))
+def _groups_of_dots(g: ConvGeometry, most: float, together: int = 1) -> int:
+    """Groups of a weight gradient that holds pixels of dY: with more, X stays closer, and dY is loaded more often.
+    together: channels that no group may part."""
+    return max(1, min(MOST_GROUPS_OF_DOTS, g.channels // max(8, together), int(most)))
 
 
 def _read_by_tile(direction: str, g: ConvGeometry, pixels: int) -> int:
@@ -139,7 +140,7 @@ def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice
     if direction == "backward_weight":
         per_row = layer.capacity / layer.rows
         if kind.filters == 1:
-            groups = _groups_of_dots(g, per_row * kind.channels / ENTRIES_PER_GROUP)
+            groups = _groups_of_dots(g, per_row * kind.channels / ENTRIES_PER_GROUP, kind.channels)
             pixels, chains = (16, 4) if wide else (12, 2)
             knobs = WeightGradientKnobs(pixels=pixels, groups=groups, chunks=device.threads, chains=chains)
             make = partial(block_gradient.dots, layer)

@@ -2,13 +2,23 @@
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 
 from mest_compiler import pace
+from mest_compiler.bench import rounds
 from mest_compiler.bench.rounds import Limits, interleave
 
 cores_can_be_chosen = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no core can be chosen here")
+
+
+def test_where_no_core_may_be_chosen_nothing_is_slowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+    assert pace.calm({"0": 1.0}, 10) == ({}, 0.0)
 
 
 @cores_can_be_chosen
@@ -31,10 +41,12 @@ def test_the_slowest_core_counts_and_the_shortest_beat_is_remembered() -> None:
 def test_it_waits_for_calm_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = iter([2.0, 1.5, 1.1, 9.0])
     monkeypatch.setattr(pace, "beats", lambda: {"0": next(lengths)})
-    assert pace.calm({"0": 1.0}, 10) == {"0": 1.1}
+    found, waited = pace.calm({"0": 1.0}, 10)
+    assert found == {"0": 1.1} and waited > 0
     monkeypatch.setattr(pace, "beats", lambda: {"0": 2.0})
     begin = time.monotonic()
-    assert pace.calm({"0": 1.0}, 0.05) == {"0": 2.0}
+    assert pace.calm({"0": 1.0}, 0.05)[0] == {"0": 2.0}
+    assert pace.calm({"0": 2.0}, 10) == ({"0": 2.0}, 0.0)
     assert time.monotonic() - begin < 5
 
 
@@ -43,6 +55,9 @@ def test_a_slowed_turn_is_taken_again_until_patience_ends(contestant, monkeypatc
     monkeypatch.setattr(pace, "first_look", lambda: {str(core): 1e-6 for core in range(os.cpu_count() or 1)})
     found = interleave([contestant("a", "Bare")], 2, limits=patient)["a"]
     assert len(found.samples) == 2 and all(ratio > pace.SLOWED for ratio in found.extra["slowed"])
+    monkeypatch.setattr(rounds, "MOST_WAIT_S", 0.1)
+    shares = interleave([contestant("a", "Bare"), contestant("b", "Bare")], 1, limits=replace(patient, patience=60))
+    assert all(timing.extra["slowed"][0] > pace.SLOWED for timing in shares.values())
     monkeypatch.setattr(pace, "first_look", lambda: {str(core): 1e6 for core in range(os.cpu_count() or 1)})
     monkeypatch.setattr(pace, "learn", lambda *_: None)
     found = interleave([contestant("a", "Bare")], 2, limits=patient)["a"]
