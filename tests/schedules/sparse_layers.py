@@ -106,5 +106,5 @@ class SparseCase:
         dv = poisoned((s.capacity, s.unit_size), g.dtype)
         kernel(self.data.x, self.data.dy, *indices, dv, poisoned((s.capacity * s.unit_size, g.lanes), g.dtype))
         found = dv.numpy()[: s.entries]
-        self.data.check(what, found, s.compact(self.data.dw_ref)[: s.entries])
+        self.data.check(what, found, s.compact(self.data.dw_ref)[: s.entries], self.data.dw_ref)
         return found

@@ -85,7 +85,7 @@ def run_sparse(what: str, gradient: Gradient, kernel: Callable[..., None], case:
     indices = case.index(DIRECTION, gradient.indexing, gradient.knobs.groups)
     kernel(case.data.x, case.data.dy, *indices, dv, *_workspace(gradient, dtype))
     found = dv.numpy()
-    case.data.check(what, found[: s.entries], s.compact(case.data.dw_ref)[: s.entries])
+    case.data.check(what, found[: s.entries], s.compact(case.data.dw_ref)[: s.entries], case.data.dw_ref)
     assert np.isnan(found[s.entries :]).all(), what
     return found[: s.entries]
 
