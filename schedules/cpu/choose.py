@@ -36,7 +36,7 @@ from .weight_gradient import WeightGradientKnobs
 
 SLAB_BYTES = 40 * 1024  # input that the rows of a group share: about a first-level cache
 DENSE_SLAB_BYTES = 64 * 1024  # every load feeds several filters and all is read in order: less depends on the cache
-MOST_GROUPS_OF_DOTS = 8
+MOST_GROUPS_OF_DOTS = 8  # of weight gradients that hold pixels of dY; more were not tried
 BAND_PIXELS = 64  # pixels of dY that a weight gradient keeps close
 DENSE_ROWS = 4  # output planes a register tile of a dense kernel
 ENTRIES_PER_GROUP = 12  # fewer entries of a row in a group, and moving its sums costs more than the cache saves
