@@ -26,6 +26,9 @@ FEW_S = 1e-6
 MOST_WAIT_S = 5.0
 """That one turn waits for slowed cores, and is taken again, at most."""
 
+FEWEST = 3
+"""Rounds that count at least, calm or not."""
+
 Progress = Callable[[int, int, str], None]
 """Called as (turns done, turns in all, name of the contestant whose turn comes next or ended last)."""
 
@@ -43,7 +46,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Timing:
-    """Times of one contestant: a sample (ms, mean of the repeats of one turn) a round.
+    """Times of one contestant: a sample (ms, mean of the repeats of one turn) a round. Median and spread are those of
+    the calm rounds, in which nothing else slowed a core (see pace.py), or of the `FEWEST` that were slowed the least.
 
     `extra`: "min_ms" (fastest single repeat of all), "repeats" (per round), "slowed" (per round: how
     many times longer a core's beat was than its shortest one), "again" (turns taken again), "build_s", "peak_rss_mb"
@@ -54,18 +58,32 @@ class Timing:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def counted(self) -> list[float]:
+        """The samples that count, ms: which ones they are is decided by the cores' beats, never by a sample."""
+        found = sorted(zip(self.extra.get("slowed", [1.0] * len(self.samples)), self.samples, strict=True))
+        few = [ms for _, ms in found[:FEWEST]]
+        calm = [ms for ratio, ms in found if ratio < pace.SLOWED]
+        return calm if len(calm) > len(few) else few
+
+    @property
     def median(self) -> float:
-        """Median of the samples, ms."""
-        return statistics.median(self.samples)
+        """Median of the counted samples, ms."""
+        return statistics.median(self.counted)
 
     @property
     def spread(self) -> float:
-        """Largest sample minus smallest sample, as a fraction of the median."""
-        return (max(self.samples) - min(self.samples)) / self.median
+        """Largest minus smallest counted sample, as a fraction of the median."""
+        return (max(self.counted) - min(self.counted)) / self.median
 
     def to_json(self) -> dict[str, Any]:
         """All of it for a result file."""
-        return {"median_ms": self.median, "spread": self.spread, "samples_ms": self.samples, **self.extra}
+        return {
+            "median_ms": self.median,
+            "spread": self.spread,
+            "counted": len(self.counted),
+            "samples_ms": self.samples,
+            **self.extra,
+        }
 
 
 def interleave(

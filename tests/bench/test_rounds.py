@@ -77,7 +77,19 @@ def test_median_and_spread() -> None:
     timing = Timing([4.0, 2.0, 3.0])
     assert timing.median == 3.0
     assert timing.spread == pytest.approx(2 / 3)
-    assert timing.to_json() == {"median_ms": 3.0, "spread": timing.spread, "samples_ms": [4.0, 2.0, 3.0]}
+    assert timing.to_json() == {
+        "median_ms": 3.0, "spread": timing.spread, "counted": 3, "samples_ms": [4.0, 2.0, 3.0],
+    }  # fmt: skip
+
+
+def test_calm_rounds_count_and_of_slowed_ones_the_fewest_and_calmest() -> None:
+    calm = Timing([9.0, 1.0, 2.0, 3.0, 4.0, 0.1], {"slowed": [1.6, 1.0, 1.1, 1.0, 1.05, 1.3]})
+    assert calm.counted == [1.0, 3.0, 4.0, 2.0]
+    assert (calm.median, calm.spread) == (2.5, 3.0 / 2.5)
+    busy = Timing([9.0, 1.0, 8.0, 7.0], {"slowed": [1.2, 1.7, 1.0, 1.5]})
+    assert busy.counted == [8.0, 9.0, 7.0]
+    assert busy.to_json()["counted"] == 3
+    assert Timing([5.0, 6.0], {"slowed": [1.0, 2.0]}).counted == [5.0, 6.0]
 
 
 def test_the_fastest_of_a_family_by_median() -> None:
