@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from math import inf
+from typing import TypeVar
 
 LOOPS = 100_000
 """Of a beat: about a millisecond, longer than a timer's tick disturbs."""
@@ -22,6 +25,8 @@ IDLE_S = 0.25
 """Within which the threads of a pool have stopped spinning after a call."""
 LOOKS, LOOK_S = 25, 0.02
 """Looks at the cores by which their pace is known at first, and seconds between two looks."""
+
+T = TypeVar("T")
 
 
 def beats() -> dict[str, float]:
@@ -75,3 +80,29 @@ def learn(fastest: dict[str, float], found: Mapping[str, float]) -> None:
     """Remembers beats that are shorter than those known."""
     for core, ms in found.items():
         fastest[core] = min(ms, fastest.get(core, ms))
+
+
+@dataclass
+class Pacer:
+    """Measures in calm. patience: seconds in all that are still there to wait for it and to measure again."""
+
+    patience: float = inf
+    fastest: dict[str, float] = field(default_factory=dict)
+
+    def takes(self, take: Callable[[], T], most: float = inf) -> list[T]:
+        """What `take` gave, once and again while something else slowed a core, for `most` seconds more at most."""
+        found: list[T] = []
+        left = allowed = min(self.patience, most)
+        if not self.fastest and allowed > 0:
+            self.fastest = first_look()
+        while True:
+            before, waited = calm(self.fastest, left)
+            begin = time.monotonic()
+            found.append(take())
+            left -= waited + (time.monotonic() - begin if len(found) > 1 else 0.0)
+            after, _ = calm(self.fastest, IDLE_S)
+            for seen in (before, after):
+                learn(self.fastest, seen)
+            if left <= 0 or max(slowed(before, self.fastest), slowed(after, self.fastest)) < SLOWED:
+                self.patience -= allowed - left
+                return found

@@ -23,6 +23,7 @@ from mest_compiler.bench.inputs import layer_inputs
 from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.bench.rounds import Progress, Timing, fastest, interleave
 from mest_compiler.errors import ProfileError
+from mest_compiler.pace import SLOWED
 from mest_compiler.sparsity.schemes import Scheme, check_sparsity, get_scheme
 
 LAYER = "layer:64,64,3,16x16"
@@ -46,6 +47,7 @@ class Point:
             dense ones and the fastest of PyTorch's dense variants (torch_variant), in the same run.
         speedup_torch, speedup_dense: how many times faster the scheme is than those two.
         spread: (largest - smallest sample) / median, the largest of the three contestants.
+        slowed: how many times longer than in calm a core's beat was in the worst round that counts (see `rounds`).
         kernels: which kernels computed it: forward, gradient of the input, gradient of the weight.
         max_rel_error: largest difference of y, dx and dw from PyTorch's, relative to the tensor's largest value.
     """
@@ -58,6 +60,7 @@ class Point:
     speedup_torch: float
     speedup_dense: float
     spread: float
+    slowed: float
     threads: int
     machine: str
     date: str
@@ -73,6 +76,11 @@ class Point:
     device: str
     torch: str
     tvm: str
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing else slowed the cores in the rounds that count."""
+        return self.slowed < SLOWED
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,15 @@ def break_evens(points: Iterable[Point]) -> dict[str, BreakEven]:
     return {scheme: break_even(curve) for scheme, curve in curves.items()}
 
 
+def calmest(points: Iterable[Point]) -> list[Point]:
+    """Of the points of one place the one that was slowed the least, in order; see `in_order`."""
+    found: dict[tuple[str, float], Point] = {}
+    for point in points:
+        place = point.scheme, point.sparsity
+        found[place] = min(found.get(place, point), point, key=lambda one: one.slowed)
+    return in_order(found.values())
+
+
 def in_order(points: Iterable[Point]) -> list[Point]:
     """By scheme, those of the paper first, and sparsity."""
 
@@ -194,6 +211,7 @@ def _point(figure: Figure, case: LayerCase, timings: dict[str, Timing]) -> Point
         speedup_torch=torch.median / sparse.median,
         speedup_dense=dense.median / sparse.median,
         spread=max(timing.spread for timing in (sparse, dense, torch)),
+        slowed=max(timing.slowed for timing in (sparse, dense, torch)),
         zeros=1 - float(mask.mean()),
         torch_variant=variant,
         kernels=" ".join(kernel["kernel"] for kernel in kernels[str(case.layer)].values()),

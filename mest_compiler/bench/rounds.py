@@ -60,10 +60,16 @@ class Timing:
     @property
     def counted(self) -> list[float]:
         """The samples that count, ms: which ones they are is decided by the cores' beats, never by a sample."""
+        return [ms for _, ms in self._counted()]
+
+    @property
+    def slowed(self) -> float:
+        """How many times longer than its shortest one a core's beat was in the worst of the rounds that count."""
+        return max(ratio for ratio, _ in self._counted())
+
+    def _counted(self) -> list[tuple[float, float]]:
         found = sorted(zip(self.extra.get("slowed", [1.0] * len(self.samples)), self.samples, strict=True))
-        few = [ms for _, ms in found[:FEWEST]]
-        calm = [ms for ratio, ms in found if ratio < pace.SLOWED]
-        return calm if len(calm) > len(few) else few
+        return [one for number, one in enumerate(found) if number < FEWEST or one[0] < pace.SLOWED]
 
     @property
     def median(self) -> float:

@@ -12,19 +12,20 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import tvm
 
-from mest_compiler import pace, schedules
+from mest_compiler import schedules
 from mest_compiler.devices import Device
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.pace import Pacer
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.structure import Structure, build
 
@@ -101,33 +102,12 @@ class Fastest:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-@dataclass
-class _Calm:
-    """What this process knows of its cores' pace (see `pace`), and how long it may still wait for it."""
-
-    fastest: dict[str, float] | None = None
-    patience: float = PATIENCE_S
-
-
-_calm = _Calm()
+_pacer = Pacer(PATIENCE_S)
 
 
 def _measured(times: Callable[[], list[list[float]]]) -> list[list[float]]:
-    """The times of each kernel, taken again and added while something else slowed a core and there is patience left."""
-    if _calm.fastest is None:
-        _calm.fastest = pace.first_look()
-    found: list[list[float]] = []
-    while True:
-        before, waited = pace.calm(_calm.fastest, _calm.patience)
-        begin = time.monotonic()
-        new = times()
-        _calm.patience -= waited + (time.monotonic() - begin if found else 0.0)
-        found = [a + b for a, b in zip(found, new, strict=True)] if found else new
-        after, _ = pace.calm(_calm.fastest, pace.IDLE_S)
-        for beats in (before, after):
-            pace.learn(_calm.fastest, beats)
-        if _calm.patience <= 0 or all(pace.slowed(b, _calm.fastest) < pace.SLOWED for b in (before, after)):
-            return found
+    """The times of each kernel, those of slowed moments among them."""
+    return [list(chain.from_iterable(some)) for some in zip(*_pacer.takes(times), strict=True)]
 
 
 def label(choice: Choice) -> str:

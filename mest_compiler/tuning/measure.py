@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from mest_compiler.errors import DeviceError, DeviceLostError, TuningError
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.indices import index_arrays, kernel_forms
 from mest_compiler.linking import library_bytes
+from mest_compiler.pace import Pacer
 from mest_compiler.runtime.local_device import local_device
 from mest_compiler.schedules.choice import Choice
 
@@ -37,7 +39,8 @@ LARGEST = 2
 @dataclass(frozen=True)
 class Care:
     """How a candidate is timed: `repeats` means of `repeat_ms` each, and while their smallest ones are further apart
-    than `spread`, after a pause as many again, `rounds` times at most. turns: of a last comparison."""
+    than `spread`, after a pause as many again, `rounds` times at most. turns: of a last comparison. patience_s: that
+    each time and each turn may wait on this machine until nothing else slows its cores (see `pace`)."""
 
     repeats: int = 3
     repeat_ms: int = 15
@@ -45,6 +48,7 @@ class Care:
     rounds: int = 4
     pause_s: float = 0.1
     turns: int = 9
+    patience_s: float = 1.0
 
 
 class Place(Protocol):
@@ -144,7 +148,12 @@ class Bench:
             TuningError: it computes something else.
         """
         times = self.checked(library, choice)
-        return settled(lambda: times(care.repeats, care.repeat_ms), care)
+        return settled(lambda: self.calmly(lambda: times(care.repeats, care.repeat_ms), care), care)
+
+    def calmly(self, times: Callable[[], Sequence[float]], care: Care) -> list[float]:
+        """What `times` gives, on this machine once more while something else slows its cores; see `Pacer.takes`."""
+        takes = _pacer.takes(times, care.patience_s) if isinstance(self.place, Here) else [times()]
+        return list(chain.from_iterable(takes))
 
     def checked(self, library: bytes, choice: Choice) -> Callable[[int, int], Sequence[float]]:
         """What times a candidate that is right: called with how many means of at least so many ms it is to take.
@@ -182,6 +191,7 @@ def settled(times: object, care: Care) -> list[float]:
 Opener = Callable[[], Place]
 """Opens a place in the process that measures there, once."""
 
+_pacer = Pacer()
 _benches: dict[tuple[str, str], Bench] = {}
 _places: list[Place] = []  # one: a worker measures at one place
 
@@ -217,8 +227,9 @@ def compare(
         ]
         found: list[list[float]] = [[] for _ in timed]
         for _ in range(care.turns):
-            for seconds, times in zip(found, timed, strict=True):
-                seconds.extend(times(1, care.repeat_ms))
+            turn = bench.calmly(lambda: [times(1, care.repeat_ms)[0] for times in timed], care)
+            for seconds, one in zip(found, turn[-len(timed) :], strict=True):
+                seconds.append(one)
         return found
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mest_compiler.bench import figure2
 from mest_compiler.bench.break_even import BreakEven
-from mest_compiler.bench.figure2 import Figure, Point, break_evens, in_order, measure, plan
+from mest_compiler.bench.figure2 import Figure, Point, break_evens, calmest, in_order, measure, plan
 from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.bench.plots import plot_figure2
 from mest_compiler.errors import BenchError, ProfileError
@@ -17,7 +17,8 @@ LAYER = LayerSpec.parse("layer:8,8,3,6x6")
 FIGURE = Figure(LAYER, batch=8, seed=0, threads=1, rounds=2, device="cpu", command="mest report figure2")
 SAMPLE = Point(
     scheme="block", sparsity=0.5, ms_sparse=2.0, ms_dense=3.0, ms_torch=4.0, speedup_torch=2.0, speedup_dense=1.5,
-    spread=0.1, threads=1, machine="a machine, 2 cores, avx2", date="2026-11-21", command="mest report figure2 $1 $2",
+    spread=0.1, slowed=1.0, threads=1, machine="a machine, 2 cores, avx2", date="2026-11-21",
+    command="mest report figure2 $1 $2",
     zeros=0.5, torch_variant="torch_nchw_direct", kernels="a b c", max_rel_error=1e-7,
     layer=str(LAYER), batch=8, seed=0, rounds=2, device="cpu", torch="2.13", tvm="0.27",
 )  # fmt: skip
@@ -121,3 +122,10 @@ def test_picture(tmp_path: Path) -> None:
     plot_figure2(tmp_path / "figure2.png", points, break_evens(points))
     assert (tmp_path / "figure2.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_calmest_point_of_a_place_stays() -> None:
+    slowed, calm = (replace(SAMPLE, slowed=ratio, ms_sparse=ms) for ratio, ms in ((1.6, 1.0), (1.1, 2.0)))
+    other = replace(SAMPLE, sparsity=0.3, slowed=2.0)
+    assert calmest([slowed, other, calm, slowed]) == [other, calm]
+    assert [point.calm for point in (slowed, other, calm)] == [False, False, True]

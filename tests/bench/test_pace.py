@@ -62,3 +62,25 @@ def test_a_slowed_turn_is_taken_again_until_patience_ends(contestant, monkeypatc
     monkeypatch.setattr(pace, "learn", lambda *_: None)
     found = interleave([contestant("a", "Bare")], 2, limits=patient)["a"]
     assert found.extra["again"] == 0 and all(ratio < 1 for ratio in found.extra["slowed"])
+
+
+def test_a_pacer_measures_again_until_it_is_calm_or_has_no_patience_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = iter([1.0, 2.0, 1.0, 1.0])  # calm before, slowed after; then calm
+    monkeypatch.setattr(pace, "IDLE_S", 0.0)
+    monkeypatch.setattr(pace, "beats", lambda: {"0": next(lengths)})
+    taken = iter("abc")
+    pacer = pace.Pacer(60.0, {"0": 1.0})
+    assert pacer.takes(lambda: next(taken)) == ["a", "b"]
+    assert 59 < pacer.patience < 60
+    monkeypatch.setattr(pace, "beats", lambda: {"0": 2.0})
+    assert pacer.takes(lambda: "slowed", most=0.05)[-1] == "slowed"
+    assert 59 < pacer.patience < 60
+    pacer.patience = 0.0
+    assert pacer.takes(lambda: "once") == ["once"]
+
+
+def test_a_pacer_learns_shorter_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "first_look", lambda: {"0": 2.0})
+    monkeypatch.setattr(pace, "beats", lambda: {"0": 1.0})
+    pacer = pace.Pacer()
+    assert pacer.takes(lambda: 1) == [1] and pacer.fastest == {"0": 1.0}

@@ -5,7 +5,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ TINY = ("--layer", "layer:8,8,3,6x6", "--batch", "8", "--rounds", "1", "--output
 SCHEMES = ("--schemes", "unstructured,block")
 CSV, PNG = Path("out/figure2.csv"), Path("out/figure2.png")
 COLUMNS = ["scheme", "sparsity", "ms_sparse", "ms_dense", "ms_torch", "speedup_torch", "speedup_dense", "spread"]
-COLUMNS += ["threads", "machine", "date", "command"]
+COLUMNS += ["slowed", "threads", "machine", "date", "command"]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -37,7 +39,8 @@ def _point(figure: Figure, scheme: str, sparsity: float) -> Point:
     origin = {key: value for key, value in figure.origin().items() if key not in figure.settings()}
     return Point(
         scheme=scheme, sparsity=sparsity, ms_sparse=1 / speedup, ms_dense=2.0, ms_torch=1.0, speedup_torch=speedup,
-        speedup_dense=2 * speedup, spread=0.1, zeros=sparsity, torch_variant="torch_nchw_direct", kernels="a b c",
+        speedup_dense=2 * speedup, spread=0.1, slowed=1.0, zeros=sparsity, torch_variant="torch_nchw_direct",
+        kernels="a b c",
         max_rel_error=1e-7, **figure.settings(), **origin,
     )  # fmt: skip
 
@@ -64,7 +67,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[float]:
 def test_figure2_files(mest, measured: list[float]) -> None:
     done = mest("report", "figure2", *TINY, *SCHEMES, "--sparsities", "0.5,0.7,0.9", "--json", "-")
     result = json.loads(done.stdout)
-    assert list(_rows(CSV)[0])[:12] == COLUMNS
+    assert list(_rows(CSV)[0])[:13] == COLUMNS
     assert _places() == [(scheme, s) for scheme in ("unstructured", "block") for s in (0.5, 0.7, 0.9)]
     assert [point["sparsity"] for point in result["points"]] == [0.5, 0.7, 0.9] * 2
     assert result["break_even"]["block"]["sparsity"] == pytest.approx(0.6)
@@ -90,6 +93,23 @@ def test_ctrl_c_keeps_the_points_and_resume_goes_on(run, mest, refused, measured
     assert [s for _, s in _places()] == [0.5, 0.7, 0.9] * 2
     assert len({row["command"] for row in _rows(CSV)}) == 1
     assert PNG.exists()
+
+
+def test_resume_measures_slowed_points_again(mest, measured: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    calm = figure2.measure
+
+    def disturbed(*arguments: Any) -> Iterator[list[Point]]:
+        for some in calm(*arguments):
+            yield [replace(point, slowed=1.7, ms_sparse=9.0) if point.sparsity == 0.7 else point for point in some]
+
+    arguments = ("report", "figure2", *TINY, *SCHEMES, "--sparsities", "0.5,0.7")
+    monkeypatch.setattr(figure2, "measure", disturbed)
+    assert "2 points were slowed by other work on this machine: --resume measures them again" in mest(*arguments).stderr
+    monkeypatch.setattr(figure2, "measure", calm)
+    assert "slowed" not in mest(*arguments, "--resume").stderr
+    assert measured == [0.5, 0.7, 0.7]
+    assert {row["slowed"] for row in _rows(CSV)} == {"1.0"}
+    assert all(float(row["ms_sparse"]) < 9 for row in _rows(CSV))
 
 
 def test_a_failure_keeps_the_points_too(run, measured: list[float], monkeypatch: pytest.MonkeyPatch) -> None:

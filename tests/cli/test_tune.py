@@ -17,7 +17,7 @@ AS_TINY = ("--scheme", "block", "--sparsity", "0.5", "--batch", "8", "--threads"
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "CARE", Care(repeats=2, repeat_ms=1, rounds=1))
+    monkeypatch.setattr(search, "CARE", Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0))
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.pace import Pacer
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import choose
 from mest_compiler.tuning import fastest
@@ -43,7 +44,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(fastest, "kernel_call", lambda *args: None)
     monkeypatch.setattr(fastest, "interleaved_ms", times)
-    monkeypatch.setattr(fastest, "_calm", fastest._Calm({}, patience=0.0))  # once, whatever runs beside the tests
+    monkeypatch.setattr(fastest, "_pacer", Pacer(patience=0.0))  # once, whatever runs beside the tests
     return found
 
 

@@ -36,7 +36,7 @@ from ..schedules.convolutions import Conv
 from ..schedules.sparse_layers import sparse_conv
 
 DEVICE = local_cpu(1)
-CARE = Care(repeats=2, repeat_ms=1, rounds=1)
+CARE = Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
 WHOLE = sparse_conv(Conv(8, 8, (8, 8), batch=9), Vec(DEVICE.lanes("float32"), "float32"), "block", spare=0)
 LAYER = replace(WHOLE, capacity=WHOLE.capacity // 8)
 (CHOICE,) = choose.candidates("forward", DEVICE, LAYER)
@@ -225,7 +225,7 @@ from mest_compiler.tuning.measure import Care
 from mest_compiler.devices import local_cpu
 import json
 task = task_from(json.loads(sys.argv[1]))
-care = Care(repeats=2, repeat_ms=1, rounds=1)
+care = Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
 print(tune({task: 1.0}, local_cpu(1), Path(sys.argv[2]), Budget(int(sys.argv[3])), care=care)[0].trials, flush=True)
 """
 

@@ -40,7 +40,12 @@ Sparsities = Annotated[
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Keep the points that --output holds already, and measure the others.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Keep the points that --output holds already, and measure the others, and those again that something "
+        "else slowed.",
+    ),
 ]
 
 
@@ -63,8 +68,9 @@ def command(
     Timed are the forward convolution and both gradients. All schemes of one sparsity, our dense kernels and PyTorch's
     dense variants take turns in alternating rounds, every one in a process of its own; the fastest PyTorch variant of
     the same run counts. The folder gets figure2.csv, written anew after every sparsity, and figure2.png. Ctrl-C keeps
-    what was measured, and the same command with --resume goes on. Ratios that a scheme cannot have, such as patterns
-    below 5/9, are left out.
+    what was measured, and the same command with --resume goes on. Where other work slowed the machine's cores even in
+    the calmest rounds (column slowed), --resume measures again and keeps the calmer one. Ratios that a scheme cannot
+    have, such as patterns below 5/9, are left out.
 
     Examples:
 
@@ -72,7 +78,7 @@ def command(
 
     mest report figure2 --schemes block,unstructured --sparsities 0.7,0.8,0.9 --threads 2 --json -
     """
-    from mest_compiler.bench.figure2 import SCHEMES, SPARSITIES, Figure, Point, break_evens, in_order, plan
+    from mest_compiler.bench.figure2 import SCHEMES, SPARSITIES, Figure, Point, break_evens, plan
     from mest_compiler.bench.layer_spec import LayerSpec
     from mest_compiler.devices import get_device
 
@@ -83,32 +89,37 @@ def command(
     plan(figure.layer, *chosen)  # raises for what does not exist
     path, points = prepare(output, CSV, Point, resume)
     figure.check(path, points)
-    points = in_order(_measured(figure, plan(figure.layer, *chosen, done=points), points, path))
+    done = [point for point in points if point.calm]
+    points = _measured(figure, plan(figure.layer, *chosen, done=done), points, path)
     if not points:
         raise BenchError("None of these schemes can have one of these sparsities: choose others.")
     gains = break_evens(points)
     _draw(output / PNG, points, gains)
     result = _result(figure, points, gains)
     _show(points, result["break_even"])
+    slowed = sum(not point.calm for point in points)
+    if slowed:
+        say(f"{slowed} points were slowed by other work on this machine: --resume measures them again")
     conclude(context, output, (CSV, PNG), f"{len(points)} points", result, json)
 
 
 def _measured(figure: Figure, groups: Sequence[Any], points: Sequence[Point], path: Path) -> list[Point]:
     """These points and those of the groups; the CSV file has all there are at any time."""
     from mest_compiler.bench.csv_rows import write_rows
-    from mest_compiler.bench.figure2 import in_order, measure
+    from mest_compiler.bench.figure2 import calmest, measure
 
-    found = list(points)
+    found = calmest(points)
     try:
         with turn_bar("figure 2") as progress:
             for some in measure(figure, groups, progress):
-                found += some
+                found = calmest([*found, *some])
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_rows(path, in_order(found))
+                write_rows(path, found)
     except KeyboardInterrupt:
-        wanted = len(points) + sum(len(names) for _, names in groups)
+        wanted = {(point.scheme, point.sparsity) for point in points} | {(n, s) for s, names in groups for n in names}
         if found:
-            say(f"{path} keeps {len(found)} of {wanted} points: the same command with --resume measures the others")
+            kept = f"{path} keeps {len(found)} of {len(wanted)} points"
+            say(f"{kept}: the same command with --resume measures the others")
         raise
     return found
 
