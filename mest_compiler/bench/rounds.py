@@ -139,7 +139,7 @@ class _Taker:
     """Takes turns, and those again that something else slowed, while there is patience left."""
 
     def __init__(self, limits: Limits, turns: int) -> None:
-        self._limits, self._left = limits, limits.patience * turns
+        self._limits, self._left = limits, pace.allowed(limits.patience * turns)
         self._fastest = pace.first_look() if self._left else {}
 
     def turn(self, child: Child) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Only what beats the default side by side stands in the log; see `database.standi
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import inf
 from statistics import median
 
 from .workshop import Knobs, Subject, Workshop, key_of
@@ -21,8 +23,9 @@ def finalists(subject: Subject, count: int = FINALISTS) -> list[Knobs]:
     return [dict(key) for key in keys if key != first][:count] if first in keys else []
 
 
-def decide(workshop: Workshop, subject: Subject) -> None:
+def decide(workshop: Workshop, subject: Subject, patience: float = inf) -> None:
     """Compares the finalists with the default knobs, and writes down the winners' times and at last the default's.
+    patience: seconds in all that its turns may wait until nothing else slows this machine, a share for each.
 
     A winner's time is the default's median times the median of the ratios of their turns.
 
@@ -32,7 +35,9 @@ def decide(workshop: Workshop, subject: Subject) -> None:
     wanted = finalists(subject)
     if not wanted:
         return
-    default, *others = workshop.compare(subject, [subject.first, *wanted])
+    care = workshop.care
+    care = replace(care, patience_s=max(0.0, min(care.patience_s, patience / care.turns)))
+    default, *others = workshop.compare(subject, [subject.first, *wanted], care)
     ratios = [median(t / d for t, d in zip(times, default, strict=True)) for times in others]
     seconds = median(default)
     final = {key_of(knobs): seconds * ratio for knobs, ratio in zip(wanted, ratios, strict=True) if ratio < GAIN}

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice, product, zip_longest
+from math import inf
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
@@ -111,7 +112,10 @@ def tune(
         raise TuningError("There is nothing to tune: no layer has a kernel with knobs.")
     folder = root / device_folder(device)
     folder.mkdir(parents=True, exist_ok=True)
-    end = None if budget.seconds is None else time.monotonic() + budget.seconds * (1 - FINALS if finals else 1)
+    end = whole = None
+    if budget.seconds is not None:
+        whole = time.monotonic() + budget.seconds
+        end = whole - budget.seconds * (FINALS if finals else 0)
     earlier = _earlier(folder, say)
     database = ms.database.JSONDatabase(work_dir=str(folder))
     done = 0
@@ -140,7 +144,7 @@ def tune(
             while done < total and not _over(end) and (some := list(islice(rest, min(A_BATCH, total - done)))):
                 workshop.trials(some)
             if finals:
-                _finals(workshop, subjects.values(), lambda what: progress(done, total, what), say)
+                _finals(workshop, list(subjects.values()), lambda what: progress(done, total, what), say, whole)
         finally:
             if done > before:
                 _note(folder, device, title or f"{len(tasks)} tasks", done - before)
@@ -218,15 +222,16 @@ def _recall(subject: Subject, trials: Sequence[Trial]) -> None:
 
 
 def _finals(
-    workshop: Workshop, subjects: Iterable[Subject], progress: Callable[[str], None], say: Callable[[str], None]
-) -> None:
-    """The last comparison of each task that had trials since its last one."""
-    for subject in subjects:
-        if subject.final:
-            continue
+    workshop: Workshop, subjects: Sequence[Subject], progress: Callable[[str], None], say: Callable[[str], None],
+    end: float | None,
+) -> None:  # fmt: skip
+    """The last comparison of each task that had trials since its last one; each may wait its share of the time left."""
+    waiting = [subject for subject in subjects if not subject.final]
+    for number, subject in enumerate(waiting):
         progress(f"comparing {subject.task}")
+        patience = inf if end is None else (end - time.monotonic()) / (len(waiting) - number)
         try:
-            last.decide(workshop, subject)
+            last.decide(workshop, subject, patience)
         except TuningError as error:
             say(str(error))
 

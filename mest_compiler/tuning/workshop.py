@@ -245,7 +245,7 @@ class Workshop:
         )
 
     # ---- the last comparison
-    def compare(self, subject: Subject, wanted: Sequence[Knobs]) -> list[list[float]]:
+    def compare(self, subject: Subject, wanted: Sequence[Knobs], care: Care) -> list[list[float]]:
         """Seconds of right candidates, measured in turns at one place; a value a turn.
 
         Raises:
@@ -262,7 +262,7 @@ class Workshop:
                 job.result()
             for number in [number for number in alive for _ in range(2)]:  # a lost one may come back
                 job = self._runners[number].submit(
-                    compare, subject.task, self.device, list(wanted), paths, self.places[number], self.care
+                    compare, subject.task, self.device, list(wanted), paths, self.places[number], care
                 )
                 try:
                     return [list(some) for some in job.result()]

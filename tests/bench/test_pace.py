@@ -13,6 +13,20 @@ from mest_compiler.bench.rounds import Limits, interleave
 cores_can_be_chosen = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no core can be chosen here")
 
 
+@pytest.fixture(autouse=True)
+def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it waits, unlike in all other tests."""
+    monkeypatch.delenv(pace.WAIT)
+
+
+def test_a_user_may_forbid_to_wait(contestant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(pace.WAIT, "0")
+    monkeypatch.setattr(pace, "first_look", lambda: pytest.fail("it waits"))
+    assert pace.Pacer(fastest={"0": 1e-6}).takes(lambda: 1) == [1]
+    timing = interleave([contestant("a", "Bare")], 1, limits=Limits(build=30, ask=30, turn=0.02))["a"]
+    assert (timing.extra["again"], len(timing.samples)) == (0, 1)
+
+
 def test_where_no_core_may_be_chosen_nothing_is_slowed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError
