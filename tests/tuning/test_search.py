@@ -114,8 +114,15 @@ def test_a_lucky_trial_does_not_win(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
         shop.trials([(subject, subject.first), (subject, other)])
         assert subject.best == (other, 1.0)
-        monkeypatch.setattr(shop, "compare", lambda subject, wanted: [[4.0, 2.0, 2.0], [4.4, 2.2, 1.0]])
-        finals.decide(shop, subject)
+        cares: list[Care] = []
+        times = [[4.0, 2.0, 2.0], [4.4, 2.2, 1.0]]
+        monkeypatch.setattr(shop, "compare", lambda subject, wanted, care: cares.append(care) or times)
+        finals.decide(shop, subject, patience=0.9)
+        assert [care.patience_s for care in cares] == [0.0]  # of CARE, which is shorter
+        shop.care = Care(patience_s=1.0, turns=9)
+        finals.decide(shop, subject, patience=0.9)
+        finals.decide(shop, subject, patience=-5.0)
+        assert [care.patience_s for care in cares[1:]] == pytest.approx([0.1, 0.0])
         assert subject.best == (subject.first, 2.0)
     assert dict(Records(DEVICE, tmp_path).best()[TASK.key].knobs) == subject.first
     (only,) = standing([trial for _, trial in read_log(folder).trials])
