@@ -21,6 +21,7 @@ from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, tile
 from .passes.sparsify_convolutions import SparseLayer
+from .passes.tiling.plan import Pick
 from .passes.tiling.state import LayerKernels
 from .runtime.artifact import SCHEMA, Artifact
 from .sparsity import structure
@@ -56,6 +57,7 @@ def compile_step(
     name: str = "",
     progress: Progress | None = None,
     measure: bool = True,
+    pick: Pick | None = None,
     options: StepOptions = PLAIN,
 ) -> Artifact:
     """Compiles a model's whole training step: forward, cross-entropy, backward, SGD update, and its prediction.
@@ -83,6 +85,7 @@ def compile_step(
             the fastest (remembered in the user's cache folder, see `tuning.fastest`); False takes the probable one, and
             so does a device that is no part of this machine.
             Either way with tuned knobs where a tuning log has some (see `tuning.records`).
+        pick: decides about every kernel and its knobs instead, and nothing is measured or looked up.
         options: less memory or fewer passes over it; see `StepOptions`.
 
     Raises:
@@ -117,7 +120,8 @@ def compile_step(
     plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, target, headroom)
     say("lower")
     fitter = Fitter(_sparse_layers(structures), rule, target, options)
-    pick = fastest if measure and target.here else TunedOrProbable(fastest.records)
+    if pick is None:
+        pick = fastest if measure and target.here else TunedOrProbable(fastest.records)
     fitted = fitter.fit(graph, batch, retrace, pick)
     say("build")
     executable = build(fitted.planned, target)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections import defaultdict
-from math import prod
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
-import tvm
 
 from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LEARNING_RATE, network_inputs
 from mest_compiler.runtime.allocated import bytes_in_use
 from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.runtime.kernel_clock import KernelClock
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.footprint import Footprint, dense_footprint, kept_footprint
 
@@ -123,34 +120,13 @@ def kernel_times(trainer: Trainer) -> KernelTimes:
     """Wall time in ms, number of calls and bytes of the arguments (tensors that are read or written, once each) of each
     function that a step calls, an iteration, slowest first.
 
-    Measured by the virtual machine's instrument, which adds some microseconds to every call; nothing is to be timed
-    with this trainer afterwards.
+    Nothing is to be timed with this trainer afterwards, see `KernelClock`.
     """
-    spent: dict[str, float] = defaultdict(float)
-    calls: dict[str, int] = defaultdict(int)
-    sizes: dict[str, int] = {}  # of one call: a kernel is made for its shapes
-    began: list[float] = []  # a stack: an instrumented function may call another one
-
-    def instrument(function: Any, name: str, before: bool, _result: Any, *args: Any) -> int:
-        if before:
-            if name not in sizes:
-                sizes[name] = sum(_bytes(arg) for arg in args if isinstance(arg, tvm.runtime.Tensor))
-            began.append(perf_counter())
-        else:
-            spent[name] += perf_counter() - began.pop()
-            calls[name] += 1
-        return 0
-
-    trainer.session.vm.set_instrument(instrument)
-    for _ in range(PROFILED):
-        trainer.run()
-    by_time = sorted(spent, key=spent.__getitem__, reverse=True)
-    count = {name: calls[name] / PROFILED for name in by_time}
-    return {
-        name: {"ms": 1e3 * spent[name] / PROFILED, "calls": count[name], "bytes": count[name] * sizes[name]}
-        for name in by_time
-    }
-
-
-def _bytes(tensor: tvm.runtime.Tensor) -> int:
-    return prod(tensor.shape) * np.dtype(str(tensor.dtype)).itemsize
+    clock = KernelClock(trainer)
+    turns = [clock.iteration() for _ in range(PROFILED)]
+    found: KernelTimes = {}
+    for name, size in clock.sizes.items():
+        spent = [turn[name] for turn in turns if name in turn]
+        calls = sum(one.calls for one in spent) / PROFILED
+        found[name] = {"ms": sum(one.ms for one in spent) / PROFILED, "calls": calls, "bytes": calls * size}
+    return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,15 @@ from mest_compiler.cli.tables import show, times
 from mest_compiler.errors import TuningError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mest_compiler.devices import Device
+    from mest_compiler.passes.tiling.plan import Pick
+    from mest_compiler.passes.tiling.state import LayerKernels
+    from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
+    from mest_compiler.tuning.finals import LastComparison
+    from mest_compiler.tuning.in_step import Step
     from mest_compiler.tuning.measure import Care, Opener
     from mest_compiler.tuning.tasks import Task
 
@@ -57,25 +64,46 @@ class Asked:
 
         if self.scheme == AUTO:
             raise TuningError("--scheme auto chooses by measuring: tune the schemes one by one.")
-        return self._of_layer() if self.what.startswith(PREFIX) else self._of_model()
-
-    def _of_model(self) -> dict[Task, float]:
-        from mest_compiler import models
-        from mest_compiler.compile import planned_layers
+        if self.what.startswith(PREFIX):
+            return self._of_layer()
         from mest_compiler.tuning.tasks import tasks_of
 
-        network = models.build(
+        return tasks_of(self.layers().values(), self.target())
+
+    def step(self) -> Step | None:
+        """The step that the tasks are of; None for a layer."""
+        from mest_compiler.bench.layer_spec import PREFIX
+        from mest_compiler.tuning.in_step import Step
+
+        return None if self.what.startswith(PREFIX) else Step(self.layers(), partial(compile_to, self))
+
+    def layers(self) -> dict[str, LayerKernels]:
+        """Of the model, see `compile.planned_layers`."""
+        from mest_compiler.compile import planned_layers
+
+        return planned_layers(self._network(), **self._arguments())
+
+    def compiled(self, pick: Pick) -> Artifact:
+        """The model's step with these kernels."""
+        from mest_compiler.compile import compile_step
+
+        return compile_step(self._network(), pick=pick, **self._arguments())
+
+    def _network(self) -> nn.Module:
+        from mest_compiler import models
+
+        return models.build(
             self.what, classes=self.classes, in_channels=self.channels, width=self.width, seed=self.seed
         )
-        layers = planned_layers(
-            network,
-            input_shape=(self.channels, *plane_of(self.plane)),
-            batch=self.batch,
-            profile=profile_of(self.scheme, self.sparsity, self.profile),
-            device=self.device,
-            threads=self.threads,
-        )
-        return tasks_of(layers.values(), self.target())
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "input_shape": (self.channels, *plane_of(self.plane)),
+            "batch": self.batch,
+            "profile": profile_of(self.scheme, self.sparsity, self.profile),
+            "device": self.device,
+            "threads": self.threads,
+        }
 
     def _of_layer(self) -> dict[Task, float]:
         from mest_compiler.bench.compiled_layer import geometry_of
@@ -95,6 +123,11 @@ class Asked:
             )
             layer = SparseConv(layer, self.scheme, build(inputs.mask, self.scheme).capacity)
         return tasks_of_layer(layer, device)
+
+
+def compile_to(asked: Asked, pick: Pick, folder: str) -> None:
+    """Saves a step with these kernels: an errand of another process."""
+    asked.compiled(pick).save(Path(folder))
 
 
 def places(where: Where | None, count: int) -> list[Opener | None]:
@@ -140,10 +173,11 @@ def tuned(
     if trials is None and minutes is None:
         trials = A_TASK * len(tasks)
     begin = time.monotonic()
+    last = _last_comparison(asked, device, root, at)
     with turn_bar("tuning") as progress:
         found = tune(
             tasks, device, root, Budget(trials, seconds), title=_title(asked), heaviest=only, places=at,
-            progress=progress, say=say, seed=asked.seed + 1, care=_care(cool_down),
+            progress=progress, say=say, seed=asked.seed + 1, care=_care(cool_down), last=last,
         )  # fmt: skip
     for one in found:
         if one.default is None and one.trials:
@@ -152,11 +186,27 @@ def tuned(
     _table(f"{asked.what} on {device_folder(device)}", rows)
     before, after = (sum(row["weight"] * (row[key] or 0.0) for row in rows) for key in ("default_ms", "best_ms"))
     say(f"all kernels of a step: {before:.3f} ms with default knobs, {after:.3f} ms with the best ones")
+    outcome = getattr(last, "outcome", None)
+    if outcome is not None:
+        say(
+            f"the step: {outcome.default:.1f} ms with default knobs, {outcome.best:.1f} ms with the best ones "
+            f"({times(outcome.gain)}), run in turns with {outcome.steps - 1} other steps"
+        )
     return {
         "what": asked.what, "device": asked.device, "folder": str(root / device_folder(device)),
         "seconds": time.monotonic() - begin, "trials": sum(row["trials"] for row in rows),
-        "ms": {"default": before, "best": after}, "tasks": rows,
+        "ms": {"default": before, "best": after}, "step": None if outcome is None else asdict(outcome),
+        "tasks": rows,
     }  # fmt: skip
+
+
+def _last_comparison(asked: Asked, device: Device, root: Path, at: Sequence[Opener | None]) -> LastComparison:
+    """In the step, where there is one that runs on this machine's CPU."""
+    from mest_compiler.tuning.finals import Alone
+    from mest_compiler.tuning.in_step import InStep
+
+    step = asked.step() if device.kind == "cpu" and list(at) == [None] else None
+    return Alone() if step is None else InStep(step, device, root)
 
 
 def _care(cool_down: float) -> Care:

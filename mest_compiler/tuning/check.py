@@ -53,7 +53,7 @@ def check(
     thrown away."""
     care = care or search.CARE
     with tempfile.TemporaryDirectory(prefix="mest-check-") as place:
-        first = tune(tasks, device, Path(place, "first"), Budget(len(tasks)), places=places, care=care, finals=False)
+        first = tune(tasks, device, Path(place, "first"), Budget(len(tasks)), places=places, care=care, last=None)
         chosen = sorted((one for one in first if one.default is not None), key=lambda one: -one.weight * one.default)[
             :tasks_at_most
         ]
@@ -63,7 +63,7 @@ def check(
             for number, one in enumerate(chosen):
                 root, before = Path(place, str(number)), 2 * trials * number
                 tune(
-                    {one.task: 1.0}, device, root, Budget(trials), places=places, seed=seed, care=care, finals=False,
+                    {one.task: 1.0}, device, root, Budget(trials), places=places, seed=seed, care=care, last=None,
                     progress=lambda done, _, what, before=before: progress(before + done, total, what),
                 )  # fmt: skip
                 subject = random.subject(one.task)

@@ -1,6 +1,6 @@
 """Which kernel of a layer is the fastest here: measured on random data, with a random structure of its capacity.
 
-In the running are the kernels that `schedules` offers, and the same with the knobs that a tuning log has of them.
+In the running are the kernels that `schedules` offers, with the knobs that a tuning log has of them.
 
 Measurements are kept in a file of the user's cache folder, under a key of everything they depend on, so that the same
 layer on the same machine is measured once.
@@ -62,10 +62,16 @@ class Fastest:
         return replace(best, source=best.source if best.source == "tuned" else "measured", times=times)
 
     def contestants(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> list[Choice]:
-        """The kernels, and each with tuned knobs where there are some; equal knobs count as tuned."""
-        tuned = [self.records.tuned(direction, choice, layer) for choice in found]
-        running = {label(choice): choice for choice in found}
-        return list((running | {label(choice): choice for choice in tuned if choice is not None}).values())
+        """The kernels, each with the knobs on record where those were compared with its default ones; where they were
+        not, both are in the running."""
+        running: dict[str, Choice] = {}
+        for choice in found:
+            tuned = self.records.tuned(direction, choice, layer)
+            if tuned is None or not self.records.compared(direction, choice, layer):
+                running[label(choice)] = choice
+            if tuned is not None:
+                running[label(tuned)] = tuned
+        return list(running.values())
 
     def measure(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> dict[str, float]:
         """ms of each kernel by its `label`, the least of the rounds: what disturbs only adds. layer: a geometry for a

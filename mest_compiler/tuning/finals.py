@@ -6,15 +6,60 @@ Only what beats the default side by side stands in the log; see `database.standi
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from statistics import median
+from typing import Protocol
+
+from mest_compiler.errors import TuningError
 
 from .workshop import Knobs, Subject, Workshop, key_of
 
 FINALISTS = 6
 GAIN = 0.99
 """Of the default's time: a candidate that needs more is no winner."""
+
+Say = Callable[[str], None]
+
+
+class LastComparison(Protocol):
+    """Decides which knobs of each task are the best. share: of a budget's time that is left for it."""
+
+    share: float
+
+    def __call__(
+        self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
+    ) -> None:
+        """Decides about the subjects that had trials since their last comparison.
+
+        progress: called with what is done next. say: gets sentences about what could not be compared. end: of the time,
+        on the monotonic clock.
+
+        Raises:
+            DeviceError: no place is left to measure on.
+        """
+        ...
+
+
+class Alone:
+    """Compares each task's kernels alone, as its trials were; each may wait its share of the time left."""
+
+    share = 0.15
+
+    def __call__(
+        self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
+    ) -> None:
+        """See `LastComparison`."""
+        waiting = [subject for subject in subjects if not subject.final]
+        for number, subject in enumerate(waiting):
+            progress(f"comparing {subject.task}")
+            patience = inf if end is None else (end - time.monotonic()) / (len(waiting) - number)
+            try:
+                decide(workshop, subject, patience)
+            except TuningError as error:
+                say(str(error))
 
 
 def finalists(subject: Subject, count: int = FINALISTS) -> list[Knobs]:

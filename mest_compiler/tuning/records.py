@@ -35,6 +35,7 @@ class Records:
         self.device, self._say = device, say
         self._root = folder if folder is not None else logs_folder()
         self._best: dict[str, Trial] | None = None
+        self._compared: set[str] = set()
 
     def tuned(self, direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> Choice | None:
         """The choice with the fastest knobs on record, its source "tuned"; None: there is no record that holds here."""
@@ -50,6 +51,12 @@ class Records:
             )
             return None
         return replace(choice.with_knobs(**trial.knobs), source="tuned")
+
+    def compared(self, direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> bool:
+        """Whether the best knobs on record were compared with the default ones, side by side on a CPU of this kind with
+        as many threads as here; never for OpenCL, whose logs do not say which device it was."""
+        self.best()
+        return self.device.kind == "cpu" and task_of(direction, choice, layer).key in self._compared
 
     @property
     def _folder(self) -> Path:
@@ -84,6 +91,7 @@ class Records:
             task, rank = log.tasks[place]["task"], (not own[place], trial.seconds)
             if task not in ranks or rank < ranks[task]:
                 ranks[task], best[task] = rank, trial
+        self._compared = {task for task, (others, _) in ranks.items() if best[task].again and not others}
         return best
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice, product, zip_longest
-from math import inf
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
@@ -21,10 +20,10 @@ from tvm.s_tir import meta_schedule as ms
 from mest_compiler.devices import Device
 from mest_compiler.errors import TuningError
 
-from . import finals as last
 from . import knobs as knob
 from .cost_model import CostModel, Ranking
 from .database import Trial, device_folder, note, repaired, standing
+from .finals import Alone, LastComparison
 from .measure import Care, Opener
 from .tasks import Task, facts, read_facts
 from .workshop import Builder, Enough, Key, Knobs, Runner, Subject, Workshop, key_of
@@ -37,9 +36,7 @@ SEARCH = {
     "population_size": 64, "init_measured_ratio": 0.3, "init_min_unmeasured": 8, "max_fail_count": 10,
     "genetic_num_iters": 3, "genetic_mutate_prob": 0.85, "genetic_max_fail_count": 10, "eps_greedy": 0.1,
 }  # fmt: skip
-CARE = Care()
-FINALS = 0.15
-"""Of a budget's time that is left for the last comparisons."""
+CARE, ALONE = Care(), Alone()
 INTRINSICS = "tvm.s_tir.tensor_intrin"
 Progress = Callable[[int, int, str], None]
 """Called as (trials done, trials in all, what was tried last)."""
@@ -94,15 +91,15 @@ def tune(
     say: Callable[[str], None] = lambda text: None,
     seed: int = 1,
     care: Care | None = None,
-    finals: bool = True,
+    last: LastComparison | None = ALONE,
 ) -> list[Tuned]:
     """Tunes tasks (with how often a step runs each) and writes every trial into the device's log under `root`.
 
-    Each task's default knobs are measured first, and at the end, unless `finals` is False, once more beside its fastest
-    candidates, for which a part of the time is left.
+    Each task's default knobs are measured first, and at the end once more beside its fastest candidates.
 
     title: what the tasks are of, for the log's README. heaviest: search only the tasks that take the most time with
-    those. say: gets sentences about damaged lines of the log.
+    those. say: gets sentences about damaged lines of the log. last: how the tasks are decided at the end; None: they
+    are not.
 
     Raises:
         TuningError: a budget that allows nothing, or no tasks. DeviceError: no device is left to measure on.
@@ -115,7 +112,7 @@ def tune(
     end = whole = None
     if budget.seconds is not None:
         whole = time.monotonic() + budget.seconds
-        end = whole - budget.seconds * (FINALS if finals else 0)
+        end = whole - budget.seconds * (0 if last is None else last.share)
     earlier = _earlier(folder, say)
     database = ms.database.JSONDatabase(work_dir=str(folder))
     done = 0
@@ -143,8 +140,8 @@ def tune(
             rest = _in_turns([untried(s, device, seed) for s in searched])
             while done < total and not _over(end) and (some := list(islice(rest, min(A_BATCH, total - done)))):
                 workshop.trials(some)
-            if finals:
-                _finals(workshop, list(subjects.values()), lambda what: progress(done, total, what), say, whole)
+            if last is not None:
+                last(workshop, list(subjects.values()), lambda what: progress(done, total, what), say, whole)
         finally:
             if done > before:
                 _note(folder, device, title or f"{len(tasks)} tasks", done - before)
@@ -219,21 +216,6 @@ def _recall(subject: Subject, trials: Sequence[Trial]) -> None:
             subject.seconds[key_of(trial.knobs)] = None if trial.seconds is None else [trial.seconds]
     if trials and trials[-1].first and trials[-1].again:
         subject.final = {key_of(t.knobs): t.seconds for t in standing(trials) if t.seconds is not None}
-
-
-def _finals(
-    workshop: Workshop, subjects: Sequence[Subject], progress: Callable[[str], None], say: Callable[[str], None],
-    end: float | None,
-) -> None:  # fmt: skip
-    """The last comparison of each task that had trials since its last one; each may wait its share of the time left."""
-    waiting = [subject for subject in subjects if not subject.final]
-    for number, subject in enumerate(waiting):
-        progress(f"comparing {subject.task}")
-        patience = inf if end is None else (end - time.monotonic()) / (len(waiting) - number)
-        try:
-            last.decide(workshop, subject, patience)
-        except TuningError as error:
-            say(str(error))
 
 
 def _over(end: float | None) -> bool:

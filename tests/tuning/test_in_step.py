@@ -1,0 +1,178 @@
+"""Tasks decided in the step: what wins there is written down, whatever won alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tvm.s_tir import meta_schedule as ms
+
+from mest_compiler.cli.tuning import Asked, compile_to
+from mest_compiler.devices import local_cpu
+from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.tuning import in_step
+from mest_compiler.tuning.database import device_folder, read_log, standing
+from mest_compiler.tuning.fastest import Fastest
+from mest_compiler.tuning.in_step import InStep, Step
+from mest_compiler.tuning.measure import Care
+from mest_compiler.tuning.records import Records
+from mest_compiler.tuning.tasks import Task, tasks_of
+from mest_compiler.tuning.workshop import Knobs, Subject, Workshop, key_of
+
+DEVICE = local_cpu(1)
+NETWORK = f"{Path(__file__).with_name('tiny_net.py')}:make"
+ASKED = Asked(NETWORK, "block", 0.9, None, 1.0, 3, "8x8", 10, 16, "cpu", 1, 0)
+LAYERS = ASKED.layers()
+TASKS = list(tasks_of(LAYERS.values(), DEVICE))
+STEP = Step(LAYERS, partial(compile_to, ASKED))
+
+
+def silent(what: str) -> None:
+    """Nobody listens."""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Workshop]:
+    """A workshop with an empty log."""
+    folder = tmp_path / device_folder(DEVICE)
+    folder.mkdir()
+    with Workshop(DEVICE, ms.database.JSONDatabase(work_dir=str(folder)), care=Care(patience_s=0)) as workshop:
+        yield workshop
+
+
+def tried(shop: Workshop, task: Task, others: int) -> Subject:
+    """A task whose default knobs took 4 s, and so many others 1 s, 2 s and so on, alone; all of it in the log."""
+    subject = shop.subject(task)
+    name = max(subject.space, key=lambda name: len(subject.space[name]))
+    values = subject.space[name][1 : others + 1]
+    given = [(subject.first, 4.0), *(({**subject.first, name: v}, 1.0 + i) for i, v in enumerate(values))]
+    for knobs, seconds in given:
+        subject.seconds[key_of(knobs)] = [seconds]
+        shop._write(subject, knobs, [seconds])
+    return subject
+
+
+class Clockwork:
+    """An entrant whose kernels of each task take what `ms` says of their knobs."""
+
+    def __init__(self, tasks: Sequence[Task], knobs: Mapping[Task, Knobs], ms: Mapping[object, float], off: float):
+        self.times = {t: ms.get((t, key_of(knobs[t])), 10.0) if t in knobs else 10.0 for t in tasks}
+        self.calls, self.logits = dict.fromkeys(tasks, 2), np.ones(3) + off
+
+    def turn(self) -> tuple[dict[Task, float], float]:
+        """See `in_step.Entrant`."""
+        return self.times, sum(self.times.values())
+
+
+def contest(monkeypatch: pytest.MonkeyPatch, ms: Mapping[object, float], wrong: Knobs | None = None) -> list[str]:
+    """Contests are of clockworks from now on; says what was compiled. wrong: knobs that give other logits."""
+    compiled: list[str] = []
+
+    def entrants(self: in_step._Contest, wanted: Sequence[Mapping[Task, Knobs]], say: object) -> list[Clockwork]:
+        self.compiled += len(wanted)
+        compiled.extend(str({str(t): k for t, k in knobs.items()}) for knobs in wanted)
+        off = [1.0 if any(some == wrong for some in knobs.values()) else 0.0 for knobs in wanted]
+        tasks = list(self._tasks.values())
+        return [Clockwork(tasks, knobs, ms, some) for knobs, some in zip(wanted, off, strict=True)]
+
+    monkeypatch.setattr(in_step._Contest, "entrants", entrants)
+    return compiled
+
+
+def test_what_wins_in_the_step_stands(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (tried(shop, task, 2) for task in [t for t in TASKS if "block" in str(t)][:3])
+    (_, a), (_, b), _ = first.ranked()
+    (_, lost), _, _ = third.ranked()
+    compiled = contest(monkeypatch, {(first.task, a): 12.0, (first.task, b): 8.0, (third.task, lost): 9.95})
+    last = InStep(STEP, DEVICE, tmp_path)
+    last(shop, [first, second, third], silent, silent, None)
+    # In the step the slower one alone is the faster, and what is as fast as the default one is no winner.
+    assert first.final == {b: pytest.approx(0.004), key_of(first.first): pytest.approx(0.005)}
+    assert second.final == third.final == {key_of(first.first): pytest.approx(0.005)} or second.best[0] == second.first
+    assert third.best[0] == third.first
+    assert last.outcome.gain > 1 and last.outcome.default - last.outcome.best == pytest.approx(2.0)
+    assert last.outcome.steps == len(compiled) == 1 + 2 + 2 + 1
+    trials = read_log(tmp_path / device_folder(DEVICE)).by_task()
+    stand = [standing(some) for some in trials.values()]
+    assert sorted(len(some) for some in stand) == [1, 1, 2]
+    best = Records(DEVICE, tmp_path).best()
+    assert key_of(best[first.task.key].knobs) == b
+    # Once more there is nothing to compare.
+    again = InStep(STEP, DEVICE, tmp_path)
+    again(shop, [first, second, third], silent, silent, None)
+    assert again.outcome is None and len(compiled) == last.outcome.steps
+
+
+def test_what_computes_something_else_is_left_out(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = tried(shop, next(t for t in TASKS if "block" in str(t)), 2)
+    (_, a), (_, b), _ = subject.ranked()
+    contest(monkeypatch, {(subject.task, a): 1.0, (subject.task, b): 8.0}, wrong=dict(a))
+    said: list[str] = []
+    InStep(STEP, DEVICE, tmp_path)(shop, [subject], silent, said.append, None)
+    assert key_of(subject.best[0]) == b and "computes something else" in said[0]
+
+
+def test_an_end_of_time(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = tried(shop, max(TASKS, key=lambda t: max(map(len, t.space(DEVICE).values()), default=0)), 9)
+    count = len(subject.ranked()) - 1
+    assert count > in_step.TOGETHER
+    compiled = contest(monkeypatch, {})
+    InStep(STEP, DEVICE, tmp_path)(shop, [subject], silent, silent, time.monotonic())
+    assert len(compiled) == 1 + in_step.TOGETHER + in_step.AGAIN + 1
+
+
+def test_real_steps_with_other_knobs(shop: Workshop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two kernels get other knobs; the compiled steps have them, and agree."""
+    subjects = [tried(shop, task, 1) for task in TASKS if str(task).startswith(("block_forward", "block_backward_w"))]
+    last, said, done = InStep(STEP, DEVICE, tmp_path), [], []
+    steps: list[dict[str, object]] = []
+    load = Artifact.load
+
+    def loaded(path: Path) -> Artifact:
+        artifact = load(path)
+        steps.append({n: layer["kernels"] for n, layer in artifact.manifest["layers"].items()})
+        return artifact
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_step, "Artifact", SimpleNamespace(load=loaded))
+        patch.setattr(in_step, "TURNS", 1)
+        patch.setattr(in_step, "LAST_TURNS", 1)
+        last(shop, subjects, done.append, said.append, None)
+    assert said == [] and last.outcome.default > 0 and len(done) == 4
+    default, other, *_ = steps
+    differ = {
+        (name, direction)
+        for name, kernels in default.items()
+        for direction, kernel in kernels.items()
+        if kernel["knobs"] != other[name][direction]["knobs"]
+    }
+    assert {direction for _, direction in differ} == {"forward", "backward_weight"}
+    with caplog.at_level(logging.WARNING):
+        assert all(s.final and s.best[1] > 0 for s in subjects)
+
+
+def test_what_was_compared_replaces_the_default(shop: Workshop, tmp_path: Path) -> None:
+    layer = next(one for one in LAYERS.values() if one.sparse is not None)
+    (choice,) = in_step.offered("forward", layer.sparse, DEVICE)
+    subject = tried(shop, in_step.task_of("forward", choice, layer.sparse), 1)
+    found = Fastest(DEVICE, records=Records(DEVICE, tmp_path)).contestants("forward", layer.sparse, [choice])
+    assert [one.source for one in found] == ["default", "tuned"]  # only trials of a search
+    (_, best), _ = subject.ranked()
+    shop.write_final(subject, {best: 0.9, key_of(subject.first): 1.0})
+    (found,) = Fastest(DEVICE, records=Records(DEVICE, tmp_path)).contestants("forward", layer.sparse, [choice])
+    assert found.source == "tuned" and key_of({n: int(getattr(found.knobs, n)) for n in dict(best)}) == best
+    more = local_cpu(2)
+    if more.threads != DEVICE.threads:  # knobs for another number of threads were not compared
+        layers = Asked(**{**ASKED.__dict__, "threads": 2}).layers()
+        other = next(one for one in layers.values() if one.sparse is not None)
+        (choice,) = in_step.offered("forward", other.sparse, more)
+        found = Fastest(more, records=Records(more, tmp_path)).contestants("forward", other.sparse, [choice])
+        assert [one.source for one in found] == ["default", "tuned"]
