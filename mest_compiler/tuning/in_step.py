@@ -96,7 +96,7 @@ class InStep:
     """See `LastComparison`; tasks that the step has no kernel of are compared alone. `outcome` holds how much faster
     the step became, None where there was nothing to compare."""
 
-    share = 0.4
+    share = 0.5
 
     def __init__(self, step: Step, device: Device, root: Path) -> None:
         """root: of the tuning logs, by which the kernels of a layer are chosen."""
