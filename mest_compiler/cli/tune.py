@@ -22,7 +22,14 @@ What = Annotated[
         show_default="with --show: all that is on record",
     ),
 ]
-Minutes = Annotated[float | None, typer.Option(help="Stop after so many minutes.", show_default="no limit")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        help="Stop after about so many minutes. A part of them is left for the comparison at the end: half for a model "
+        "on this machine's CPU, whose step is compiled some 10 times for that.",
+        show_default="no limit",
+    ),
+]
 Trials = Annotated[
     int | None,
     typer.Option(

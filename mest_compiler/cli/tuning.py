@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
     from mest_compiler.tuning.finals import LastComparison
-    from mest_compiler.tuning.in_step import Step
+    from mest_compiler.tuning.in_step import Outcome, Step
     from mest_compiler.tuning.measure import Care, Opener
     from mest_compiler.tuning.tasks import Task
 
@@ -188,16 +188,24 @@ def tuned(
     say(f"all kernels of a step: {before:.3f} ms with default knobs, {after:.3f} ms with the best ones")
     outcome = getattr(last, "outcome", None)
     if outcome is not None:
-        say(
-            f"the step: {outcome.default:.1f} ms with default knobs, {outcome.best:.1f} ms with the best ones "
-            f"({times(outcome.gain)}), run in turns with {outcome.steps - 1} other steps"
-        )
+        say(_said(outcome))
     return {
         "what": asked.what, "device": asked.device, "folder": str(root / device_folder(device)),
         "seconds": time.monotonic() - begin, "trials": sum(row["trials"] for row in rows),
         "ms": {"default": before, "best": after}, "step": None if outcome is None else asdict(outcome),
         "tasks": rows,
     }  # fmt: skip
+
+
+def _said(outcome: Outcome) -> str:
+    if not outcome.winners:
+        return (
+            f"the step: {outcome.default_ms:.1f} ms with default knobs, and none of {outcome.steps} others was faster"
+        )
+    return (
+        f"the step: {outcome.default_ms:.1f} ms with default knobs, {outcome.best_ms:.1f} ms with the best ones "
+        f"({times(outcome.gain)}, of {outcome.winners} kernels; median of turns, {outcome.steps} steps were compared)"
+    )
 
 
 def _last_comparison(asked: Asked, device: Device, root: Path, at: Sequence[Opener | None]) -> LastComparison:

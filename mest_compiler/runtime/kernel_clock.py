@@ -22,36 +22,61 @@ class Spent:
     calls: int
 
 
+class _Instrument:
+    """What the virtual machine calls. It must not hold the trainer, whose machine holds it: nothing would free them."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}
+        self.raised: BaseException | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was measured."""
+        self.ms: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+        self._began: list[float] = []  # a stack: an instrumented function may call another one
+
+    def __call__(self, function: Any, name: str, before: bool, _result: Any, *args: Any) -> int:
+        """Before and after each function."""
+        try:
+            if before:
+                if name not in self.sizes:
+                    self.sizes[name] = sum(_bytes(arg) for arg in args if isinstance(arg, tvm.runtime.Tensor))
+                self._began.append(perf_counter())
+            else:
+                self.ms[name] += 1e3 * (perf_counter() - self._began.pop())
+                self.calls[name] += 1
+        except BaseException as error:  # Ctrl-C: on its way through C++ it would become another error
+            self.raised = error
+            raise
+        return 0
+
+
 class KernelClock:
     """Times the functions of a trainer on this machine's CPU. The instrument stays and adds some microseconds to every
-    call, so nothing else is to be timed with that trainer.
-
-    sizes: bytes of the tensors among a function's arguments, once each, by name: a kernel is made for its shapes.
-    """
+    call, so nothing else is to be timed with that trainer."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self.sizes: dict[str, int] = {}
-        self._began: list[float] = []  # a stack: an instrumented function may call another one
-        self._ms: dict[str, float] = {}
-        self._calls: dict[str, int] = {}
-        trainer.session.vm.set_instrument(self._hear)
+        self._trainer, self._instrument = trainer, _Instrument()
+        trainer.session.vm.set_instrument(self._instrument)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the tensors among a function's arguments, once each, by name: a kernel is made for its shapes."""
+        return self._instrument.sizes
 
     def iteration(self) -> dict[str, Spent]:
         """Runs a step on what the trainer's input buffers hold."""
-        self._ms, self._calls = defaultdict(float), defaultdict(int)
-        self._trainer.run()
-        return {name: Spent(ms, self._calls[name]) for name, ms in self._ms.items()}
-
-    def _hear(self, function: Any, name: str, before: bool, _result: Any, *args: Any) -> int:
-        if before:
-            if name not in self.sizes:
-                self.sizes[name] = sum(_bytes(arg) for arg in args if isinstance(arg, tvm.runtime.Tensor))
-            self._began.append(perf_counter())
-        else:
-            self._ms[name] += 1e3 * (perf_counter() - self._began.pop())
-            self._calls[name] += 1
-        return 0
+        heard = self._instrument
+        heard.begin()
+        try:
+            self._trainer.run()
+        except Exception:
+            raised, heard.raised = heard.raised, None
+            if raised is not None:
+                raise raised from None
+            raise
+        return {name: Spent(ms, heard.calls[name]) for name, ms in heard.ms.items()}
 
 
 def _bytes(tensor: tvm.runtime.Tensor) -> int:

@@ -32,7 +32,7 @@ class LastComparison(Protocol):
     def __call__(
         self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
     ) -> None:
-        """Decides about the subjects that had trials since their last comparison.
+        """Decides about all subjects that had trials since their last comparison, and maybe about others again.
 
         progress: called with what is done next. say: gets sentences about what could not be compared. end: of the time,
         on the monotonic clock.
@@ -63,9 +63,13 @@ class Alone:
 
 
 def finalists(subject: Subject, count: int = FINALISTS) -> list[Knobs]:
-    """The fastest candidates so far, without the default knobs; none where those failed."""
-    keys, first = [key for _, key in subject.ranked()], key_of(subject.first)
-    return [dict(key) for key in keys if key != first][:count] if first in keys else []
+    """The winner of an earlier comparison and the fastest candidates so far, without the default knobs; none where
+    those failed."""
+    first, keys = key_of(subject.first), [key for _, key in subject.ranked()]
+    if first not in keys:
+        return []
+    wanted = [key for key in dict.fromkeys((subject.winner, *keys)) if key is not None and key != first]
+    return [dict(key) for key in wanted if subject.has(key)][:count]
 
 
 def decide(workshop: Workshop, subject: Subject, patience: float = inf) -> None:

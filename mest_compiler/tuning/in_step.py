@@ -9,17 +9,21 @@ times within the steps that count.
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
+import psutil
 from tvm.support.popen_pool import PopenPoolExecutor
 
 from mest_compiler.devices import Device, available_cores
@@ -34,13 +38,14 @@ from mest_compiler.schedules.choice import Choice
 
 from .fastest import SEED, Fastest
 from .finals import GAIN, Alone, Say, finalists
-from .measure import begin
 from .records import Records
 from .tasks import Layer, Task, offered, task_of
-from .workshop import Knobs, Subject, Workshop, key_of
+from .workshop import Knobs, Subject, Workshop, key_of, sentence
 
 TOGETHER = 4
-"""Steps that are compared with the default one at a time: each holds a whole training state."""
+"""Steps at most that are compared with the default one at a time: each holds a whole training state."""
+SHARE_OF_MEMORY = 0.5
+"""Of what is free, that these states may take."""
 MOST, UNTIMED = 24, 6
 """Candidates of a task at most, and where there is no end of time."""
 AGAIN = 2
@@ -49,11 +54,15 @@ TURNS, LAST_TURNS = 7, 15
 PATIENCE_S = 3.0
 """Seconds that a turn of all steps may wait on average until nothing else slows this machine."""
 COMPILE_S = 900.0
-CLOSE = 1e-3
-"""Of the largest logit, by which those of two steps may differ after an iteration."""
+LEARNING_RATE, CLOSE = 0.05, 1e-3
+"""Of the one update before the logits of two steps are compared; of the largest logit, by which they may differ."""
 
 Place = tuple[str, str]  # a layer's parameter and a direction
+Kernels = Mapping[tuple[str, SparseConv | ConvGeometry], tuple[str, str]]
 Times = dict[Task, float]
+Turns = list[tuple[Times, float]]  # of a step: ms of a call of each task's kernel, and of all its functions
+Ranks = dict[Task, list[tuple[float, Knobs]]]  # what candidates take, of the default's time
+Compared = tuple[Mapping[Task, Knobs], Times, Turns]  # a step's knobs, ratios to the default step, and turns
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class WithKnobs:
     """Picks given kernels (name and indexing, by direction and layer), and knobs by task: default ones where there are
     none."""
 
-    kernels: Mapping[tuple[str, SparseConv | ConvGeometry], tuple[str, str]]
+    kernels: Kernels
     knobs: Mapping[Task, Knobs] = field(default_factory=dict)
 
     def __call__(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> Choice:
@@ -83,18 +92,22 @@ class WithKnobs:
 
 @dataclass(frozen=True)
 class Outcome:
-    """ms of an iteration, all its functions together, with the default knobs and with the best ones; gain: the median
-    of the turns' ratios. steps: how many were compared."""
+    """ms of an iteration, the sum of all its functions, with the default knobs and with the best ones; gain: the median
+    of the turns' ratios. steps: how many were compared with the default one. winners: tasks with other knobs."""
 
-    default: float
-    best: float
+    default_ms: float
+    best_ms: float
     gain: float
     steps: int
+    winners: int
 
 
 class InStep:
-    """See `LastComparison`; tasks that the step has no kernel of are compared alone. `outcome` holds how much faster
-    the step became, None where there was nothing to compare."""
+    """See `LastComparison`; what the step says nothing of is compared alone: kernels that it does not have, or that
+    layers of different capacity share.
+
+    outcome: how much faster the step became, None where there was nothing to compare.
+    """
 
     share = 0.5
 
@@ -108,13 +121,13 @@ class InStep:
     ) -> None:
         """See `LastComparison`."""
         kernels, tasks = self._kernels()
-        within = [s for s in subjects if s.task in set(tasks.values())]
-        if any(not s.final and finalists(s) for s in within):
-            with _Contest(self._step, self._device, kernels, tasks) as contest:
-                self.outcome = _decided(contest, workshop, within, progress, say, end)
-        Alone()(workshop, [s for s in subjects if s not in within], progress, say, end)
+        within = [s for s in subjects if s.task in set(tasks.values()) and finalists(s)]
+        if not all(s.final for s in within):
+            with _Contest(self._step, self._device, kernels, tasks, say) as contest:
+                self.outcome = _Comparison(contest, workshop, within, progress, end).outcome()
+        Alone()(workshop, [s for s in subjects if not s.final], progress, say, end)
 
-    def _kernels(self) -> tuple[dict[tuple[str, SparseConv | ConvGeometry], tuple[str, str]], dict[Place, Task]]:
+    def _kernels(self) -> tuple[Kernels, dict[Place, Task]]:
         """The kernel of each direction and layer, and the task of each direction and parameter."""
         pick = Fastest(self._device, records=Records(self._device, self._root))
         kernels, tasks = {}, {}
@@ -128,42 +141,57 @@ class InStep:
 
 
 class Entrant:
-    """A compiled step that takes part."""
+    """A compiled step that takes part. logits: after one update."""
 
     def __init__(self, artifact: Artifact, tasks: Mapping[Place, Task]) -> None:
         self._trainer, rng = Trainer(artifact), np.random.default_rng(SEED)
         m = artifact.manifest
+        self.bytes = m["memory"]["planned_peak"]
         x = rng.standard_normal((m["batch"], *m["input_shape"]), np.float32)
         y = rng.integers(0, m["classes"], m["batch"])
-        _, self.logits = self._trainer.step(x, y, 0.0)  # weights stay as they are
+        self._trainer.step(x, y, LEARNING_RATE)
+        _, self.logits = self._trainer.step(x, y, 0.0)  # from now on weights stay as they are
         self._clock = KernelClock(self._trainer)
-        self._tasks = {m["layers"][p]["kernels"][d]["function"]: task for (p, d), task in tasks.items()}
-        self.calls: dict[Task, int] = {}
+        self._functions = own_functions(m["layers"], tasks)
 
     def turn(self) -> tuple[Times, float]:
-        """ms of each task's kernels in an iteration, and of all functions; another iteration goes before it."""
+        """ms of a call of each task's kernel in an iteration, the mean of its calls, and ms of all functions; another
+        iteration goes before it."""
         self._clock.iteration()
-        spent, times, self.calls = self._clock.iteration(), {}, {}
-        for name, task in self._tasks.items():
-            times[task] = times.get(task, 0.0) + spent[name].ms
-            self.calls[task] = self.calls.get(task, 0) + spent[name].calls
+        spent = self._clock.iteration()
+        times = {
+            task: sum(spent[name].ms for name in names) / sum(spent[name].calls for name in names)
+            for task, names in self._functions.items()
+        }
         return times, sum(one.ms for one in spent.values())
 
 
-class _Contest:
-    """Compiles steps, and runs them in turns."""
+def own_functions(layers: Mapping[str, Any], tasks: Mapping[Place, Task]) -> dict[Task, set[str]]:
+    """The functions of a step (by the `layers` of its manifest) that compute each task and no other one. Layers that
+    differ in capacity alone share functions, and their tasks are left out."""
+    names: dict[Task, set[str]] = defaultdict(set)
+    users: dict[str, set[Task]] = defaultdict(set)
+    for (param, direction), task in tasks.items():
+        name = layers[param]["kernels"][direction]["function"]
+        names[task].add(name)
+        users[name].add(task)
+    return {task: some for task, some in names.items() if all(len(users[name]) == 1 for name in some)}
 
-    def __init__(
-        self,
-        step: Step,
-        device: Device,
-        kernels: Mapping[tuple[str, SparseConv | ConvGeometry], tuple[str, str]],
-        tasks: Mapping[Place, Task],
-    ) -> None:
-        self._step, self._kernels, self._tasks = step, kernels, tasks
+
+def _begin() -> None:
+    """A compiling worker's first errand: Ctrl-C ends it at once, whatever it is doing."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class _Contest:
+    """Compiles steps, and runs them in turns. compiled: how many were."""
+
+    def __init__(self, step: Step, device: Device, kernels: Kernels, tasks: Mapping[Place, Task], say: Say) -> None:
+        self._step, self._kernels, self._tasks, self.say = step, kernels, tasks, say
         self._folder = tempfile.TemporaryDirectory(prefix="mest-steps-")
-        options = {"initializer": begin, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        self._pool = PopenPoolExecutor(min(available_cores(), TOGETHER), COMPILE_S, **options)
+        options = {"initializer": _begin, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        self.workers = min(available_cores(), TOGETHER)
+        self._pool = PopenPoolExecutor(self.workers, COMPILE_S, **options)
         self._pacer = Pacer()
         self.compiled = 0
 
@@ -174,30 +202,32 @@ class _Contest:
         self._pool.shutdown(wait=True)
         self._folder.cleanup()
 
-    def entrants(self, wanted: Sequence[Mapping[Task, Knobs]], say: Say) -> Iterator[Entrant | None]:
-        """A step for each, None where it could not be compiled."""
+    def entrants(self, wanted: Sequence[Mapping[Task, Knobs]]) -> Iterator[Entrant | None]:
+        """A step for each, None where it cannot be compiled or run."""
         jobs: list[tuple[Path, Future]] = []
         for knobs in wanted:
-            path = Path(self._folder.name, str(self.compiled))
-            self.compiled += 1
+            path = Path(self._folder.name, str(len(jobs)))
             jobs.append((path, self._pool.submit(self._step.compile, WithKnobs(self._kernels, knobs), str(path))))
         try:
-            for path, job in jobs:
+            for (path, job), knobs in zip(jobs, wanted, strict=True):
                 try:
                     job.result()
+                    entrant = Entrant(Artifact.load(path), self._tasks)
                 except Exception as error:  # whatever a generator or a compiler raises, or a time-out
-                    say(f"A step with other knobs was not compiled, and its candidates were not compared: {error}")
+                    which = "other knobs" if knobs else "the default knobs"
+                    self.say(f"A step with {which} could not be compared: {sentence(error)}")
                     yield None
                 else:
-                    yield Entrant(Artifact.load(path), self._tasks)
+                    self.compiled += 1
+                    yield entrant
         finally:
             for path, job in jobs:
                 job.cancel()  # after Ctrl-C
                 shutil.rmtree(path, ignore_errors=True)
 
-    def turns(self, entrants: Sequence[Entrant], count: int) -> list[list[tuple[Times, float]]]:
+    def turns(self, entrants: Sequence[Entrant], count: int) -> list[Turns]:
         """What each gives, turn by turn; every other turn in reverse."""
-        found: list[list[tuple[Times, float]]] = [[] for _ in entrants]
+        found: list[Turns] = [[] for _ in entrants]
         for number in range(count):
             order = list(range(len(entrants)))[:: -1 if number % 2 else 1]
             turn = self._pacer.takes(lambda order=order: {i: entrants[i].turn() for i in order}, PATIENCE_S)[-1]
@@ -206,107 +236,121 @@ class _Contest:
         return found
 
 
-def _ratios(times: Sequence[tuple[Times, float]], default: Sequence[tuple[Times, float]]) -> Times:
-    """Median of the turns' ratios, of each task."""
+class _Comparison:
+    """Of the candidates of some subjects, with all steps that it takes."""
+
+    def __init__(
+        self, contest: _Contest, workshop: Workshop, subjects: Sequence[Subject], progress: Say, end: float | None
+    ) -> None:
+        self._contest, self._workshop, self._progress = contest, workshop, progress
+        self._subjects = {s.task: s for s in subjects}
+        self._end = inf if end is None else end
+        self._most = UNTIMED if end is None else MOST
+        self._compile_s = self._turn_s = 0.0  # what compiling a round of steps took, and a turn of one step
+
+    def outcome(self) -> Outcome | None:
+        """Compares, and writes down what won."""
+        self._progress("compiling the step with default knobs")
+        (self._default,) = self._contest.entrants([{}])
+        if self._default is None:
+            return None
+        best = self._best(self._rounds(), AGAIN)
+        self._progress("comparing steps with the fastest candidates of each task once more")
+        wanted = [{t: some[n] for t, some in best.items() if n < len(some)} for n in range(AGAIN)]
+        default, found = self._compared(wanted, LAST_TURNS)
+        again = _by_task(found)
+        chosen = {t: some[0] for t, some in self._best(again, 1).items() if min(r for r, _ in again[t]) < GAIN}
+        if not chosen:
+            return self._written(default, default, {}) if found else None
+        self._progress("comparing the step with the winners")
+        default, found = self._compared([chosen], LAST_TURNS)
+        return self._written(default, found[0][2], chosen) if found else None
+
+    def _rounds(self) -> Ranks:
+        """Ratios of all candidates there is time for."""
+        candidates = {task: finalists(s, self._most) for task, s in self._subjects.items()}
+        most, together, ranks = max(map(len, candidates.values())), self._together(), {}
+        for start in range(0, most, together):
+            if start and not self._time_for(together):
+                break
+            numbers = range(start, min(start + together, most))
+            self._progress(f"comparing steps with candidates {start + 1} to {numbers[-1] + 1} of each task")
+            wanted = [{t: some[n] for t, some in candidates.items() if n < len(some)} for n in numbers]
+            for task, some in _by_task(self._compared(wanted, TURNS)[1]).items():
+                ranks.setdefault(task, []).extend(some)
+        return ranks
+
+    def _together(self) -> int:
+        """Steps that fit the memory beside the default one."""
+        free = psutil.virtual_memory().available
+        return max(1, min(TOGETHER, int(SHARE_OF_MEMORY * free / max(1, self._default.bytes))))
+
+    def _time_for(self, together: int) -> bool:
+        """Whether another round leaves time for the last two."""
+        turns = TURNS * (together + 1) + LAST_TURNS * (AGAIN + 1) + LAST_TURNS * 2
+        compiling = self._compile_s * (-(-together // self._contest.workers) + 2)
+        return time.monotonic() + compiling + self._turn_s * turns < self._end
+
+    def _best(self, ranks: Ranks, count: int) -> dict[Task, list[Knobs]]:
+        return {t: [some for _, some in sorted(found, key=lambda one: one[0])[:count]] for t, found in ranks.items()}
+
+    def _compared(self, wanted: Sequence[Mapping[Task, Knobs]], count: int) -> tuple[Turns, list[Compared]]:
+        """The turns of the default step, and the steps that could be compared with it."""
+        began, running = time.monotonic(), []
+        wanted = [knobs for knobs in wanted if knobs]
+        for knobs, entrant in zip(wanted, self._contest.entrants(wanted), strict=True):
+            if entrant is None:
+                continue
+            if not _agree(entrant, self._default):
+                self._contest.say("A step with other knobs computes something else, and was not compared.")
+                continue
+            running.append((knobs, entrant))
+        compiled = time.monotonic()
+        if not running:
+            return [], []
+        first, *others = self._contest.turns([self._default, *(entrant for _, entrant in running)], count)
+        self._compile_s = (compiled - began) / -(-len(wanted) // self._contest.workers)
+        self._turn_s = (time.monotonic() - compiled) / count / (len(running) + 1)
+        return first, [(knobs, _ratios(times, first), times) for (knobs, _), times in zip(running, others, strict=True)]
+
+    def _written(self, first: Turns, last: Turns, chosen: Mapping[Task, Knobs]) -> Outcome:
+        """Writes down the chosen knobs that win once more, and the default ones' times."""
+        ratios, winners = _ratios(last, first), 0
+        for task, subject in self._subjects.items():
+            if task not in ratios:
+                continue
+            seconds = median(times[task] for times, _ in first) / 1e3
+            won = {key_of(chosen[task]): seconds * ratios[task]} if task in chosen and ratios[task] < 1 else {}
+            winners += len(won)
+            self._workshop.write_final(subject, won | {key_of(subject.first): seconds})
+        totals = [(one, other) for (_, one), (_, other) in zip(first, last, strict=True)]
+        return Outcome(
+            median(one for one, _ in totals),
+            median(other for _, other in totals),
+            median(one / other for one, other in totals),
+            self._contest.compiled - 1,
+            winners,
+        )
+
+
+def _by_task(found: Sequence[Compared]) -> Ranks:
+    """Each task's (ratio, knobs)."""
+    ranks: Ranks = {}
+    for knobs, ratios, _ in found:
+        for task, some in knobs.items():
+            if task in ratios:
+                ranks.setdefault(task, []).append((ratios[task], some))
+    return ranks
+
+
+def _ratios(times: Turns, default: Turns) -> Times:
+    """Median of the turns' ratios, of each task that both steps tell apart."""
     return {
         task: median(one[task] / other[task] for (one, _), (other, _) in zip(times, default, strict=True))
         for task in default[0][0]
+        if task in times[0][0]
     }
-
-
-def _decided(
-    contest: _Contest, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
-) -> Outcome | None:
-    began, by_task = time.monotonic(), {s.task: s for s in subjects}
-    candidates = {s.task: _candidates(s, MOST if end is not None else UNTIMED) for s in subjects}
-    progress("compiling the step with default knobs")
-    (default,) = contest.entrants([{}], say)
-    if default is None:
-        return None
-    a_step = time.monotonic() - began
-    # Compiled are then two rounds of steps: those that are compared once more, and the one of the winners.
-    stop = inf if end is None else end - 3 * a_step
-    ranks: dict[Task, list[tuple[float, Knobs]]] = {task: [] for task in candidates}
-    most = max(map(len, candidates.values()))
-    for start in range(0, most, TOGETHER):
-        if start and time.monotonic() + 2 * a_step > stop:
-            break
-        numbers = range(start, min(start + TOGETHER, most))
-        progress(f"comparing steps with candidates {start + 1} to {numbers[-1] + 1} of each task")
-        wanted = [{t: some[n] for t, some in candidates.items() if n < len(some)} for n in numbers]
-        for knobs, ratios in _compared(contest, default, wanted, TURNS, say):
-            for task, some in knobs.items():
-                ranks[task].append((ratios[task], some))
-    progress("comparing steps with the fastest candidates of each task")
-    best = {t: [some for _, some in sorted(found, key=lambda one: one[0])[:AGAIN]] for t, found in ranks.items()}
-    wanted = [{t: some[n] for t, some in best.items() if n < len(some)} for n in range(AGAIN)]
-    again: dict[Task, list[tuple[float, Knobs]]] = {task: [] for task in candidates}
-    for knobs, ratios in _compared(contest, default, wanted, LAST_TURNS, say):
-        for task, some in knobs.items():
-            again[task].append((ratios[task], some))
-    chosen = {}
-    for task, found in again.items():
-        ratio, knobs = min(found, key=lambda one: one[0], default=(inf, None))
-        if ratio < GAIN:
-            chosen[task] = knobs
-    progress("comparing the step with the winners")
-    return _written(contest, workshop, by_task, default, chosen, say)
-
-
-def _candidates(subject: Subject, count: int) -> list[Knobs]:
-    """The winner of an earlier comparison, then the fastest alone."""
-    first, found = key_of(subject.first), finalists(subject, count)
-    if found and subject.final and (key := min(subject.final, key=subject.final.__getitem__)) != first:
-        return [dict(key), *(knobs for knobs in found if key_of(knobs) != key)][:count]
-    return found
-
-
-def _compared(
-    contest: _Contest, default: Entrant, wanted: Sequence[Mapping[Task, Knobs]], count: int, say: Say
-) -> list[tuple[Mapping[Task, Knobs], Times]]:
-    """The ratios to the default step of those steps that could be compared."""
-    running = []
-    for knobs, entrant in zip(wanted, contest.entrants(wanted, say), strict=True):
-        if entrant is None or not knobs:
-            continue
-        if not _agree(entrant, default):
-            say("A step with other knobs computes something else, and its candidates were not compared.")
-            continue
-        running.append((knobs, entrant))
-    if not running:
-        return []
-    first, *others = contest.turns([default, *(entrant for _, entrant in running)], count)
-    return [(knobs, _ratios(times, first)) for (knobs, _), times in zip(running, others, strict=True)]
 
 
 def _agree(one: Entrant, other: Entrant) -> bool:
     return float(np.abs(one.logits - other.logits).max()) <= CLOSE * float(np.abs(other.logits).max())
-
-
-def _written(
-    contest: _Contest,
-    workshop: Workshop,
-    subjects: Mapping[Task, Subject],
-    default: Entrant,
-    chosen: Mapping[Task, Knobs],
-    say: Say,
-) -> Outcome | None:
-    """Compares the step with all chosen knobs, and writes down those that still win and the default ones' times."""
-    (best,) = contest.entrants([chosen], say)
-    if best is None or not _agree(best, default):
-        return None
-    first, last = contest.turns([default, best], LAST_TURNS)
-    ratios = _ratios(last, first)
-    for task, subject in subjects.items():
-        if not finalists(subject):
-            continue
-        seconds = median(times[task] for times, _ in first) / default.calls[task] / 1e3
-        won = {key_of(chosen[task]): seconds * ratios[task]} if task in chosen and ratios[task] < 1 else {}
-        workshop.write_final(subject, won | {key_of(subject.first): seconds})
-    totals = [(one, other) for (_, one), (_, other) in zip(first, last, strict=True)]
-    return Outcome(
-        median(one for one, _ in totals),
-        median(other for _, other in totals),
-        median(one / other for one, other in totals),
-        contest.compiled,
-    )

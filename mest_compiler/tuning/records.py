@@ -35,7 +35,7 @@ class Records:
         self.device, self._say = device, say
         self._root = folder if folder is not None else logs_folder()
         self._best: dict[str, Trial] | None = None
-        self._compared: set[str] = set()
+        self._compared: dict[str, Mapping[str, int]] = {}  # task -> the default knobs that its best ones beat, or are
 
     def tuned(self, direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> Choice | None:
         """The choice with the fastest knobs on record, its source "tuned"; None: there is no record that holds here."""
@@ -53,10 +53,13 @@ class Records:
         return replace(choice.with_knobs(**trial.knobs), source="tuned")
 
     def compared(self, direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> bool:
-        """Whether the best knobs on record were compared with the default ones, side by side on a CPU of this kind with
-        as many threads as here; never for OpenCL, whose logs do not say which device it was."""
+        """Whether the best knobs on record were compared with those of the choice, side by side on a CPU of this kind
+        with as many threads as here; never for OpenCL, whose logs do not say which device it was."""
         self.best()
-        return self.device.kind == "cpu" and task_of(direction, choice, layer).key in self._compared
+        default = self._compared.get(task_of(direction, choice, layer).key)
+        if self.device.kind != "cpu" or default is None:
+            return False
+        return all(int(getattr(choice.knobs, name, -1)) == value for name, value in default.items())
 
     @property
     def _folder(self) -> Path:
@@ -84,14 +87,17 @@ class Records:
             self._say(f"Tuning records in {self._folder} were not used: they are of {reason}.")
         ranks: dict[str, tuple[bool, float]] = {}
         for place, trials in log.by_task().items():
-            trial = fastest(standing(trials))
+            stand = standing(trials)
+            trial = fastest(stand)
             if place not in own or trial is None:
                 continue
             # Knobs found with another number of threads are better than none.
             task, rank = log.tasks[place]["task"], (not own[place], trial.seconds)
             if task not in ranks or rank < ranks[task]:
                 ranks[task], best[task] = rank, trial
-        self._compared = {task for task, (others, _) in ranks.items() if best[task].again and not others}
+                self._compared.pop(task, None)
+                if own[place] and stand[-1].first and stand[-1].again:
+                    self._compared[task] = stand[-1].knobs
         return best
 
 

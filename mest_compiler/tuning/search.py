@@ -26,7 +26,7 @@ from .database import Trial, device_folder, note, repaired, standing
 from .finals import Alone, LastComparison
 from .measure import Care, Opener
 from .tasks import Task, facts, read_facts
-from .workshop import Builder, Enough, Key, Knobs, Runner, Subject, Workshop, key_of
+from .workshop import Builder, Enough, Knobs, Runner, Subject, Workshop, key_of
 
 A_BATCH = 8
 """Candidates that are built and measured between two looks at the cost model."""
@@ -214,8 +214,11 @@ def _recall(subject: Subject, trials: Sequence[Trial]) -> None:
     for trial in trials:
         if not trial.again:
             subject.seconds[key_of(trial.knobs)] = None if trial.seconds is None else [trial.seconds]
-    if trials and trials[-1].first and trials[-1].again:
-        subject.final = {key_of(t.knobs): t.seconds for t in standing(trials) if t.seconds is not None}
+    stand = standing(trials)
+    if any(trial.first and trial.again for trial in stand):
+        subject.decide({key_of(t.knobs): t.seconds for t in stand if t.seconds is not None})
+    if not (trials and trials[-1].first and trials[-1].again):
+        subject.final = {}
 
 
 def _over(end: float | None) -> bool:
@@ -266,14 +269,9 @@ def ranking(subjects: Iterable[Subject], seed: int) -> Ranking:
     subjects = list(subjects)
     found = Ranking(sorted({name for s in subjects for name in s.space}), seed)
     for s in subjects:
-        known = [(dict(key), took and sum(took) / len(took)) for key, took in s.seconds.items() if _fits(s, key)]
+        known = [(dict(key), took and sum(took) / len(took)) for key, took in s.seconds.items() if s.has(key)]
         found.learn(s.task, known)
     return found
-
-
-def _fits(subject: Subject, key: Key) -> bool:
-    """Whether the task's space has these knobs: those of an older log may be others."""
-    return set(dict(key)) == set(subject.space) and all(value in subject.space[name] for name, value in key)
 
 
 def _search(

@@ -50,13 +50,15 @@ class Enough(Exception):
 @dataclass(eq=False)
 class Subject:
     """A task in the workshop. seconds: of each candidate that was tried, None where it failed. final: of the default
-    knobs and those that beat them in the last comparison; empty: there was none, or a trial came after it."""
+    knobs and those that beat them in the last comparison; empty: there was none, or a trial came after it. winner: the
+    best knobs of the last comparison there was, None where those were the default ones."""
 
     task: Task
     module: tvm.IRModule
     space: dict[str, list[int]]
     seconds: dict[Key, list[float] | None] = field(default_factory=dict)
     final: dict[Key, float] = field(default_factory=dict)
+    winner: Key | None = None
 
     @property
     def first(self) -> dict[str, int]:
@@ -71,6 +73,15 @@ class Subject:
             return dict(key), self.final[key]
         done = self.ranked()
         return (dict(done[0][1]), done[0][0]) if done else None
+
+    def decide(self, final: Mapping[Key, float]) -> None:
+        """What a last comparison gave."""
+        self.final, fastest = dict(final), min(final, key=final.__getitem__)
+        self.winner = None if fastest == key_of(self.first) else fastest
+
+    def has(self, key: Key) -> bool:
+        """Whether the space has these knobs: those of an older log may be others."""
+        return set(dict(key)) == set(self.space) and all(value in self.space[name] for name, value in key)
 
     @property
     def default(self) -> float | None:
@@ -208,7 +219,7 @@ class Workshop:
                     waiting.appendleft(path)
             except DeviceError as error:
                 waiting.appendleft(path)
-                self._lost[number] = self._last_words = _sentence(error)
+                self._lost[number] = self._last_words = sentence(error)
                 return
             except Exception as error:  # a wrong or crashing candidate, or a time-out
                 self._ended(path, None, error)
@@ -228,7 +239,7 @@ class Workshop:
             subject.final = {}
             self.left -= 1
             if error is not None:
-                self.errors[str(subject.task), key_of(knobs)] = _sentence(error)
+                self.errors[str(subject.task), key_of(knobs)] = sentence(error)
             self._write(subject, knobs, FAILED if seconds is None else seconds)
         self.on_trial(subject, knobs, seconds)
 
@@ -267,9 +278,9 @@ class Workshop:
                 try:
                     return [list(some) for some in job.result()]
                 except DeviceError as error:
-                    self._last_words = _sentence(error)
+                    self._last_words = sentence(error)
         except Exception as error:  # a build or a candidate that failed, or a time-out
-            raise TuningError(f"The last comparison of {subject.task} failed: {_sentence(error)}") from error
+            raise TuningError(f"The last comparison of {subject.task} failed: {sentence(error)}") from error
         finally:
             for path in paths:
                 Path(path).unlink(missing_ok=True)
@@ -279,7 +290,7 @@ class Workshop:
         """Writes down what the last comparison gave; the default knobs, which end it in the log, stand last."""
         for key, seconds in final.items():
             self._write(subject, dict(key), [seconds])
-        subject.final = dict(final)
+        subject.decide(final)
 
     # ---- for MetaSchedule
     @contextmanager
@@ -319,7 +330,8 @@ class Workshop:
         return [self.seconds_of(path) for path in paths]
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """Why an errand failed, of what its worker raised."""
     if isinstance(error, TimeoutError):
         return "It took too long."
     lines = [line for line in str(error).splitlines() if line.strip()]  # a worker sends its traceback
