@@ -26,8 +26,8 @@ FEW_S = 1e-6
 MOST_WAIT_S = 5.0
 """That one turn waits for slowed cores, and is taken again, at most."""
 
-FEWEST = 3
-"""Rounds that count at least, calm or not."""
+FEWEST, FEWEST_SHARE = 3, 0.4
+"""Rounds that count at least, calm or not; and of many rounds, the share of them: a median of few is one of luck."""
 
 Progress = Callable[[int, int, str], None]
 """Called as (turns done, turns in all, name of the contestant whose turn comes next or ended last)."""
@@ -47,7 +47,8 @@ class Limits:
 @dataclass(frozen=True)
 class Timing:
     """Times of one contestant: a sample (ms, mean of the repeats of one turn) a round. Median and spread are those of
-    the calm rounds, in which nothing else slowed a core (see pace.py), or of the `FEWEST` that were slowed the least.
+    the calm rounds, in which nothing else slowed a core (see pace.py), or of the fewest that count, those that were
+    slowed the least.
 
     `extra`: "min_ms" (fastest single repeat of all), "repeats" (per round), "slowed" (per round: how
     many times longer a core's beat was than its shortest one), "again" (turns taken again), "build_s", "peak_rss_mb"
@@ -69,7 +70,8 @@ class Timing:
 
     def _counted(self) -> list[tuple[float, float]]:
         found = sorted(zip(self.extra.get("slowed", [1.0] * len(self.samples)), self.samples, strict=True))
-        return [one for number, one in enumerate(found) if number < FEWEST or one[0] < pace.SLOWED]
+        fewest = max(FEWEST, round(FEWEST_SHARE * len(found)))
+        return [one for number, one in enumerate(found) if number < fewest or one[0] < pace.SLOWED]
 
     @property
     def median(self) -> float:

@@ -90,6 +90,8 @@ def test_calm_rounds_count_and_of_slowed_ones_the_fewest_and_calmest() -> None:
     assert busy.counted == [8.0, 9.0, 7.0]
     assert busy.to_json()["counted"] == 3
     assert Timing([5.0, 6.0], {"slowed": [1.0, 2.0]}).counted == [5.0, 6.0]
+    many = Timing([float(i) for i in range(20)], {"slowed": [1.0, *(2.0 + i for i in range(19))]})
+    assert many.counted == [float(i) for i in range(8)]
 
 
 def test_the_fastest_of_a_family_by_median() -> None:
