@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import inf
@@ -50,7 +50,9 @@ MOST, UNTIMED = 24, 6
 """Candidates of a task at most, and where there is no end of time."""
 AGAIN = 2
 """Candidates of a task that are compared once more: of many, the fastest is a lucky one too."""
-TURNS, LAST_TURNS = 7, 15
+LIVES, LAST_LIVES, TURNS = 3, 6, 3
+"""How often steps are made anew in a comparison, at last, and turns of each life: where its memory lies makes a step
+some per cent faster or slower for life."""
 PATIENCE_S = 3.0
 """Seconds that a turn of all steps may wait on average until nothing else slows this machine."""
 COMPILE_S = 900.0
@@ -146,7 +148,6 @@ class Entrant:
     def __init__(self, artifact: Artifact, tasks: Mapping[Place, Task]) -> None:
         self._trainer, rng = Trainer(artifact), np.random.default_rng(SEED)
         m = artifact.manifest
-        self.bytes = m["memory"]["planned_peak"]
         x = rng.standard_normal((m["batch"], *m["input_shape"]), np.float32)
         y = rng.integers(0, m["classes"], m["batch"])
         self._trainer.step(x, y, LEARNING_RATE)
@@ -202,38 +203,47 @@ class _Contest:
         self._pool.shutdown(wait=True)
         self._folder.cleanup()
 
-    def entrants(self, wanted: Sequence[Mapping[Task, Knobs]]) -> Iterator[Entrant | None]:
-        """A step for each, None where it cannot be compiled or run."""
+    def artifacts(self, wanted: Sequence[Mapping[Task, Knobs]]) -> list[Artifact | None]:
+        """A step for each, None where it cannot be compiled."""
         jobs: list[tuple[Path, Future]] = []
         for knobs in wanted:
             path = Path(self._folder.name, str(len(jobs)))
             jobs.append((path, self._pool.submit(self._step.compile, WithKnobs(self._kernels, knobs), str(path))))
         try:
-            for (path, job), knobs in zip(jobs, wanted, strict=True):
-                try:
-                    job.result()
-                    entrant = Entrant(Artifact.load(path), self._tasks)
-                except Exception as error:  # whatever a generator or a compiler raises, or a time-out
-                    which = "other knobs" if knobs else "the default knobs"
-                    self.say(f"A step with {which} could not be compared: {sentence(error)}")
-                    yield None
-                else:
-                    self.compiled += 1
-                    yield entrant
+            return [self._ended(path, job, knobs) for (path, job), knobs in zip(jobs, wanted, strict=True)]
         finally:
             for path, job in jobs:
                 job.cancel()  # after Ctrl-C
                 shutil.rmtree(path, ignore_errors=True)
 
-    def turns(self, entrants: Sequence[Entrant], count: int) -> list[Turns]:
-        """What each gives, turn by turn; every other turn in reverse."""
-        found: list[Turns] = [[] for _ in entrants]
-        for number in range(count):
-            order = list(range(len(entrants)))[:: -1 if number % 2 else 1]
-            turn = self._pacer.takes(lambda order=order: {i: entrants[i].turn() for i in order}, PATIENCE_S)[-1]
-            for i, times in turn.items():
-                found[i].append(times)
-        return found
+    def _ended(self, path: Path, job: Future, knobs: Mapping[Task, Knobs]) -> Artifact | None:
+        try:
+            job.result()
+            artifact = Artifact.load(path)
+        except Exception as error:  # whatever a generator or a compiler raises, or a time-out
+            which = "other knobs" if knobs else "the default knobs"
+            self.say(f"A step with {which} could not be compiled: {sentence(error)}")
+            return None
+        self.compiled += 1
+        return artifact
+
+    def compare(self, artifacts: Sequence[Artifact], lives: int) -> list[Turns]:
+        """What each gives, turn by turn; nothing of one that computes something else than the first. Every other turn,
+        and every other life, in reverse."""
+        found: list[Turns] = [[] for _ in artifacts]
+        running = list(range(len(artifacts)))
+        for life in range(lives):
+            entrants = {i: Entrant(artifacts[i], self._tasks) for i in running[:: -1 if life % 2 else 1]}
+            if wrong := [i for i in running if not _agree(entrants[i], entrants[0])]:
+                self.say(f"{len(wrong)} steps with other knobs compute something else, and were not compared.")
+                running = [i for i in running if i not in wrong]
+            for number in range(TURNS):
+                order = running[:: -1 if number % 2 else 1]
+                takes = self._pacer.takes(lambda e=entrants, o=order: {i: e[i].turn() for i in o}, PATIENCE_S)
+                for i, times in takes[-1].items():
+                    found[i].append(times)
+            del entrants  # before the next ones are made
+        return [some if i in running else [] for i, some in enumerate(found)]
 
 
 class _Comparison:
@@ -246,24 +256,24 @@ class _Comparison:
         self._subjects = {s.task: s for s in subjects}
         self._end = inf if end is None else end
         self._most = UNTIMED if end is None else MOST
-        self._compile_s = self._turn_s = 0.0  # what compiling a round of steps took, and a turn of one step
+        self._compile_s = self._life_s = 0.0  # what compiling a round of steps took, and a life of one step
 
     def outcome(self) -> Outcome | None:
         """Compares, and writes down what won."""
         self._progress("compiling the step with default knobs")
-        (self._default,) = self._contest.entrants([{}])
+        (self._default,) = self._contest.artifacts([{}])
         if self._default is None:
             return None
         best = self._best(self._rounds(), AGAIN)
         self._progress("comparing steps with the fastest candidates of each task once more")
         wanted = [{t: some[n] for t, some in best.items() if n < len(some)} for n in range(AGAIN)]
-        default, found = self._compared(wanted, LAST_TURNS)
+        default, found = self._compared(wanted, LAST_LIVES)
         again = _by_task(found)
         chosen = {t: some[0] for t, some in self._best(again, 1).items() if min(r for r, _ in again[t]) < GAIN}
         if not chosen:
             return self._written(default, default, {}) if found else None
         self._progress("comparing the step with the winners")
-        default, found = self._compared([chosen], LAST_TURNS)
+        default, found = self._compared([chosen], LAST_LIVES)
         return self._written(default, found[0][2], chosen) if found else None
 
     def _rounds(self) -> Ranks:
@@ -276,42 +286,38 @@ class _Comparison:
             numbers = range(start, min(start + together, most))
             self._progress(f"comparing steps with candidates {start + 1} to {numbers[-1] + 1} of each task")
             wanted = [{t: some[n] for t, some in candidates.items() if n < len(some)} for n in numbers]
-            for task, some in _by_task(self._compared(wanted, TURNS)[1]).items():
+            for task, some in _by_task(self._compared(wanted, LIVES)[1]).items():
                 ranks.setdefault(task, []).extend(some)
         return ranks
 
     def _together(self) -> int:
         """Steps that fit the memory beside the default one."""
         free = psutil.virtual_memory().available
-        return max(1, min(TOGETHER, int(SHARE_OF_MEMORY * free / max(1, self._default.bytes))))
+        return max(1, min(TOGETHER, int(SHARE_OF_MEMORY * free / self._default.manifest["memory"]["planned_peak"])))
 
     def _time_for(self, together: int) -> bool:
         """Whether another round leaves time for the last two."""
-        turns = TURNS * (together + 1) + LAST_TURNS * (AGAIN + 1) + LAST_TURNS * 2
+        lives = LIVES * (together + 1) + LAST_LIVES * (AGAIN + 1) + LAST_LIVES * 2
         compiling = self._compile_s * (-(-together // self._contest.workers) + 2)
-        return time.monotonic() + compiling + self._turn_s * turns < self._end
+        return time.monotonic() + compiling + self._life_s * lives < self._end
 
     def _best(self, ranks: Ranks, count: int) -> dict[Task, list[Knobs]]:
         return {t: [some for _, some in sorted(found, key=lambda one: one[0])[:count]] for t, found in ranks.items()}
 
-    def _compared(self, wanted: Sequence[Mapping[Task, Knobs]], count: int) -> tuple[Turns, list[Compared]]:
+    def _compared(self, wanted: Sequence[Mapping[Task, Knobs]], lives: int) -> tuple[Turns, list[Compared]]:
         """The turns of the default step, and the steps that could be compared with it."""
-        began, running = time.monotonic(), []
-        wanted = [knobs for knobs in wanted if knobs]
-        for knobs, entrant in zip(wanted, self._contest.entrants(wanted), strict=True):
-            if entrant is None:
-                continue
-            if not _agree(entrant, self._default):
-                self._contest.say("A step with other knobs computes something else, and was not compared.")
-                continue
-            running.append((knobs, entrant))
+        wanted, began = [knobs for knobs in wanted if knobs], time.monotonic()
+        made = self._contest.artifacts(wanted)
+        running = [(knobs, one) for knobs, one in zip(wanted, made, strict=True) if one is not None]
         compiled = time.monotonic()
         if not running:
             return [], []
-        first, *others = self._contest.turns([self._default, *(entrant for _, entrant in running)], count)
+        first, *others = self._contest.compare([self._default, *(one for _, one in running)], lives)
         self._compile_s = (compiled - began) / -(-len(wanted) // self._contest.workers)
-        self._turn_s = (time.monotonic() - compiled) / count / (len(running) + 1)
-        return first, [(knobs, _ratios(times, first), times) for (knobs, _), times in zip(running, others, strict=True)]
+        self._life_s = (time.monotonic() - compiled) / lives / (len(running) + 1)
+        return first, [
+            (knobs, _ratios(times, first), times) for (knobs, _), times in zip(running, others, strict=True) if times
+        ]
 
     def _written(self, first: Turns, last: Turns, chosen: Mapping[Task, Knobs]) -> Outcome:
         """Writes down the chosen knobs that win once more, and the default ones' times."""

@@ -73,7 +73,7 @@ class Clockwork:
 
     def __init__(self, tasks: Sequence[Task], knobs: Mapping[Task, Knobs], ms: Mapping[object, float], off: float):
         self.times = {t: ms.get((t, key_of(knobs[t])), 10.0) if t in knobs else 10.0 for t in tasks}
-        self.bytes, self.logits = 1, np.ones(3) + off
+        self.logits = np.ones(3) + off
 
     def turn(self) -> tuple[dict[Task, float], float]:
         """See `in_step.Entrant`."""
@@ -84,14 +84,17 @@ def contest(monkeypatch: pytest.MonkeyPatch, ms: Mapping[object, float], wrong: 
     """Contests are of clockworks from now on; says what was compiled. wrong: knobs that give other logits."""
     compiled: list[str] = []
 
-    def entrants(self: in_step._Contest, wanted: Sequence[Mapping[Task, Knobs]]) -> list[Clockwork]:
+    def artifacts(self: in_step._Contest, wanted: Sequence[Mapping[Task, Knobs]]) -> list[SimpleNamespace]:
         self.compiled += len(wanted)
         compiled.extend(str({str(t): k for t, k in knobs.items()}) for knobs in wanted)
-        off = [1.0 if any(some == wrong for some in knobs.values()) else 0.0 for knobs in wanted]
-        tasks = list(self._tasks.values())
-        return [Clockwork(tasks, knobs, ms, some) for knobs, some in zip(wanted, off, strict=True)]
+        return [SimpleNamespace(knobs=knobs, manifest={"memory": {"planned_peak": 1}}) for knobs in wanted]
 
-    monkeypatch.setattr(in_step._Contest, "entrants", entrants)
+    def entrant(artifact: SimpleNamespace, tasks: Mapping[object, Task]) -> Clockwork:
+        off = 1.0 if any(some == wrong for some in artifact.knobs.values()) else 0.0
+        return Clockwork(list(tasks.values()), artifact.knobs, ms, off)
+
+    monkeypatch.setattr(in_step._Contest, "artifacts", artifacts)
+    monkeypatch.setattr(in_step, "Entrant", entrant)
     return compiled
 
 
@@ -127,7 +130,7 @@ def test_what_computes_something_else_is_left_out(
     contest(monkeypatch, {(subject.task, a): 1.0, (subject.task, b): 8.0}, wrong=dict(a))
     said: list[str] = []
     InStep(STEP, DEVICE, tmp_path)(shop, [subject], silent, said.append, None)
-    assert key_of(subject.best[0]) == b and "computes something else" in said[0]
+    assert key_of(subject.best[0]) == b and "compute something else" in said[0]
 
 
 def test_an_end_of_time(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +170,7 @@ def test_a_step_that_cannot_run_leaves_it_to_the_kernels(
     last = InStep(broken, DEVICE, tmp_path)
     last(shop, [subject], silent, said.append, None)
     assert last.outcome is None and decided == [subject]
-    assert len(said) == 1 and "the default knobs could not be compared: " in said[0] and "Traceback" not in said[0]
+    assert len(said) == 1 and "the default knobs could not be compiled: " in said[0] and "Traceback" not in said[0]
 
 
 def test_functions_that_tasks_share_tell_nothing() -> None:
@@ -227,8 +230,8 @@ def test_real_steps_with_other_knobs(shop: Workshop, tmp_path: Path, caplog: pyt
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(in_step, "Artifact", SimpleNamespace(load=loaded))
-        patch.setattr(in_step, "TURNS", 1)
-        patch.setattr(in_step, "LAST_TURNS", 1)
+        for few in ("TURNS", "LIVES", "LAST_LIVES"):
+            patch.setattr(in_step, few, 1)
         last(shop, subjects, done.append, said.append, None)
     assert said == [] and last.outcome.default_ms > 0 and len(done) >= 3
     default, other, *_ = steps
