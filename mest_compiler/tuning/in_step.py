@@ -37,7 +37,7 @@ from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.schedules.choice import Choice
 
 from .fastest import SEED, Fastest
-from .finals import GAIN, Alone, Say, finalists
+from .finals import Alone, Say, finalists
 from .records import Records
 from .tasks import Layer, Task, offered, task_of
 from .workshop import Knobs, Subject, Workshop, key_of, sentence
@@ -50,6 +50,8 @@ MOST, UNTIMED = 24, 6
 """Candidates of a task at most, and where there is no end of time."""
 AGAIN = 2
 """Candidates of a task that are compared once more: of many, the fastest is a lucky one too."""
+GAIN = 0.97
+"""Of the default's time in the step, which is known to some per cent: a candidate that needs more is no winner."""
 LIVES, LAST_LIVES, TURNS = 3, 6, 3
 """How often steps are made anew in a comparison, at last, and turns of each life: where its memory lies makes a step
 some per cent faster or slower for life."""
@@ -326,7 +328,7 @@ class _Comparison:
             if task not in ratios:
                 continue
             seconds = median(times[task] for times, _ in first) / 1e3
-            won = {key_of(chosen[task]): seconds * ratios[task]} if task in chosen and ratios[task] < 1 else {}
+            won = {key_of(chosen[task]): seconds * ratios[task]} if task in chosen and ratios[task] < GAIN else {}
             winners += len(won)
             self._workshop.write_final(subject, won | {key_of(subject.first): seconds})
         totals = [(one, other) for (_, one), (_, other) in zip(first, last, strict=True)]
