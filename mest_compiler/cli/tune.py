@@ -26,7 +26,7 @@ Minutes = Annotated[
     float | None,
     typer.Option(
         help="Stop after about so many minutes. A part of them is left for the comparison at the end: half for a model "
-        "on this machine's CPU, whose step is compiled some 10 times for that.",
+        "on this machine's CPU, whose step is compiled again and again for that.",
         show_default="no limit",
     ),
 ]

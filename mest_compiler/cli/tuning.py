@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mest_compiler.passes.tiling.state import LayerKernels
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
-    from mest_compiler.tuning.finals import LastComparison
-    from mest_compiler.tuning.in_step import Outcome, Step
+    from mest_compiler.tuning.finals import LastComparison, Outcome
+    from mest_compiler.tuning.in_step import Step
     from mest_compiler.tuning.measure import Care, Opener
     from mest_compiler.tuning.tasks import Task
 
@@ -58,24 +58,20 @@ class Asked:
 
         return get_device(self.device, self.threads)
 
-    def tasks(self) -> dict[Task, float]:
-        """Tasks, and how often a step runs each."""
-        from mest_compiler.bench.layer_spec import PREFIX
-
-        if self.scheme == AUTO:
-            raise TuningError("--scheme auto chooses by measuring: tune the schemes one by one.")
-        if self.what.startswith(PREFIX):
-            return self._of_layer()
-        from mest_compiler.tuning.tasks import tasks_of
-
-        return tasks_of(self.layers().values(), self.target())
-
     def step(self) -> Step | None:
-        """The step that the tasks are of; None for a layer."""
+        """The step that is to be tuned; None: it is a layer."""
         from mest_compiler.bench.layer_spec import PREFIX
         from mest_compiler.tuning.in_step import Step
 
+        if self.scheme == AUTO:
+            raise TuningError("--scheme auto chooses by measuring: tune the schemes one by one.")
         return None if self.what.startswith(PREFIX) else Step(self.layers(), partial(compile_to, self))
+
+    def tasks(self, step: Step | None) -> dict[Task, float]:
+        """Tasks, and how often a step (of `step()`) runs each."""
+        from mest_compiler.tuning.tasks import tasks_of
+
+        return self._of_layer() if step is None else tasks_of(step.layers.values(), self.target())
 
     def layers(self) -> dict[str, LayerKernels]:
         """Of the model, see `compile.planned_layers`."""
@@ -169,11 +165,12 @@ def tuned(
     if trials is not None or minutes is not None:
         Budget(trials, seconds).check()
     root = folder_of(output)
-    tasks, device = asked.tasks(), asked.target()
+    step, device = asked.step(), asked.target()
+    tasks = asked.tasks(step)
     if trials is None and minutes is None:
         trials = A_TASK * len(tasks)
     begin = time.monotonic()
-    last = _last_comparison(asked, device, root, at)
+    last = _last_comparison(step, device, root, at)
     with turn_bar("tuning") as progress:
         found = tune(
             tasks, device, root, Budget(trials, seconds), title=_title(asked), heaviest=only, places=at,
@@ -186,13 +183,12 @@ def tuned(
     _table(f"{asked.what} on {device_folder(device)}", rows)
     before, after = (sum(row["weight"] * (row[key] or 0.0) for row in rows) for key in ("default_ms", "best_ms"))
     say(f"all kernels of a step: {before:.3f} ms with default knobs, {after:.3f} ms with the best ones")
-    outcome = getattr(last, "outcome", None)
-    if outcome is not None:
-        say(_said(outcome))
+    if last.outcome is not None:
+        say(_said(last.outcome))
     return {
         "what": asked.what, "device": asked.device, "folder": str(root / device_folder(device)),
         "seconds": time.monotonic() - begin, "trials": sum(row["trials"] for row in rows),
-        "ms": {"default": before, "best": after}, "step": None if outcome is None else asdict(outcome),
+        "ms": {"default": before, "best": after}, "step": None if last.outcome is None else asdict(last.outcome),
         "tasks": rows,
     }  # fmt: skip
 
@@ -208,13 +204,13 @@ def _said(outcome: Outcome) -> str:
     )
 
 
-def _last_comparison(asked: Asked, device: Device, root: Path, at: Sequence[Opener | None]) -> LastComparison:
+def _last_comparison(step: Step | None, device: Device, root: Path, at: Sequence[Opener | None]) -> LastComparison:
     """In the step, where there is one that runs on this machine's CPU."""
     from mest_compiler.tuning.finals import Alone
     from mest_compiler.tuning.in_step import InStep
 
-    step = asked.step() if device.kind == "cpu" and list(at) == [None] else None
-    return Alone() if step is None else InStep(step, device, root)
+    within = step is not None and device.kind == "cpu" and list(at) == [None]
+    return InStep(step, device, root) if within else Alone()
 
 
 def _care(cool_down: float) -> Care:
@@ -262,7 +258,7 @@ def checked(asked: Asked, trials: int | None, at: Sequence[Opener | None], cool_
     Budget(count).check()
     with turn_bar("measuring") as progress:
         found = check(
-            asked.tasks(),
+            asked.tasks(asked.step()),
             asked.target(),
             count,
             tasks_at_most=CHECKED_TASKS,

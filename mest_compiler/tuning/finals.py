@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from statistics import median
 from typing import Protocol
@@ -24,10 +24,26 @@ GAIN = 0.99
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """ms of an iteration, the sum of all its functions, with the default knobs and with the best ones; gain: the median
+    of the turns' ratios. steps: how many were compared with the default one. winners: tasks with other knobs."""
+
+    default_ms: float
+    best_ms: float
+    gain: float
+    steps: int
+    winners: int
+
+
 class LastComparison(Protocol):
-    """Decides which knobs of each task are the best. share: of a budget's time that is left for it."""
+    """Decides which knobs of each task are the best.
+
+    share: of a budget's time that is left for it. outcome: how much faster a whole step became, once that is known.
+    """
 
     share: float
+    outcome: Outcome | None
 
     def __call__(
         self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
@@ -47,6 +63,7 @@ class Alone:
     """Compares each task's kernels alone, as its trials were; each may wait its share of the time left."""
 
     share = 0.15
+    outcome = None
 
     def __call__(
         self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None

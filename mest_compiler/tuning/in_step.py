@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -37,7 +37,7 @@ from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.schedules.choice import Choice
 
 from .fastest import SEED, Fastest
-from .finals import Alone, Say, finalists
+from .finals import Alone, Outcome, Say, finalists
 from .records import Records
 from .tasks import Layer, Task, offered, task_of
 from .workshop import Knobs, Subject, Workshop, key_of, sentence
@@ -65,7 +65,7 @@ Place = tuple[str, str]  # a layer's parameter and a direction
 Kernels = Mapping[tuple[str, SparseConv | ConvGeometry], tuple[str, str]]
 Times = dict[Task, float]
 Turns = list[tuple[Times, float]]  # of a step: ms of a call of each task's kernel, and of all its functions
-Ranks = dict[Task, list[tuple[float, Knobs]]]  # what candidates take, of the default's time
+Ranks = dict[Task, list[tuple[float, Knobs]]]  # candidates with what they take, of the default's time
 Compared = tuple[Mapping[Task, Knobs], Times, Turns]  # a step's knobs, ratios to the default step, and turns
 
 
@@ -84,7 +84,7 @@ class WithKnobs:
     none."""
 
     kernels: Kernels
-    knobs: Mapping[Task, Knobs] = field(default_factory=dict)
+    knobs: Mapping[Task, Knobs]
 
     def __call__(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> Choice:
         """See `passes.tiling.plan.Pick`."""
@@ -94,23 +94,9 @@ class WithKnobs:
         return choice if knobs is None else choice.with_knobs(**knobs)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """ms of an iteration, the sum of all its functions, with the default knobs and with the best ones; gain: the median
-    of the turns' ratios. steps: how many were compared with the default one. winners: tasks with other knobs."""
-
-    default_ms: float
-    best_ms: float
-    gain: float
-    steps: int
-    winners: int
-
-
 class InStep:
     """See `LastComparison`; what the step says nothing of is compared alone: kernels that it does not have, or that
     layers of different capacity share.
-
-    outcome: how much faster the step became, None where there was nothing to compare.
     """
 
     share = 0.5
@@ -124,16 +110,16 @@ class InStep:
         self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
     ) -> None:
         """See `LastComparison`."""
-        kernels, tasks = self._kernels()
+        kernels, tasks = self._kernels(progress)
         within = [s for s in subjects if s.task in set(tasks.values()) and finalists(s)]
         if not all(s.final for s in within):
-            with _Contest(self._step, self._device, kernels, tasks, say) as contest:
+            with _Contest(self._step, kernels, tasks, say) as contest:
                 self.outcome = _Comparison(contest, workshop, within, progress, end).outcome()
         Alone()(workshop, [s for s in subjects if not s.final], progress, say, end)
 
-    def _kernels(self) -> tuple[Kernels, dict[Place, Task]]:
+    def _kernels(self, progress: Say) -> tuple[Kernels, dict[Place, Task]]:
         """The kernel of each direction and layer, and the task of each direction and parameter."""
-        pick = Fastest(self._device, records=Records(self._device, self._root))
+        pick = Fastest(self._device, lambda what: progress(f"measuring {what}"), Records(self._device, self._root))
         kernels, tasks = {}, {}
         for param, layer in self._step.layers.items():
             what = layer.sparse or layer.geometry
@@ -189,7 +175,7 @@ def _begin() -> None:
 class _Contest:
     """Compiles steps, and runs them in turns. compiled: how many were."""
 
-    def __init__(self, step: Step, device: Device, kernels: Kernels, tasks: Mapping[Place, Task], say: Say) -> None:
+    def __init__(self, step: Step, kernels: Kernels, tasks: Mapping[Place, Task], say: Say) -> None:
         self._step, self._kernels, self._tasks, self.say = step, kernels, tasks, say
         self._folder = tempfile.TemporaryDirectory(prefix="mest-steps-")
         options = {"initializer": _begin, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
@@ -266,12 +252,11 @@ class _Comparison:
         (self._default,) = self._contest.artifacts([{}])
         if self._default is None:
             return None
-        best = self._best(self._rounds(), AGAIN)
+        best = {task: [knobs for _, knobs in found[:AGAIN]] for task, found in self._rounds().items()}
         self._progress("comparing steps with the fastest candidates of each task once more")
-        wanted = [{t: some[n] for t, some in best.items() if n < len(some)} for n in range(AGAIN)]
-        default, found = self._compared(wanted, LAST_LIVES)
-        again = _by_task(found)
-        chosen = {t: some[0] for t, some in self._best(again, 1).items() if min(r for r, _ in again[t]) < GAIN}
+        default, found = self._compared(_nth(best, range(AGAIN)), LAST_LIVES)
+        firsts = {task: again[0] for task, again in _ranked(found).items()}
+        chosen = {task: knobs for task, (ratio, knobs) in firsts.items() if ratio < GAIN}
         if not chosen:
             return self._written(default, default, {}) if found else None
         self._progress("comparing the step with the winners")
@@ -279,18 +264,16 @@ class _Comparison:
         return self._written(default, found[0][2], chosen) if found else None
 
     def _rounds(self) -> Ranks:
-        """Ratios of all candidates there is time for."""
+        """All candidates there is time for."""
         candidates = {task: finalists(s, self._most) for task, s in self._subjects.items()}
-        most, together, ranks = max(map(len, candidates.values())), self._together(), {}
+        most, together, compared = max(map(len, candidates.values())), self._together(), []
         for start in range(0, most, together):
             if start and not self._time_for(together):
                 break
             numbers = range(start, min(start + together, most))
             self._progress(f"comparing steps with candidates {start + 1} to {numbers[-1] + 1} of each task")
-            wanted = [{t: some[n] for t, some in candidates.items() if n < len(some)} for n in numbers]
-            for task, some in _by_task(self._compared(wanted, LIVES)[1]).items():
-                ranks.setdefault(task, []).extend(some)
-        return ranks
+            compared += self._compared(_nth(candidates, numbers), LIVES)[1]
+        return _ranked(compared)
 
     def _together(self) -> int:
         """Steps that fit the memory beside the default one."""
@@ -302,9 +285,6 @@ class _Comparison:
         lives = LIVES * (together + 1) + LAST_LIVES * (AGAIN + 1) + LAST_LIVES * 2
         compiling = self._compile_s * (-(-together // self._contest.workers) + 2)
         return time.monotonic() + compiling + self._life_s * lives < self._end
-
-    def _best(self, ranks: Ranks, count: int) -> dict[Task, list[Knobs]]:
-        return {t: [some for _, some in sorted(found, key=lambda one: one[0])[:count]] for t, found in ranks.items()}
 
     def _compared(self, wanted: Sequence[Mapping[Task, Knobs]], lives: int) -> tuple[Turns, list[Compared]]:
         """The turns of the default step, and the steps that could be compared with it."""
@@ -341,14 +321,19 @@ class _Comparison:
         )
 
 
-def _by_task(found: Sequence[Compared]) -> Ranks:
-    """Each task's (ratio, knobs)."""
-    ranks: Ranks = {}
+def _nth(candidates: Mapping[Task, Sequence[Knobs]], numbers: Sequence[int]) -> list[dict[Task, Knobs]]:
+    """For each number n the nth candidate of each task that has so many."""
+    return [{task: some[n] for task, some in candidates.items() if n < len(some)} for n in numbers]
+
+
+def _ranked(found: Sequence[Compared]) -> Ranks:
+    """Each task's knobs, those with the smallest ratio first."""
+    ranks: Ranks = defaultdict(list)
     for knobs, ratios, _ in found:
         for task, some in knobs.items():
             if task in ratios:
-                ranks.setdefault(task, []).append((ratios[task], some))
-    return ranks
+                ranks[task].append((ratios[task], some))
+    return {task: sorted(some, key=lambda one: one[0]) for task, some in ranks.items()}
 
 
 def _ratios(times: Turns, default: Turns) -> Times:
