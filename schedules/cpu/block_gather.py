@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Buffer, Expr, Indices, blocks, function
@@ -18,8 +15,10 @@ from .gather import (
     Input,
     Output,
     Shape,
+    Slab,
     group_of,
     over_pixels,
+    over_rows,
     reach_of,
     register_tile,
     update,
@@ -30,7 +29,7 @@ MOST_PLANES = 4  # output planes a register tile; a taller block is worked throu
 
 
 def _gather(
-    name: str, shape: Shape, grids: list[Subgrid], layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    name: str, shape: Shape, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
     back: bool, fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """A row makes `out` planes of `into` source planes an entry; its values stand at out*by_out + into*by_into."""
@@ -58,13 +57,12 @@ def _gather(
 
         def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
-            for number, grid in enumerate(grids):
+            for number, (grid, _) in enumerate(shape.grids):
 
-                def over_rows(inner: Callable, number: int = number) -> None:
-                    with T.serial(knobs.groups) as q, T.serial(rows) as r:
-                        lo = T.Bind(ptr[(number * rows + r) * knobs.groups + q])
-                        hi = T.Bind(ptr[(number * rows + r) * knobs.groups + q + 1])
-                        inner(q, T.Bind(order[r]) if order is not None else r, lo, hi)
+                def row(q: Expr, r: Expr, number: int = number) -> tuple[Expr, Expr, Expr]:
+                    lo = T.Bind(ptr[(number * rows + r) * knobs.groups + q])
+                    hi = T.Bind(ptr[(number * rows + r) * knobs.groups + q + 1])
+                    return T.Bind(order[r]) if order is not None else r, lo, hi
 
                 def body(at, size, q, row, lo, hi, grid=grid) -> None:
                     for part in blocks(out, MOST_PLANES):
@@ -77,7 +75,8 @@ def _gather(
                                 ),
                             )  # fmt: skip
 
-                over_pixels(grid, knobs, over_rows, body, reach_of(g, out))
+                slab = Slab(shape, x_tile, number, knobs.groups)
+                over_pixels(grid, knobs, over_rows(rows, knobs.groups, row), body, reach_of(g, out), slab)
 
         x.each(one)
 
@@ -91,7 +90,7 @@ def forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], fused
     [tiles, planes * rows * cols, L]. `dtypes`: of the index arrays by name.
     """
     g = layer.geometry
-    return _gather("block_forward", Shape.forward(g), [g.forward_grid], layer, knobs, dtypes, False, fused)
+    return _gather("block_forward", Shape.forward(g), layer, knobs, dtypes, False, fused)
 
 
 def backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE) -> tirx.PrimFunc:
@@ -100,5 +99,4 @@ def backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
     Arguments: dY, V, offset, pointers [classes*C/n*groups+1], perm, dX.
     """
     g = layer.geometry
-    grids = [grid for grid, _ in g.backward_grids]
-    return _gather("block_backward_data", Shape.backward(g), grids, layer, knobs, dtypes, True, fused)
+    return _gather("block_backward_data", Shape.backward(g), layer, knobs, dtypes, True, fused)

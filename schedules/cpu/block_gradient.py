@@ -11,13 +11,13 @@ from mest_compiler.kernels.normalisation import Normalisation
 from ..emit import Expr, blocks, each, split, tree
 from .emit import Vec
 from .weight_gradient import (
+    Held,
     Operands,
     WeightGradientKnobs,
     band_steps,
-    held,
     neighbours,
     outer_products,
-    over_dy_tiles,
+    over_held,
     sparse,
 )
 
@@ -78,30 +78,26 @@ def dots(
     g, n = layer.geometry, layer.kind.channels
     if layer.kind.filters != 1:
         raise ValueError("the dot form is for blocks of one filter")
-    vec, grid = Vec(g.lanes, g.dtype), g.forward_grid
+    vec = Vec(g.lanes, g.dtype)
 
     def body(o: Operands, first: Expr, count: Expr) -> None:
         offsets, ptr, order, _ = o.indices
 
-        def dot_tile(h: Expr, w: Expr, pixels: list[tuple[int, int]]) -> None:
-            with T.serial(knobs.groups) as q, T.serial(count) as r:
-                lo = T.Bind(ptr[(first + r) * knobs.groups + q])
-                hi = T.Bind(ptr[(first + r) * knobs.groups + q + 1])
-                d = held(vec, g, o.dy, o.tile, order[first + r], h, w, pixels)
-                source = vec.pointer(*o.x, h * grid.in_row + w * grid.in_col + grid.in_base, 0)
-                with T.serial(hi - lo) as k:
-                    at = vec.pointer(source, offsets[lo + k] * g.lanes)
-                    for c in range(n):
-                        p = vec.pointer(at, c * g.x.size * g.lanes) if c else at
-                        spot = (lo + k) * n + c
-                        chains = vec.registers(min(knobs.chains, len(pixels)))
-                        for i, register in enumerate(chains):
-                            vec.set(register, vec.const(0) if i else o.sums[spot, vec.ramp()])
-                        for i, (register, (a, b)) in enumerate(zip(d, pixels, strict=True)):
-                            value = vec.load(p, a * grid.in_row + b * grid.in_col)
-                            vec.fma(chains[i % len(chains)], vec.get(register), value)
-                        T.buffer_store(o.sums, tree([vec.get(c) for c in chains]), [spot, vec.ramp()])
+        def dots_of(held: Held) -> None:
+            lo = T.Bind(ptr[held.row * knobs.groups + held.group])
+            hi = T.Bind(ptr[held.row * knobs.groups + held.group + 1])
+            with T.serial(hi - lo) as k:
+                at = vec.pointer(held.source, offsets[lo + k] * g.lanes)
+                for c in range(n):
+                    p = vec.pointer(at, c * g.x.size * g.lanes) if c else at
+                    spot = (lo + k) * n + c
+                    chains = vec.registers(min(knobs.chains, len(held.dy)))
+                    for i, register in enumerate(chains):
+                        vec.set(register, vec.const(0) if i else o.sums[spot, vec.ramp()])
+                    for i, (register, pixel) in enumerate(zip(held.dy, held.pixels, strict=True)):
+                        vec.fma(chains[i % len(chains)], vec.get(register), vec.load(p, pixel))
+                    T.buffer_store(o.sums, tree([vec.get(c) for c in chains]), [spot, vec.ramp()])
 
-        over_dy_tiles(g, knobs.pixels, dot_tile)
+        over_held(g, knobs, o, order, first, count, dots_of)
 
     return sparse(layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.rows), body, again)

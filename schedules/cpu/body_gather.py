@@ -7,18 +7,30 @@ places that need it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.bodies import Bodies, Body
-from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Buffer, Expr, Indices, function
 from .emit import Vec, flat_any
-from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, group_of, over_pixels, reach_of, register_tile
+from .gather import (
+    ALONE,
+    Fused,
+    GatherKnobs,
+    Input,
+    Output,
+    Shape,
+    Slab,
+    group_of,
+    over_pixels,
+    over_rows,
+    reach_of,
+    register_tile,
+)
 from .source import Tile
 
 
@@ -41,9 +53,10 @@ def _add(vec: Vec, acc: list[Buffer], source: Buffer, pixels: list[int], body: B
 
 
 def _gather(
-    name: str, shape: Shape, grids: list[tuple[Subgrid, tuple[Body, ...]]], layer: SparseConv, knobs: GatherKnobs,
+    name: str, shape: Shape, bodies_of: Sequence[tuple[Body, ...]], layer: SparseConv, knobs: GatherKnobs,
     dtypes: dict[str, str], fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
+    """bodies_of: of each of the shape's grids."""
     g, vec = shape.geometry, shape.vec
 
     def emit() -> None:
@@ -64,11 +77,8 @@ def _gather(
 
         def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
-            for grid, bodies in grids:
-
-                def over_rows(inner: Callable) -> None:
-                    with T.serial(knobs.groups) as q, T.serial(shape.targets) as r:
-                        inner(q, r, T.Bind(order[0][r]) if order else r)
+            rows = over_rows(shape.targets, knobs.groups, lambda q, r: (r, T.Bind(order[0][r]) if order else r))
+            for number, ((grid, _), bodies) in enumerate(zip(shape.grids, bodies_of, strict=True)):
 
                 def body(at, size, q, r, plane, grid=grid, bodies=bodies) -> None:
                     base = T.Bind((r * knobs.groups + q) * len(bodies))
@@ -77,7 +87,8 @@ def _gather(
                         lambda source, acc, pixels: run(source, acc, pixels, bodies, base),
                     )  # fmt: skip
 
-                over_pixels(grid, knobs, over_rows, body, reach_of(g, 1))
+                slab = Slab(shape, x_tile, number, knobs.groups)
+                over_pixels(grid, knobs, rows, body, reach_of(g, 1), slab)
 
         x.each(one)
 
@@ -92,7 +103,7 @@ def forward(
     Arguments: X, V, offset, pointers [F*groups*bodies+1], first, row, Y.
     """
     g = layer.geometry
-    return _gather("body_forward", Shape.forward(g), [(g.forward_grid, bodies.forward)], layer, knobs, dtypes, fused)
+    return _gather("body_forward", Shape.forward(g), [bodies.forward], layer, knobs, dtypes, fused)
 
 
 def backward_data(
@@ -100,4 +111,5 @@ def backward_data(
 ) -> tirx.PrimFunc:
     """dX[c] likewise of dY, once for each parity class. Arguments: dY, V, offset, pointers, first, dX."""
     g = layer.geometry
-    return _gather("body_backward_data", Shape.backward(g), list(bodies.backward), layer, knobs, dtypes, fused)
+    bodies_of = [one for _, one in bodies.backward]
+    return _gather("body_backward_data", Shape.backward(g), bodies_of, layer, knobs, dtypes, fused)

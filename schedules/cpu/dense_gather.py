@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.kernels.geometry import ConvGeometry, Subgrid
+from mest_compiler.kernels.geometry import ConvGeometry
 
 from ..emit import Expr, Part, blocks, each, function
 from .emit import flat
@@ -18,7 +18,6 @@ from .source import Tile
 def _gather(
     name: str,
     shape: Shape,
-    grids: list[tuple[Subgrid, dict[int, int]]],
     block: int,
     weight_strides: tuple[int, int],
     knobs: GatherKnobs,
@@ -49,9 +48,9 @@ def _gather(
 
         def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
-            for grid, taps in grids:
+            for grid, taps in shape.grids:
 
-                def over_rows(inner: Callable) -> None:
+                def rows(inner: Callable, _: Callable) -> None:
                     with T.serial(g.groups) as conv_group:
                         for planes in blocks(per_in, chunk):
                             with each(planes) as start:
@@ -69,24 +68,18 @@ def _gather(
                         ),
                     )  # fmt: skip
 
-                over_pixels(grid, knobs, over_rows, body)
+                over_pixels(grid, knobs, rows, body)
 
         x.each(one)
 
     return function(fused.named(name), emit)
 
 
-def forward_taps(g: ConvGeometry) -> list[tuple[Subgrid, dict[int, int]]]:
-    """The one grid of a forward convolution and the offset of every kernel place."""
-    return [(g.forward_grid, {t: g.tap_offset(t) for t in range(g.taps)})]
-
-
 def forward(g: ConvGeometry, block: int, knobs: GatherKnobs, fused: Fused = ALONE) -> tirx.PrimFunc:
     """Y = conv(X, W) with W as PyTorch stores it; register tiles of `block` filters. Arguments: X, W, Y."""
-    return _gather("dense_forward", Shape.forward(g), forward_taps(g), block, (g.columns, g.taps), knobs, fused)
+    return _gather("dense_forward", Shape.forward(g), block, (g.columns, g.taps), knobs, fused)
 
 
 def backward_data(g: ConvGeometry, block: int, knobs: GatherKnobs, fused: Fused = ALONE) -> tirx.PrimFunc:
     """dX of the same convolution; register tiles of `block` channels. Arguments: dY, W, dX."""
-    grids = list(g.backward_grids)
-    return _gather("dense_backward_data", Shape.backward(g), grids, block, (g.taps, g.columns), knobs, fused)
+    return _gather("dense_backward_data", Shape.backward(g), block, (g.taps, g.columns), knobs, fused)

@@ -70,6 +70,12 @@ class Vec:
         """Write vector number `pixel` behind a pointer."""
         T.buffer_store(pointer, value, [self.ramp(pixel * self.lanes)])
 
+    def prefetch(self, pointer: Buffer, pixel: Expr, write: bool = False) -> None:
+        """Asks for vector number `pixel` behind a pointer, which will be read (or written) soon."""
+        where = T.address_of(pointer[pixel * self.lanes])
+        # Its arguments: to be written, how close to keep it (3: closest), and that it is data.
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", where, T.int32(write), T.int32(3), T.int32(1)))
+
     def total(self, value: Expr) -> Expr:
         """Sum over the lanes, as a tree of halves (LLVM may not reassociate a plain loop)."""
         lanes = self.lanes

@@ -8,7 +8,7 @@ what is written (see `epilogue`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
@@ -17,9 +17,14 @@ from mest_compiler.kernels.geometry import ConvGeometry, Plane, Subgrid
 from mest_compiler.kernels.normalisation import Normalisation
 
 from ..emit import Buffer, Expr, Part, activation, each, split, tile_shape
+from .ahead import ask_for_slab
 from .emit import Vec
 from .epilogue import SUMS, Epilogue, Finished
 from .source import Source, Tile
+
+Rows = Callable[[Callable[..., None], Callable[[Expr], None]], None]
+"""rows(inner, begin): the loops over groups of input planes, each of which begins with begin(group), and over rows of
+the structure, for each of which inner(...) is called."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +41,26 @@ class GatherKnobs:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the loops need to know: the planes read and written, and how many there are of each."""
+    """What the loops need to know: the planes read and written, how many there are of each, and the pixels written,
+    with the kernel's places that reach them: number -> offset in the plane read."""
 
     geometry: ConvGeometry
     source: Plane
     target: Plane
     sources: int
     targets: int
+    grids: Sequence[tuple[Subgrid, Mapping[int, int]]]
 
     @classmethod
     def forward(cls, g: ConvGeometry) -> Shape:
         """X -> Y."""
-        return cls(g, g.x, g.y, g.channels, g.filters)
+        taps = {t: g.tap_offset(t) for t in range(g.taps)}
+        return cls(g, g.x, g.y, g.channels, g.filters, [(g.forward_grid, taps)])
 
     @classmethod
     def backward(cls, g: ConvGeometry) -> Shape:
         """dY -> dX."""
-        return cls(g, g.dy, g.dx, g.filters, g.channels)
+        return cls(g, g.dy, g.dx, g.filters, g.channels, g.backward_grids)
 
     @property
     def vec(self) -> Vec:
@@ -162,12 +170,18 @@ def register_tile(
         for register in acc:
             vec.set(register, vec.const(0))
 
-    if group is None:
+    def begin() -> None:
         zero()
+        for target in targets:  # what is stored comes into the cache while the entries are worked through
+            for r, c in pixels:
+                vec.prefetch(target, r * grid.out_row + c * grid.out_col, write=True)
+
+    if group is None:
+        begin()
     else:
         with T.If(group.first):
             with T.Then():
-                zero()
+                begin()
             with T.Else():
                 for one in tiles:
                     one.load()
@@ -208,15 +222,48 @@ def reach_of(g: ConvGeometry, planes: int) -> tuple[int, int]:
     return g.kernel if planes == 1 else (1, 1)
 
 
+@dataclass(frozen=True)
+class Slab:
+    """What the rows of a group share: input planes of a batch tile, read for grid number `number`."""
+
+    shape: Shape
+    x: Tile
+    number: int
+    groups: int
+
+    def ask(self, at: tuple[Expr, Expr], size: tuple[int, int], group: Expr) -> None:
+        """Asks for what a register tile reads of a group."""
+        shape = self.shape
+        grid, taps = shape.grids[self.number]
+        pixels = [r * grid.in_row + c * grid.in_col for r in range(size[0]) for c in range(size[1])]
+        reads = {pixel + tap for pixel in pixels for tap in taps.values()}
+        corner = at[0] * grid.in_row + at[1] * grid.in_col + grid.in_base
+        ask_for_slab(shape.vec, self.x, shape.source, shape.sources, corner, reads, group, self.groups)
+
+
+def over_rows(count: int, groups: int, row: Callable[[Expr, Expr], Sequence[Expr]]) -> Rows:
+    """All groups of input planes, and `count` rows of the structure in each; row(group, number): what `body` gets."""
+
+    def rows(inner: Callable[..., None], begin: Callable[[Expr], None]) -> None:
+        with T.serial(groups) as q:
+            begin(q)
+            with T.serial(count) as r:
+                inner(q, *row(q, r))
+
+    return rows
+
+
 def over_pixels(
     grid: Subgrid,
     knobs: GatherKnobs,
-    rows: Callable[[Callable[..., None]], None],
+    rows: Rows,
     body: Callable[..., None],
     reach: tuple[int, int] = (1, 1),
+    slab: Slab | None = None,
 ) -> None:
     """Loops over the pixel tiles of a subgrid, with the loops over structure rows outside or inside the columns; reach:
-    see `reach_of`."""
+    see `reach_of`. A slab is asked for where the rows run over a register tile of it; a row of the image is foreseen
+    by hardware."""
     tr, tc = tile_shape(grid.rows, grid.cols, knobs.pixels, reach)
     for row_part in split(grid.rows, tr):
         with each(row_part) as r:
@@ -227,8 +274,12 @@ def over_pixels(
                         with each(col_part) as c:
                             body((r, c), (row_part.size, col_part.size), *args)
 
-                rows(columns)
+                rows(columns, lambda _: None)
             else:
                 for col_part in split(grid.cols, tc):
                     with each(col_part) as c:
-                        rows(lambda *args, at=(r, c), size=(row_part.size, col_part.size): body(at, size, *args))
+                        at, size = (r, c), (row_part.size, col_part.size)
+                        rows(
+                            lambda *args, at=at, size=size: body(at, size, *args),
+                            lambda q, at=at, size=size: None if slab is None else slab.ask(at, size, q),
+                        )

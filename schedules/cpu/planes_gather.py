@@ -11,16 +11,12 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.kernels.geometry import Subgrid
 from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Buffer, Expr, Index, Indices, blocks, each, function
-from .dense_gather import forward_taps
 from .emit import Vec, flat_any
 from .gather import ALONE, Fused, GatherKnobs, Group, Input, Output, Shape, group_of, over_pixels, register_tile, update
 from .source import Tile
-
-Grids = list[tuple[Subgrid, dict[int, int]]]
 
 
 def _arguments(
@@ -45,7 +41,7 @@ def _taps(
 
 
 def _kept_inputs(
-    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    name: str, shape: Shape, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
     fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """V [kept inputs, outputs, taps]."""
@@ -62,9 +58,9 @@ def _kept_inputs(
 
         def one(x_tile: Tile, tile: Expr) -> None:
             y.begin(tile)
-            for grid, taps in grids:
+            for grid, taps in shape.grids:
 
-                def over_rows(inner: Callable) -> None:
+                def rows(inner: Callable, _: Callable) -> None:
                     with T.serial(knobs.groups) as q:
                         lo = T.Bind(T.truncdiv(q * kept, knobs.groups))
                         hi = T.Bind(T.truncdiv((q + 1) * kept, knobs.groups))
@@ -79,7 +75,7 @@ def _kept_inputs(
                         lambda source, acc, pixels: run(source, acc, pixels, taps, row, n, lo, hi),
                     )  # fmt: skip
 
-                over_pixels(grid, knobs, over_rows, body)
+                over_pixels(grid, knobs, rows, body)
 
         x.each(one)
 
@@ -87,7 +83,7 @@ def _kept_inputs(
 
 
 def _kept_outputs(
-    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    name: str, shape: Shape, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
     fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """V [kept outputs, inputs, taps]."""
@@ -110,9 +106,9 @@ def _kept_outputs(
                 plane = vec.pointer(y.buffer, tile, planes[kept + k] * target.size + target.at(0, 0), 0)
                 with T.serial(target.height) as r, T.serial(target.width) as c:
                     vec.store(plane, vec.const(0), r * target.cols + c)
-            for grid, taps in grids:
+            for grid, taps in shape.grids:
 
-                def over_rows(inner: Callable) -> None:
+                def rows(inner: Callable, _: Callable) -> None:
                     for part in blocks(shape.sources, chunk):
                         with each(part) as start:
                             whole = T.Bind(T.truncdiv(kept, block))
@@ -129,7 +125,7 @@ def _kept_outputs(
                         lambda source, acc, pixels: run(source, acc, pixels, taps, j, n, start, count),
                     )  # fmt: skip
 
-                over_pixels(grid, knobs, over_rows, body)
+                over_pixels(grid, knobs, rows, body)
 
         x.each(one)
 
@@ -145,7 +141,7 @@ def forward(
     """
     g = layer.geometry
     make = _kept_inputs if layer.kind.axis == 1 else _kept_outputs
-    return make("planes_forward", Shape.forward(g), forward_taps(g), block, layer, knobs, dtypes, fused)
+    return make("planes_forward", Shape.forward(g), block, layer, knobs, dtypes, fused)
 
 
 def backward_data(
@@ -154,4 +150,4 @@ def backward_data(
     """dX of the same; zero in removed channels. Arguments: dY, V, planes, entries, dX."""
     g = layer.geometry
     make = _kept_outputs if layer.kind.axis == 1 else _kept_inputs
-    return make("planes_backward_data", Shape.backward(g), list(g.backward_grids), block, layer, knobs, dtypes, fused)
+    return make("planes_backward_data", Shape.backward(g), block, layer, knobs, dtypes, fused)

@@ -18,6 +18,7 @@ from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.normalisation import Normalisation
 
 from ..emit import Buffer, Expr, Index, Indices, activation, each, function, split, tile_shape
+from .ahead import ask_for_slab
 from .emit import Vec, flat_any, shared
 from .source import Source, Tile
 
@@ -145,10 +146,45 @@ def over_dy_tiles(g: ConvGeometry, pixels: int, body: Callable[[Expr, Expr, list
                     body(h, w, [(r, c) for r in range(row_part.size) for c in range(col_part.size)])
 
 
-def held(vec: Vec, g: ConvGeometry, dy: Buffer, tile: Expr, row: Expr, h: Expr, w: Expr, pixels) -> list[Buffer]:
-    """A tile of dY of one filter in registers."""
-    d = vec.pointer(dy, tile, row * g.dy.size + h * g.dy.cols + w + g.dy.at(0, 0), 0)
-    registers = vec.registers(len(pixels))
-    for register, (i, j) in zip(registers, pixels, strict=True):
-        vec.set(register, vec.load(d, i * g.dy.cols + j))
-    return registers
+@dataclass(frozen=True)
+class Held:
+    """A tile of dY in registers: group of input channels and row of the structure it is for, where X begins for it, and
+    the offsets of its pixels there."""
+
+    group: Expr
+    row: Expr
+    dy: list[Buffer]
+    source: Buffer
+    pixels: list[int]
+
+
+def over_held(
+    g: ConvGeometry, knobs: WeightGradientKnobs, o: Operands, filters: Index, start: Expr, count: Expr,
+    body: Callable[[Held], None],
+) -> None:  # fmt: skip
+    """body(a tile of dY) for all of them, of each group of input channels and `count` rows of the structure, from
+    `start` on; a row is one filter, which `filters` gives. What the next ones read is asked for meanwhile."""
+    vec, grid = Vec(g.lanes, g.dtype), g.forward_grid
+    taps = [g.tap_offset(t) for t in range(g.taps)]
+
+    def tile(h: Expr, w: Expr, pixels: list[tuple[int, int]]) -> None:
+        moved = [a * grid.in_row + b * grid.in_col for a, b in pixels]
+        at = [a * g.dy.cols + b for a, b in pixels]
+        corner = h * grid.in_row + w * grid.in_col + grid.in_base
+        reads = {pixel + tap for pixel in moved for tap in taps}
+
+        def dy_of(row: Expr) -> Buffer:
+            return vec.pointer(o.dy, o.tile, filters[row] * g.dy.size + h * g.dy.cols + w + g.dy.at(0, 0), 0)
+
+        with T.serial(knobs.groups) as q:
+            ask_for_slab(vec, o.x, g.x, g.channels, corner, reads, q, knobs.groups)
+            with T.serial(count) as r:
+                d, registers = dy_of(start + r), vec.registers(len(pixels))
+                for register, pixel in zip(registers, at, strict=True):
+                    vec.set(register, vec.load(d, pixel))
+                following = dy_of(start + tirx.min(r + 1, count - 1))
+                for pixel in at:
+                    vec.prefetch(following, pixel)
+                body(Held(q, start + r, registers, vec.pointer(*o.x, corner, 0), moved))
+
+    over_dy_tiles(g, knobs.pixels, tile)
