@@ -26,8 +26,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """ms of an iteration, the sum of all its functions, with the default knobs and with the best ones; gain: the median
-    of the turns' ratios. steps: how many were compared with the default one. winners: tasks with other knobs."""
+    """gain: the median of the turns' ratios of an iteration, the sum of all its functions, with the default knobs to one
+    with the best ones. ms: the median with the default knobs, and that over the gain. steps: how many were compared
+    with the default one. winners: tasks with other knobs."""
 
     default_ms: float
     best_ms: float

@@ -311,14 +311,9 @@ class _Comparison:
             won = {key_of(chosen[task]): seconds * ratios[task]} if task in chosen and ratios[task] < GAIN else {}
             winners += len(won)
             self._workshop.write_final(subject, won | {key_of(subject.first): seconds})
-        totals = [(one, other) for (_, one), (_, other) in zip(first, last, strict=True)]
-        return Outcome(
-            median(one for one, _ in totals),
-            median(other for _, other in totals),
-            median(one / other for one, other in totals),
-            self._contest.compiled - 1,
-            winners,
-        )
+        default_ms = median(ms for _, ms in first)
+        gain = median(one / other for (_, one), (_, other) in zip(first, last, strict=True))
+        return Outcome(default_ms, default_ms / gain, gain, self._contest.compiled - 1, winners)
 
 
 def _nth(candidates: Mapping[Task, Sequence[Knobs]], numbers: Sequence[int]) -> list[dict[Task, Knobs]]:
