@@ -26,8 +26,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """gain: the median of the turns' ratios of an iteration, the sum of all its functions, with the default knobs to one
-    with the best ones. ms: the median with the default knobs, and that over the gain. steps: how many were compared
+    """gain: the median of the turns' ratios of an iteration (the sum of all its functions) with the default knobs to
+    one with the best. ms: the median with the default knobs, and that over the gain. steps: how many were compared
     with the default one. winners: tasks with other knobs."""
 
     default_ms: float

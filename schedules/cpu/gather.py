@@ -262,8 +262,8 @@ def over_pixels(
     slab: Slab | None = None,
 ) -> None:
     """Loops over the pixel tiles of a subgrid, with the loops over structure rows outside or inside the columns; reach:
-    see `reach_of`. A slab is asked for where the rows run over a register tile of it; a row of the image is foreseen
-    by hardware."""
+    see `reach_of`. A slab is asked for where the rows run over a register tile of it; for whole rows of the image
+    that gained nothing in a step."""
     tr, tc = tile_shape(grid.rows, grid.cols, knobs.pixels, reach)
     for row_part in split(grid.rows, tr):
         with each(row_part) as r:
