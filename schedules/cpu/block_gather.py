@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Buffer, Expr, Indices, blocks, function
-from .gather import (
-    ALONE,
-    Fused,
-    GatherKnobs,
-    Input,
-    Output,
-    Shape,
-    Slab,
-    group_of,
-    over_pixels,
-    over_rows,
-    reach_of,
-    register_tile,
-    update,
-)
-from .source import Tile
+from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, over_rows, update
 
 MOST_PLANES = 4  # output planes a register tile; a taller block is worked through in parts
 
@@ -55,30 +42,22 @@ def _gather(
                     scalars = [values[entry, (start + b) * by_out + i * by_into] for b in range(n)]
                     update(vec, acc, at, moved, scalars)
 
-        def one(x_tile: Tile, tile: Expr) -> None:
-            y.begin(tile)
-            for number, (grid, _) in enumerate(shape.grids):
+        def row(number: int, q: Expr, r: Expr) -> tuple[Expr, Expr, Expr]:
+            lo = T.Bind(ptr[(number * rows + r) * knobs.groups + q])
+            hi = T.Bind(ptr[(number * rows + r) * knobs.groups + q + 1])
+            return T.Bind(order[r]) if order is not None else r, lo, hi
 
-                def row(q: Expr, r: Expr, number: int = number) -> tuple[Expr, Expr, Expr]:
-                    lo = T.Bind(ptr[(number * rows + r) * knobs.groups + q])
-                    hi = T.Bind(ptr[(number * rows + r) * knobs.groups + q + 1])
-                    return T.Bind(order[r]) if order is not None else r, lo, hi
+        def body(make: Callable[..., None], _: int, q: Expr, row: Expr, lo: Expr, hi: Expr) -> None:
+            for part in blocks(out, MOST_PLANES):
+                for start in range(part.start, part.start + part.size * part.count, part.size):
+                    make(
+                        [row * out + start + b for b in range(part.size)],
+                        lambda source, acc, pixels, start=start, n=part.size: run(
+                            source, acc, pixels, lo, hi, start, n
+                        ),
+                    )
 
-                def body(at, size, q, row, lo, hi, grid=grid) -> None:
-                    for part in blocks(out, MOST_PLANES):
-                        for start in range(part.start, part.start + part.size * part.count, part.size):
-                            register_tile(
-                                shape, x_tile, y, grid, tile, at, size,
-                                [row * out + start + b for b in range(part.size)], group_of(q, knobs.groups),
-                                lambda source, acc, pixels, start=start, n=part.size: run(
-                                    source, acc, pixels, lo, hi, start, n
-                                ),
-                            )  # fmt: skip
-
-                slab = Slab(shape, x_tile, number, knobs.groups)
-                over_pixels(grid, knobs, over_rows(rows, knobs.groups, row), body, reach_of(g, out), slab)
-
-        x.each(one)
+        over_rows(shape, x, y, knobs, out, row, body)
 
     return function(fused.named(name), emit)
 

@@ -7,7 +7,7 @@ places that need it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -17,21 +17,7 @@ from mest_compiler.kernels.indices import SparseConv
 
 from ..emit import Buffer, Expr, Indices, function
 from .emit import Vec, flat_any
-from .gather import (
-    ALONE,
-    Fused,
-    GatherKnobs,
-    Input,
-    Output,
-    Shape,
-    Slab,
-    group_of,
-    over_pixels,
-    over_rows,
-    reach_of,
-    register_tile,
-)
-from .source import Tile
+from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, over_rows
 
 
 def shared_loads(body: Body, pixels: list[int]) -> dict[int, list[tuple[int, int]]]:
@@ -75,22 +61,15 @@ def _gather(
                     at = vec.pointer(source, offsets[lo + k] * g.lanes)
                     _add(vec, acc, at, pixels, body, values, T.Bind(first[lo + k]))
 
-        def one(x_tile: Tile, tile: Expr) -> None:
-            y.begin(tile)
-            rows = over_rows(shape.targets, knobs.groups, lambda q, r: (r, T.Bind(order[0][r]) if order else r))
-            for number, ((grid, _), bodies) in enumerate(zip(shape.grids, bodies_of, strict=True)):
+        def row(_: int, q: Expr, r: Expr) -> tuple[Expr, Expr]:
+            return r, T.Bind(order[0][r]) if order else r
 
-                def body(at, size, q, r, plane, grid=grid, bodies=bodies) -> None:
-                    base = T.Bind((r * knobs.groups + q) * len(bodies))
-                    register_tile(
-                        shape, x_tile, y, grid, tile, at, size, [plane], group_of(q, knobs.groups),
-                        lambda source, acc, pixels: run(source, acc, pixels, bodies, base),
-                    )  # fmt: skip
+        def body(make: Callable[..., None], number: int, q: Expr, r: Expr, plane: Expr) -> None:
+            bodies = bodies_of[number]
+            base = T.Bind((r * knobs.groups + q) * len(bodies))
+            make([plane], lambda source, acc, pixels: run(source, acc, pixels, bodies, base))
 
-                slab = Slab(shape, x_tile, number, knobs.groups)
-                over_pixels(grid, knobs, rows, body, reach_of(g, 1), slab)
-
-        x.each(one)
+        over_rows(shape, x, y, knobs, 1, row, body)
 
     return function(fused.named(name), emit)
 

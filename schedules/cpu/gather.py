@@ -25,6 +25,7 @@ from .source import Source, Tile
 Rows = Callable[[Callable[..., None], Callable[[Expr], None]], None]
 """rows(inner, begin): the loops over groups of input planes, each of which begins with begin(group), and over rows of
 the structure, for each of which inner(...) is called."""
+Ask = Callable[[tuple[Expr, Expr], tuple[int, int], Expr], None]
 
 
 @dataclass(frozen=True)
@@ -222,48 +223,17 @@ def reach_of(g: ConvGeometry, planes: int) -> tuple[int, int]:
     return g.kernel if planes == 1 else (1, 1)
 
 
-@dataclass(frozen=True)
-class Slab:
-    """What the rows of a group share: input planes of a batch tile, read for grid number `number`."""
-
-    shape: Shape
-    x: Tile
-    number: int
-    groups: int
-
-    def ask(self, at: tuple[Expr, Expr], size: tuple[int, int], group: Expr) -> None:
-        """Asks for what a register tile reads of a group."""
-        shape = self.shape
-        grid, taps = shape.grids[self.number]
-        pixels = [r * grid.in_row + c * grid.in_col for r in range(size[0]) for c in range(size[1])]
-        reads = {pixel + tap for pixel in pixels for tap in taps.values()}
-        corner = at[0] * grid.in_row + at[1] * grid.in_col + grid.in_base
-        ask_for_slab(shape.vec, self.x, shape.source, shape.sources, corner, reads, group, self.groups)
-
-
-def over_rows(count: int, groups: int, row: Callable[[Expr, Expr], Sequence[Expr]]) -> Rows:
-    """All groups of input planes, and `count` rows of the structure in each; row(group, number): what `body` gets."""
-
-    def rows(inner: Callable[..., None], begin: Callable[[Expr], None]) -> None:
-        with T.serial(groups) as q:
-            begin(q)
-            with T.serial(count) as r:
-                inner(q, *row(q, r))
-
-    return rows
-
-
 def over_pixels(
     grid: Subgrid,
     knobs: GatherKnobs,
     rows: Rows,
     body: Callable[..., None],
     reach: tuple[int, int] = (1, 1),
-    slab: Slab | None = None,
+    ask: Ask = lambda *_: None,
 ) -> None:
     """Loops over the pixel tiles of a subgrid, with the loops over structure rows outside or inside the columns; reach:
-    see `reach_of`. A slab is asked for where the rows run over a register tile of it; for whole rows of the image
-    that gained nothing in a step."""
+    see `reach_of`. ask(corner, size, group) asks for what a register tile reads of a group, where the rows run over
+    it; for whole rows of the image that gained nothing in a step."""
     tr, tc = tile_shape(grid.rows, grid.cols, knobs.pixels, reach)
     for row_part in split(grid.rows, tr):
         with each(row_part) as r:
@@ -281,5 +251,47 @@ def over_pixels(
                         at, size = (r, c), (row_part.size, col_part.size)
                         rows(
                             lambda *args, at=at, size=size: body(at, size, *args),
-                            lambda q, at=at, size=size: None if slab is None else slab.ask(at, size, q),
+                            lambda q, at=at, size=size: ask(at, size, q),
                         )
+
+
+def over_rows(
+    shape: Shape,
+    x: Input,
+    y: Output,
+    knobs: GatherKnobs,
+    outputs: int,
+    row: Callable[[int, Expr, Expr], Sequence[Expr]],
+    body: Callable[..., None],
+) -> None:
+    """The loops of a sparse gather, whose rows make `outputs` planes each: over batch tiles, grids, pixel tiles, groups
+    and rows. row(grid's number, group, row): what `body` gets; body(make, grid's number, group, *these): it calls
+    make(planes, entries) for each register tile, see `register_tile`."""
+    count = shape.targets // outputs
+
+    def one(x_tile: Tile, tile: Expr) -> None:
+        y.begin(tile)
+        for number, (grid, taps) in enumerate(shape.grids):
+
+            def ask(at, size, group, grid=grid, taps=taps) -> None:
+                pixels = [r * grid.in_row + c * grid.in_col for r in range(size[0]) for c in range(size[1])]
+                reads = {pixel + tap for pixel in pixels for tap in taps.values()}
+                corner = at[0] * grid.in_row + at[1] * grid.in_col + grid.in_base
+                ask_for_slab(shape.vec, x_tile, shape.source, shape.sources, corner, reads, group, knobs.groups)
+
+            def rows(inner: Callable[..., None], begin: Callable[[Expr], None], number: int = number) -> None:
+                with T.serial(knobs.groups) as q:
+                    begin(q)
+                    with T.serial(count) as r:
+                        inner(q, *row(number, q, r))
+
+            def at_pixels(at, size, q, *rest, grid=grid, number=number) -> None:
+                def make(planes: Sequence[Expr], entries: Callable[..., None]) -> None:
+                    group = group_of(q, knobs.groups)
+                    register_tile(shape, x_tile, y, grid, tile, at, size, planes, group, entries)
+
+                body(make, number, q, *rest)
+
+            over_pixels(grid, knobs, rows, at_pixels, reach_of(shape.geometry, outputs), ask)
+
+    x.each(one)

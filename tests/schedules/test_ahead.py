@@ -1,4 +1,4 @@
-"""What a register tile reads is asked for ahead, once, and where hardware foresees it not at all."""
+"""What a register tile reads and writes is asked for ahead, once; whole rows of the image are not."""
 
 from __future__ import annotations
 
@@ -39,6 +39,5 @@ def test_gather(scheme: str, indexing: str) -> None:
 def test_gradient_of_the_weight(scheme: str, indexing: str) -> None:
     layer = sparse_conv(CONV, vector(WIDE, "float32"), scheme)
     dots = [one for one in gradients(layer, indexing, [WeightGradientKnobs(pixels=16)]) if "dots" in one.made_with]
-    assert [asked(kernel) for kernel in dots] == [
-        (READ + WRITTEN, 0)
-    ]  # dY of the next row has as many pixels as a tile
+    # The next row's tile of dY has as many pixels as a tile that a gather writes.
+    assert [asked(kernel) for kernel in dots] == [(READ + WRITTEN, 0)]
