@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
-from tvm import tirx
+from tvm import DataType, tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..emit import Buffer, Expr
+
+CACHE_LINE = 64  # bytes, on every CPU that is compiled for
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,23 @@ class Vec:
         """Write vector number `pixel` behind a pointer."""
         T.buffer_store(pointer, value, [self.ramp(pixel * self.lanes)])
 
-    def prefetch(self, pointer: Buffer, pixel: Expr, write: bool = False) -> None:
-        """Asks for vector number `pixel` behind a pointer, which will be read (or written) soon."""
+    @property
+    def bytes(self) -> int:
+        """Of one vector."""
+        return self.lanes * DataType(self.dtype).itemsize
+
+    @property
+    def per_line(self) -> int:
+        """Whole vectors in a line of the caches, one at least."""
+        return max(1, CACHE_LINE // self.bytes)
+
+    def prefetch(self, pointer: Buffer, pixel: Expr, write: bool = False, soon: bool = True) -> None:
+        """Asks for vector number `pixel` behind a pointer, which will be read (or written); not `soon`: into the
+        second-level cache only."""
         where = T.address_of(pointer[pixel * self.lanes])
         # Its arguments: to be written, how close to keep it (3: closest), and that it is data.
-        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", where, T.int32(write), T.int32(3), T.int32(1)))
+        close = T.int32(3 if soon else 2)
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", where, T.int32(write), close, T.int32(1)))
 
     def total(self, value: Expr) -> Expr:
         """Sum over the lanes, as a tree of halves (LLVM may not reassociate a plain loop)."""

@@ -17,7 +17,7 @@ from mest_compiler.kernels.geometry import ConvGeometry, Plane, Subgrid
 from mest_compiler.kernels.normalisation import Normalisation
 
 from ..emit import Buffer, Expr, Part, activation, each, split, tile_shape
-from .ahead import ask_for_slab
+from . import ahead
 from .emit import Vec
 from .epilogue import SUMS, Epilogue, Finished
 from .source import Source, Tile
@@ -25,7 +25,9 @@ from .source import Source, Tile
 Rows = Callable[[Callable[..., None], Callable[[Expr], None]], None]
 """rows(inner, begin): the loops over groups of input planes, each of which begins with begin(group), and over rows of
 the structure, for each of which inner(...) is called."""
-Ask = Callable[[tuple[Expr, Expr], tuple[int, int], Expr], None]
+Ask = Callable[..., None]
+"""ask(corner, size, group, below=...): asks for what a tile of pixels reads of a group of input planes; below: for what
+the tile under it reads besides."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,7 @@ def register_tile(
     def begin() -> None:
         zero()
         for target in targets:  # what is stored comes into the cache while the entries are worked through
-            for r, c in pixels:
-                vec.prefetch(target, r * grid.out_row + c * grid.out_col, write=True)
+            ahead.ask(vec, target, [r * grid.out_row + c * grid.out_col for r, c in pixels], write=True)
 
     if group is None:
         begin()
@@ -229,11 +230,11 @@ def over_pixels(
     rows: Rows,
     body: Callable[..., None],
     reach: tuple[int, int] = (1, 1),
-    ask: Ask = lambda *_: None,
+    ask: Ask = lambda *_, **__: None,
 ) -> None:
     """Loops over the pixel tiles of a subgrid, with the loops over structure rows outside or inside the columns; reach:
-    see `reach_of`. ask(corner, size, group) asks for what a register tile reads of a group, where the rows run over
-    it; for whole rows of the image that gained nothing in a step."""
+    see `reach_of`. What a register tile reads of a group is asked for where the rows run over it; where they run over
+    a row of the image, what the next row reads is."""
     tr, tc = tile_shape(grid.rows, grid.cols, knobs.pixels, reach)
     for row_part in split(grid.rows, tr):
         with each(row_part) as r:
@@ -244,7 +245,8 @@ def over_pixels(
                         with each(col_part) as c:
                             body((r, c), (row_part.size, col_part.size), *args)
 
-                rows(columns, lambda _: None)
+                whole = row_part.size, grid.cols
+                rows(columns, lambda q, r=r, whole=whole: ask((r, 0), whole, q, below=True))
             else:
                 for col_part in split(grid.cols, tc):
                     with each(col_part) as c:
@@ -273,11 +275,18 @@ def over_rows(
         y.begin(tile)
         for number, (grid, taps) in enumerate(shape.grids):
 
-            def ask(at, size, group, grid=grid, taps=taps) -> None:
+            def ask(at, size, group, below=False, grid=grid, taps=taps) -> None:
                 pixels = [r * grid.in_row + c * grid.in_col for r in range(size[0]) for c in range(size[1])]
                 reads = {pixel + tap for pixel in pixels for tap in taps.values()}
                 corner = at[0] * grid.in_row + at[1] * grid.in_col + grid.in_base
-                ask_for_slab(shape.vec, x_tile, shape.source, shape.sources, corner, reads, group, knobs.groups)
+                slab = ahead.Slab(x_tile, shape.source, shape.sources, group, knobs.groups, corner)
+                if not below:
+                    slab.ask(shape.vec, reads)
+                    return
+                besides = {offset + size[0] * grid.in_row for offset in reads} - reads
+                if size[0] < grid.rows and slab.lasts(shape.vec, reads | besides):
+                    with T.If(at[0] + size[0] < grid.rows), T.Then():
+                        slab.ask(shape.vec, besides, soon=False)
 
             def rows(inner: Callable[..., None], begin: Callable[[Expr], None], number: int = number) -> None:
                 with T.serial(knobs.groups) as q:

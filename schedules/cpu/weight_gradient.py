@@ -18,7 +18,7 @@ from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.normalisation import Normalisation
 
 from ..emit import Buffer, Expr, Index, Indices, activation, each, function, split, tile_shape
-from .ahead import ask_for_slab
+from .ahead import Slab, ask
 from .emit import Vec, flat_any, shared
 from .source import Source, Tile
 
@@ -177,14 +177,12 @@ def over_held(
             return vec.pointer(o.dy, o.tile, filters[row] * g.dy.size + h * g.dy.cols + w + g.dy.at(0, 0), 0)
 
         with T.serial(knobs.groups) as q:
-            ask_for_slab(vec, o.x, g.x, g.channels, corner, reads, q, knobs.groups)
+            Slab(o.x, g.x, g.channels, q, knobs.groups, corner).ask(vec, reads)
             with T.serial(count) as r:
                 d, registers = dy_of(start + r), vec.registers(len(pixels))
                 for register, pixel in zip(registers, at, strict=True):
                     vec.set(register, vec.load(d, pixel))
-                following = dy_of(start + tirx.min(r + 1, count - 1))
-                for pixel in at:
-                    vec.prefetch(following, pixel)
+                ask(vec, dy_of(start + tirx.min(r + 1, count - 1)), at)
                 body(Held(q, start + r, registers, vec.pointer(*o.x, corner, 0), moved))
 
     over_dy_tiles(g, knobs.pixels, tile)
