@@ -58,8 +58,11 @@ some per cent faster or slower for life."""
 PATIENCE_S = 3.0
 """Seconds that a turn of all steps may wait on average until nothing else slows this machine."""
 COMPILE_S = 900.0
-LEARNING_RATE, CLOSE = 0.05, 1e-3
-"""Of the one update before the logits of two steps are compared; of the largest logit, by which they may differ."""
+CLOSE, CLOSE_GRADIENTS = 1e-3, 0.05
+"""Of the norm of a step's logits, and of a parameter's gradient, by which another step's may differ. Rounding moves one
+pre-activation in a million across ReLU's corner, and by the root of that, some thousandths, the gradients."""
+LEAST = 0.01
+"""Of the largest gradient's norm, for the norm of one that is all but zero (a bias before batch norm has no other)."""
 
 Place = tuple[str, str]  # a layer's parameter and a direction
 Kernels = Mapping[tuple[str, SparseConv | ConvGeometry], tuple[str, str]]
@@ -131,15 +134,15 @@ class InStep:
 
 
 class Entrant:
-    """A compiled step that takes part. logits: after one update."""
+    """A compiled step that takes part. logits, gradients: of its first iteration; weights stay as they are."""
 
     def __init__(self, artifact: Artifact, tasks: Mapping[Place, Task]) -> None:
         self._trainer, rng = Trainer(artifact), np.random.default_rng(SEED)
         m = artifact.manifest
         x = rng.standard_normal((m["batch"], *m["input_shape"]), np.float32)
         y = rng.integers(0, m["classes"], m["batch"])
-        self._trainer.step(x, y, LEARNING_RATE)
-        _, self.logits = self._trainer.step(x, y, 0.0)  # from now on weights stay as they are
+        _, self.logits = self._trainer.step(x, y, 0.0)
+        self.gradients = self._trainer.momentum()  # with their weight decay
         self._clock = KernelClock(self._trainer)
         self._functions = own_functions(m["layers"], tasks)
 
@@ -341,4 +344,12 @@ def _ratios(times: Turns, default: Turns) -> Times:
 
 
 def _agree(one: Entrant, other: Entrant) -> bool:
-    return float(np.abs(one.logits - other.logits).max()) <= CLOSE * float(np.abs(other.logits).max())
+    norms = {name: np.linalg.norm(gradient) for name, gradient in other.gradients.items()}
+    least = LEAST * max(norms.values(), default=0.0)
+    return bool(
+        np.linalg.norm(one.logits - other.logits) <= CLOSE * np.linalg.norm(other.logits)
+        and all(
+            np.linalg.norm(one.gradients[name] - gradient) <= CLOSE_GRADIENTS * max(norms[name], least)
+            for name, gradient in other.gradients.items()
+        )
+    )

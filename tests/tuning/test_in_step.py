@@ -72,7 +72,7 @@ class Clockwork:
 
     def __init__(self, tasks: Sequence[Task], knobs: Mapping[Task, Knobs], ms: Mapping[object, float], off: float):
         self.times = {t: ms.get((t, key_of(knobs[t])), 10.0) if t in knobs else 10.0 for t in tasks}
-        self.logits = np.ones(3) + off
+        self.logits, self.gradients = np.ones(3), {"weight": np.ones(3) + off}
 
     def turn(self) -> tuple[dict[Task, float], float]:
         """See `in_step.Entrant`."""
@@ -80,7 +80,7 @@ class Clockwork:
 
 
 def contest(monkeypatch: pytest.MonkeyPatch, ms: Mapping[object, float], wrong: Knobs | None = None) -> list[str]:
-    """Contests are of clockworks from now on; says what was compiled. wrong: knobs that give other logits."""
+    """Contests are of clockworks from now on; says what was compiled. wrong: knobs that give other gradients."""
     compiled: list[str] = []
 
     def artifacts(self: in_step._Contest, wanted: Sequence[Mapping[Task, Knobs]]) -> list[SimpleNamespace]:
@@ -130,6 +130,27 @@ def test_what_computes_something_else_is_left_out(
     said: list[str] = []
     InStep(STEP, DEVICE, tmp_path)(shop, [subject], silent, said.append, None)
     assert key_of(subject.best[0]) == b and "compute something else" in said[0]
+
+
+def test_steps_agree_but_for_rounding(tmp_path: Path) -> None:
+    """Other knobs round otherwise; another network's loss, or a gradient that is wrong by a tenth, is no rounding."""
+    kernels = {(d, layer.sparse or layer.geometry): (c.kernel, c.indexing)
+               for layer in LAYERS.values() for d, c in layer.choices.items()}  # fmt: skip
+    others = {task: {name: values[-1] for name, values in task.space(DEVICE).items()} for task in TASKS}
+    asked = [(ASKED, {}), (ASKED, others), (replace(ASKED, seed=1), {})]
+    for number, (one, knobs) in enumerate(asked):
+        compile_to(one, in_step.WithKnobs(kernels, knobs), str(tmp_path / str(number)))
+    first, tuned, stranger = (in_step.Entrant(Artifact.load(tmp_path / str(n)), {}) for n in range(3))
+    assert any((first.gradients[name] != some).any() for name, some in tuned.gradients.items()), "the same kernels"
+    assert in_step._agree(tuned, first) and not in_step._agree(stranger, first)
+    for name, gradient in tuned.gradients.items():
+        tuned.gradients[name] = gradient * 1.1
+        assert not in_step._agree(tuned, first), name
+        tuned.gradients[name] = gradient * np.nan
+        assert not in_step._agree(tuned, first), name
+        tuned.gradients[name] = gradient
+    first.gradients["bias"], tuned.gradients["bias"] = np.array([1e-9]), np.array([-1e-9])
+    assert in_step._agree(tuned, first)
 
 
 def test_an_end_of_time(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
