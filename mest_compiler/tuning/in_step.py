@@ -59,8 +59,8 @@ PATIENCE_S = 3.0
 """Seconds that a turn of all steps may wait on average until nothing else slows this machine."""
 COMPILE_S = 900.0
 CLOSE, CLOSE_GRADIENTS = 1e-3, 0.05
-"""Of the norm of a step's logits, and of a parameter's gradient, by which another step's may differ. Rounding moves one
-pre-activation in a million across ReLU's corner, and by the root of that, some thousandths, the gradients."""
+"""Of the norm of a step's logits, and of a parameter's gradient, by which another step's may differ. Rounding moves
+some pre-activations across ReLU's corner, and gradients by far more than logits: some thousandths of their norm."""
 LEAST = 0.01
 """Of the largest gradient's norm, for the norm of one that is all but zero (a bias before batch norm has no other)."""
 

@@ -31,6 +31,7 @@ from . import (
     planes_gather,
     planes_gradient,
 )
+from .emit import Vec
 from .gather import GatherKnobs, reach_of
 from .weight_gradient import WeightGradientKnobs
 
@@ -50,16 +51,12 @@ PROBABLY_DENSE = {"block": 0.7, "pattern": 1.0, "planes": 1.0}  # kept share abo
 Knobs = GatherKnobs | WeightGradientKnobs
 
 
-def _bytes(g: ConvGeometry) -> int:
-    return {"float32": 4, "float64": 8}[g.dtype]
-
-
 def _groups(
     planes: int, pixels: int, g: ConvGeometry, slab_bytes: int, entries: float, least: int = ENTRIES_PER_GROUP
 ) -> int:
     """Groups so that a slab (planes x pixels of each) stays below `slab_bytes`, with at least 8 planes and about
     `least` of the `entries` of a row in each."""
-    slab = planes * pixels * g.lanes * _bytes(g)
+    slab = planes * pixels * Vec(g.lanes, g.dtype).bytes
     return max(1, min(-(-slab // slab_bytes), planes // 8, int(entries / least)))
 
 

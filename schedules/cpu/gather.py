@@ -25,9 +25,9 @@ from .source import Source, Tile
 Rows = Callable[[Callable[..., None], Callable[[Expr], None]], None]
 """rows(inner, begin): the loops over groups of input planes, each of which begins with begin(group), and over rows of
 the structure, for each of which inner(...) is called."""
-Ask = Callable[..., None]
-"""ask(corner, size, group, below=...): asks for what a tile of pixels reads of a group of input planes; below: for what
-the tile under it reads besides."""
+Ask = Callable[[tuple[Expr, Expr], tuple[int, int], Expr, bool], None]
+"""ask(corner, size, group, below): asks for what a tile of pixels reads of a group of input planes; below: for what the
+tile under it reads besides."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def over_pixels(
     rows: Rows,
     body: Callable[..., None],
     reach: tuple[int, int] = (1, 1),
-    ask: Ask = lambda *_, **__: None,
+    ask: Ask = lambda *_: None,
 ) -> None:
     """Loops over the pixel tiles of a subgrid, with the loops over structure rows outside or inside the columns; reach:
     see `reach_of`. What a register tile reads of a group is asked for where the rows run over it; where they run over
@@ -246,14 +246,14 @@ def over_pixels(
                             body((r, c), (row_part.size, col_part.size), *args)
 
                 whole = row_part.size, grid.cols
-                rows(columns, lambda q, r=r, whole=whole: ask((r, 0), whole, q, below=True))
+                rows(columns, lambda q, r=r, whole=whole: ask((r, 0), whole, q, True))
             else:
                 for col_part in split(grid.cols, tc):
                     with each(col_part) as c:
                         at, size = (r, c), (row_part.size, col_part.size)
                         rows(
                             lambda *args, at=at, size=size: body(at, size, *args),
-                            lambda q, at=at, size=size: ask(at, size, q),
+                            lambda q, at=at, size=size: ask(at, size, q, False),
                         )
 
 
@@ -275,7 +275,7 @@ def over_rows(
         y.begin(tile)
         for number, (grid, taps) in enumerate(shape.grids):
 
-            def ask(at, size, group, below=False, grid=grid, taps=taps) -> None:
+            def ask(at, size, group, below, grid=grid, taps=taps) -> None:
                 pixels = [r * grid.in_row + c * grid.in_col for r in range(size[0]) for c in range(size[1])]
                 reads = {pixel + tap for pixel in pixels for tap in taps.values()}
                 corner = at[0] * grid.in_row + at[1] * grid.in_col + grid.in_base

@@ -134,8 +134,7 @@ def test_what_computes_something_else_is_left_out(
 
 def test_steps_agree_but_for_rounding(tmp_path: Path) -> None:
     """Other knobs round otherwise; another network's loss, or a gradient that is wrong by a tenth, is no rounding."""
-    kernels = {(d, layer.sparse or layer.geometry): (c.kernel, c.indexing)
-               for layer in LAYERS.values() for d, c in layer.choices.items()}  # fmt: skip
+    kernels, _ = InStep(STEP, DEVICE, tmp_path)._kernels(silent)
     others = {task: {name: values[-1] for name, values in task.space(DEVICE).items()} for task in TASKS}
     asked = [(ASKED, {}), (ASKED, others), (replace(ASKED, seed=1), {})]
     for number, (one, knobs) in enumerate(asked):
