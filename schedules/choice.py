@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tvm import tirx
+from .partial import Partial
 
 
 @dataclass(frozen=True)
 class Choice:
     """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(fused)` (see `gather.Fused`),
-    and for backward-weight `make(again)` (see `source`).
+    and for backward-weight `make(again)` (see `source`). Kernels whose `make` are equal have the same code.
 
     ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
     between an expansion of the values and their compaction. ``workspace``: shape of the last output, for kernels that
@@ -22,7 +22,7 @@ class Choice:
 
     kernel: str
     knobs: Any
-    make: Callable[..., tirx.PrimFunc]
+    make: Partial
     indexing: str = ""
     workspace: tuple[int, ...] | None = None
     source: str = "default"

@@ -13,6 +13,7 @@ from tvm import relax
 from mest_compiler.devices import Device
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.schedules import generators
+from mest_compiler.schedules.partial import Partial
 
 from .append_sgd import assign_buffers, optimizer_state, update_weights
 from .program import (
@@ -105,12 +106,9 @@ class AccumulateGradients:
         args = [total, gradient, first]
         if entries is not None:
             args.append(entries)
-            kind = dtype_of(entries)
-            function = made.get(
-                ("compact", shape, kind, vec), lambda: sgd.accumulate_compact(scale, *shape, kind, vec, chunks)
-            )
+            function = made.get(Partial(sgd.accumulate_compact, scale, *shape, dtype_of(entries), vec, chunks))
         else:
-            function = made.get(("dense", shape, vec), lambda: sgd.accumulate_dense(scale, shape, vec, chunks))
+            function = made.get(Partial(sgd.accumulate_dense, scale, shape, vec, chunks))
         return builder.emit(relax.op.call_tir_inplace(function, args, [0], total.ty))
 
     def _update(self, builder: relax.BlockBuilder, step: Sequence[relax.Var]) -> None:

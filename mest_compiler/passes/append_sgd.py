@@ -10,6 +10,7 @@ from tvm import relax
 from mest_compiler.devices import Device
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.schedules import generators
+from mest_compiler.schedules.partial import Partial
 
 from .program import (
     Env,
@@ -110,16 +111,9 @@ def update_weights(
         args = [w, v, gradients[name], lr]
         if name in entries:
             args.append(entries[name])
-            kind = dtype_of(entries[name])
-            function = made.get(
-                ("compact", shape, kind, vec),
-                lambda shape=shape, kind=kind, vec=vec: sgd.compact(rule, *shape, kind, vec, chunks),
-            )
+            function = made.get(Partial(sgd.compact, rule, *shape, dtype_of(entries[name]), vec, chunks))
         else:
-            function = made.get(
-                ("dense", shape, vec),
-                lambda shape=shape, vec=vec: sgd.dense(rule, shape, vec, chunks),
-            )
+            function = made.get(Partial(sgd.dense, rule, shape, vec, chunks))
         new = builder.emit(relax.op.call_tir_inplace(function, args, [0, 1], [w.ty, v.ty]))
         results += [builder.emit(relax.TupleGetItem(new, k)) for k in (0, 1)]
     return results
@@ -135,12 +129,8 @@ def assign_buffers(
     """Emits what writes the new values of buffers where the old ones stand."""
     results: list[relax.Expr] = []
     for old, value in zip(buffers, values, strict=True):
-        shape, dtype = shape_of(old), dtype_of(old)
         if not (isinstance(value, relax.Var) and _in_place(builder, value)):
-            function = made.get(
-                ("assign", shape, dtype),
-                lambda shape=shape, dtype=dtype: generators(device).elementwise.assign(shape, dtype),
-            )
+            function = made.get(Partial(generators(device).elementwise.assign, shape_of(old), dtype_of(old)))
             value = builder.emit(relax.op.call_tir_inplace(function, [old, value], [0], old.ty))
         results.append(value)
     return results

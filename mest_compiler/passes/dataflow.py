@@ -13,6 +13,8 @@ from functools import cached_property
 
 from tvm import relax
 
+from mest_compiler.schedules.partial import Partial
+
 from .plan_memory import Block, alive, tensor_bytes
 from .program import Program, op_name, variables
 
@@ -32,8 +34,7 @@ class Repeat:
     """How the first output of a kernel that updates state in place is computed again without touching it: by the
     kernel `make` makes, from arguments ("in", i) and outputs ("out", i) of the first call."""
 
-    key: object
-    make: Callable
+    make: Partial
     sources: tuple[tuple[str, int], ...]
 
 

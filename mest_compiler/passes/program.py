@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tvm
-from tvm import relax, tirx
+from tvm import relax
+
+from mest_compiler.schedules.partial import Partial
 
 
 def op_name(expr: relax.Expr) -> str:
@@ -120,18 +122,19 @@ def carry_kernels(builder: relax.BlockBuilder, mod: tvm.IRModule) -> Env:
 
 
 class KernelTable:
-    """The kernels of a module in the making: one of a key is made once."""
+    """The kernels of a module in the making: each is made once, and those with the same code are one function."""
 
     def __init__(self, builder: relax.BlockBuilder) -> None:
         self._builder, self._made = builder, {}
 
-    def get(self, key: Hashable, make: Callable[[], tirx.PrimFunc]) -> relax.GlobalVar:
-        """The kernel of a key, made and added to the module on its first use."""
-        if key not in self._made:
+    def get(self, make: Partial) -> relax.GlobalVar:
+        """The kernel that `make` makes, added to the module on its first use."""
+        if make not in self._made:
             function = make()
             name = str(function.attrs["global_symbol"])
-            self._made[key] = self._builder.add_func(function.without_attr("global_symbol"), name)
-        return self._made[key]
+            # The builder merges functions that are structurally equal.
+            self._made[make] = self._builder.add_func(function.without_attr("global_symbol"), name)
+        return self._made[make]
 
 
 def rebuild(

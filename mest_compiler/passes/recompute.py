@@ -14,6 +14,7 @@ from tvm import relax
 
 from mest_compiler.devices import Device
 from mest_compiler.schedules import generators
+from mest_compiler.schedules.partial import Partial
 
 from .dataflow import Dataflow, Kind, Schedule, Step
 from .program import KernelTable, Program, carry_body, carry_kernels, rebuild, relax_functions, substitute
@@ -158,7 +159,7 @@ class _Writer:
             self._compute(step)
             return
         repeat = flow.repeats[kernel]
-        function = self.table.get(repeat.key, repeat.make)
+        function = self.table.get(repeat.make)
         args = [self.made[t] for t in step.reads]
         self._bind(relax.call_tir(function, args, flow.types[node.writes[0]]), node.var.name, step.writes)
 
@@ -169,7 +170,6 @@ class _Writer:
         tiles, size, lanes = (int(n) for n in ty.shape)
         made_by = generators(self.device)
         make = made_by.narrow.pack if packing else made_by.narrow.unpack
-        key = (step.kind, tiles, size, lanes)
-        function = self.table.get(key, lambda: make(tiles, size, made_by.emit.Vec(lanes, "float32")))
+        function = self.table.get(Partial(make, tiles, size, made_by.emit.Vec(lanes, "float32")))
         out = relax.TensorType(ty.shape, "uint16") if packing else ty
         self._bind(relax.call_tir(function, [self.made[source]], out), step.kind.value, step.writes)

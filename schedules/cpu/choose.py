@@ -17,10 +17,10 @@ from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv, dtypes_of, kernel_forms
-from mest_compiler.kernels.normalisation import Normalisation
 
 from ..choice import Choice, tunable
 from ..emit import tile_shape
+from ..partial import Partial
 from . import (
     block_gather,
     block_gradient,
@@ -108,25 +108,26 @@ def dense(direction: str, device: CpuProfile, g: ConvGeometry) -> Choice:
 
 
 def _dense_gradient(g: ConvGeometry, knobs: WeightGradientKnobs) -> Choice:
-    def make(*again: Normalisation) -> tirx.PrimFunc:
-        return dense_gradient.dense(g, knobs.filters, knobs, *again)
-
+    make = Partial(dense_gradient.dense, g, knobs.filters, knobs)
     return Choice("dense_backward_weight", knobs, make, workspace=(g.filters * g.columns, g.lanes))
 
 
 def _dense_gather(direction: str, g: ConvGeometry, knobs: GatherKnobs) -> Choice:
     make = dense_gather.forward if direction == "forward" else dense_gather.backward_data
-    return Choice(f"dense_{direction}", knobs, lambda *fused: make(g, knobs.outputs, knobs, *fused))
+    return Choice(f"dense_{direction}", knobs, Partial(make, g, knobs.outputs, knobs))
 
 
 # ---- sparse: one function a family of schemes
-def _choice(kernel: str, direction: str, indexing: str, layer: SparseConv, knobs: Knobs, make: Callable) -> Choice:
-    """`make(knobs, types of the index arrays[, fused or again])` gives the kernel."""
+def _choice(
+    kernel: str, direction: str, indexing: str, layer: SparseConv, knobs: Knobs, make: Callable, *args: Any
+) -> Choice:
+    """`make(layer, *args, knobs, types of the index arrays[, fused or again])` gives the kernel."""
     room = (layer.capacity * layer.unit_size, layer.geometry.lanes) if direction == "backward_weight" else None
 
     def with_knobs(knobs: Knobs) -> Choice:
         dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
-        return Choice(f"{kernel}_{direction}", knobs, lambda *variant: make(knobs, dtypes, *variant), indexing, room)
+        made = Partial(make, layer, *args, knobs, dtypes)
+        return Choice(f"{kernel}_{direction}", knobs, made, indexing, room)
 
     return tunable(with_knobs, knobs)
 
@@ -140,19 +141,19 @@ def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice
             groups = _groups_of_dots(g, per_row * kind.channels / ENTRIES_PER_GROUP, kind.channels)
             pixels, chains = (16, 4) if wide else (12, 2)
             knobs = WeightGradientKnobs(pixels=pixels, groups=groups, chunks=device.threads, chains=chains)
-            make = partial(block_gradient.dots, layer)
+            make = block_gradient.dots
         else:
             entries = (16 if wide else 8) // min(kind.filters, block_gradient.MOST_FILTERS)
             groups = 2 if per_row >= 128 else 1
             knobs = WeightGradientKnobs(entries=entries, rows=_band(g), groups=groups, chunks=device.threads)
-            make = partial(block_gradient.outer, layer)
+            make = block_gradient.outer
     elif direction == "forward":
         knobs = _block_gather(direction, device, g, kept / g.filters, (kind.channels, kind.filters))
-        make = partial(block_gather.forward, layer)
+        make = block_gather.forward
     else:
         per_row = kept / (g.channels * len(g.backward_grids))
         knobs = _block_gather(direction, device, g, per_row, (kind.filters, kind.channels))
-        make = partial(block_gather.backward_data, layer)
+        make = block_gather.backward_data
     return [_choice("block", direction, "block", layer, knobs, make)]
 
 
@@ -181,13 +182,13 @@ def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv
     if direction == "backward_weight":
         groups = _groups_of_dots(g, entries / g.filters / ENTRIES_PER_BODY_GROUP)
         knobs = WeightGradientKnobs(pixels=pixels, groups=groups, chunks=device.threads, chains=chains)
-        return _choice("body", direction, indexing, layer, knobs, partial(body_gradient.dots, layer, bodies))
+        return _choice("body", direction, indexing, layer, knobs, body_gradient.dots, bodies)
     gather = body_gather.forward if direction == "forward" else body_gather.backward_data
     planes, rows = (g.channels, g.filters) if direction == "forward" else (g.filters, g.channels)
     read = _read_by_tile(direction, g, pixels)
     groups = _groups(planes, read, g, SLAB_BYTES, entries / rows, ENTRIES_PER_BODY_GROUP)
     knobs = GatherKnobs(pixels, groups)
-    return _choice("body", direction, indexing, layer, knobs, partial(gather, layer, bodies))
+    return _choice("body", direction, indexing, layer, knobs, gather, bodies)
 
 
 def _pattern(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
@@ -203,21 +204,25 @@ def _planes(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choic
     if direction == "backward_weight":
         filters = 4 if device.registers > 16 else 3
         knobs = WeightGradientKnobs(entries=3, rows=_band(layer.geometry), chunks=device.threads, filters=filters)
-        return [_choice("planes", direction, "planes", layer, knobs, partial(_planes_gradient, layer))]
+        return [_choice("planes", direction, "planes", layer, knobs, _planes_gradient)]
     # Where the kept planes are the output's, they make up whole register tiles if that can be.
     kept_outputs = (layer.kind.axis == 1) == (direction == "backward_data")
     outputs = _even_block(layer.capacity) if kept_outputs else DENSE_ROWS
     knobs = GatherKnobs(_pixels(device, outputs), 1, True, outputs)
-    make = planes_gather.forward if direction == "forward" else planes_gather.backward_data
-    return [_choice("planes", direction, "planes", layer, knobs, partial(_planes_gather, make, layer))]
+    make = _planes_forward if direction == "forward" else _planes_backward_data
+    return [_choice("planes", direction, "planes", layer, knobs, make)]
 
 
 def _planes_gradient(layer: SparseConv, knobs: WeightGradientKnobs, *rest: Any) -> tirx.PrimFunc:
     return planes_gradient.kept(layer, knobs.filters, knobs, *rest)
 
 
-def _planes_gather(make: Callable, layer: SparseConv, knobs: GatherKnobs, *rest: Any) -> tirx.PrimFunc:
-    return make(layer, knobs.outputs, knobs, *rest)
+def _planes_forward(layer: SparseConv, knobs: GatherKnobs, *rest: Any) -> tirx.PrimFunc:
+    return planes_gather.forward(layer, knobs.outputs, knobs, *rest)
+
+
+def _planes_backward_data(layer: SparseConv, knobs: GatherKnobs, *rest: Any) -> tirx.PrimFunc:
+    return planes_gather.backward_data(layer, knobs.outputs, knobs, *rest)
 
 
 def _taps(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:

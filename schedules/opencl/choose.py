@@ -20,6 +20,7 @@ from mest_compiler.kernels.geometry import ConvGeometry, Subgrid
 from mest_compiler.kernels.indices import SparseConv, dtypes_of, kernel_forms
 
 from ..choice import Choice, tunable
+from ..partial import Partial
 from . import (
     block_gather,
     block_gradient,
@@ -122,16 +123,14 @@ def dense(direction: str, device: OpenClProfile, g: ConvGeometry) -> Choice:
 
 
 def _dense_gradient(g: ConvGeometry, knobs: WeightGradientKnobs) -> Choice:
-    def make() -> tirx.PrimFunc:
-        return dense_gradient.dense(g, dense_gradient.default_block(g), knobs)
-
+    make = Partial(dense_gradient.dense, g, dense_gradient.default_block(g), knobs)
     return Choice("dense_backward_weight", knobs, make, workspace=dense_gradient.workspace(g, knobs))
 
 
 def _dense_gather(direction: str, device: OpenClProfile, g: ConvGeometry, knobs: GatherKnobs) -> Choice:
     _check(device, g.lanes, knobs.outputs, knobs)
     make = dense_gather.forward if direction == "forward" else dense_gather.backward_data
-    return Choice(f"dense_{direction}", knobs, lambda: make(g, knobs.outputs, knobs))
+    return Choice(f"dense_{direction}", knobs, Partial(make, g, knobs.outputs, knobs))
 
 
 def _dense_grids(direction: str, g: ConvGeometry) -> list[tuple[Subgrid, list[list[int]]]]:
@@ -146,13 +145,13 @@ def _outputs(planes: int) -> list[int]:
 
 
 # ---- sparse: one function a family of schemes
-Make = Callable[[Any, dict[str, str]], tirx.PrimFunc]
-"""(knobs, types of the index arrays) -> the kernel."""
+Make = Callable[..., tirx.PrimFunc]
+"""(layer, what else its family needs, knobs, types of the index arrays) -> the kernel."""
 
 
 def _gather(
     kernel: str, direction: str, indexing: str, device: OpenClProfile, layer: SparseConv, work: Work,
-    outputs: Sequence[int], make: Make,
+    outputs: Sequence[int], make: Make, *args: Any,
 ) -> Choice:  # fmt: skip
     """A gather of so many output planes a work-item, the cheapest of them by default."""
     lanes = layer.geometry.lanes
@@ -160,18 +159,18 @@ def _gather(
     def with_knobs(knobs: GatherKnobs) -> Choice:
         _check(device, lanes, knobs.outputs if len(outputs) > 1 else outputs[0], knobs)
         dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
-        return Choice(f"{kernel}_{direction}", knobs, lambda: make(knobs, dtypes), indexing)
+        return Choice(f"{kernel}_{direction}", knobs, Partial(make, layer, *args, knobs, dtypes), indexing)
 
     return tunable(with_knobs, _gather_knobs(device, lanes, work, outputs))
 
 
 def _gradient(
-    kernel: str, indexing: str, layer: SparseConv, knobs: WeightGradientKnobs, make: Make,
-    workspace: Callable[[SparseConv, WeightGradientKnobs], tuple[int, ...] | None],
+    kernel: str, indexing: str, layer: SparseConv, knobs: WeightGradientKnobs,
+    workspace: Callable[[SparseConv, WeightGradientKnobs], tuple[int, ...] | None], make: Make, *args: Any,
 ) -> Choice:  # fmt: skip
     def with_knobs(knobs: WeightGradientKnobs) -> Choice:
         dtypes, room = dtypes_of(indexing, "backward_weight", layer, knobs.groups), workspace(layer, knobs)
-        return Choice(f"{kernel}_backward_weight", knobs, lambda: make(knobs, dtypes), indexing, room)
+        return Choice(f"{kernel}_backward_weight", knobs, Partial(make, layer, *args, knobs, dtypes), indexing, room)
 
     return tunable(with_knobs, knobs)
 
@@ -179,14 +178,14 @@ def _gradient(
 def _block(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Choice]:
     g, kind = layer.geometry, layer.kind
     if direction == "backward_weight":
-        knobs, make = block_gradient.default_knobs(device, layer), partial(block_gradient.outer, layer)
-        return [_gradient("block", "block", layer, knobs, make, block_gradient.workspace)]
+        knobs = block_gradient.default_knobs(device, layer)
+        return [_gradient("block", "block", layer, knobs, block_gradient.workspace, block_gradient.outer)]
     forward = direction == "forward"
     grids = [g.forward_grid] if forward else [grid for grid, _ in g.backward_grids]
     sizes, planes = (kind.filters, kind.channels), g.filters if forward else g.channels
     out, into = sizes if forward else sizes[::-1]
     work = Work([(grid, [[0]]) for grid in grids], out, planes // out, into)
-    make = partial(block_gather.forward if forward else block_gather.backward_data, layer)
+    make = block_gather.forward if forward else block_gather.backward_data
     return [_gather("block", direction, "block", device, layer, work, [block_gather.planes_of(out)], make)]
 
 
@@ -195,29 +194,32 @@ def _pattern(direction: str, device: OpenClProfile, layer: SparseConv) -> list[C
     if direction == "backward_weight":
         offsets, *_ = kernel_forms(layer, direction, ("pattern", 1)).values()
         knobs = body_gradient.default_knobs(device, layer, bodies, offsets.length)
-        make = partial(body_gradient.dots, layer, bodies)
-        return [_gradient("body", "pattern", layer, knobs, make, body_gradient.workspace)]
+        return [_gradient("body", "pattern", layer, knobs, body_gradient.workspace, body_gradient.dots, bodies)]
     forward = direction == "forward"
     grids = [(g.forward_grid, bodies.forward)] if forward else bodies.backward
     terms = [(grid, [[offset for _, offset in body.terms] for body in some]) for grid, some in grids]
     work = Work(terms, 1, g.filters if forward else g.channels)
-    make = partial(body_gather.forward if forward else body_gather.backward_data, layer, bodies)
-    return [_gather("body", direction, "pattern", device, layer, work, [1], make)]
+    make = body_gather.forward if forward else body_gather.backward_data
+    return [_gather("body", direction, "pattern", device, layer, work, [1], make, bodies)]
+
+
+def _planes_forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    return planes_gather.forward(layer, knobs.outputs, knobs, dtypes)
+
+
+def _planes_backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+    return planes_gather.backward_data(layer, knobs.outputs, knobs, dtypes)
 
 
 def _planes(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Choice]:
     g = layer.geometry
     if direction == "backward_weight":
         knobs = planes_gradient.default_knobs(device, layer)
-        make = partial(planes_gradient.kept, layer, planes_gradient.default_block(layer))
-        return [_gradient("planes", "planes", layer, knobs, make, planes_gradient.workspace)]
+        block, room = planes_gradient.default_block(layer), planes_gradient.workspace
+        return [_gradient("planes", "planes", layer, knobs, room, planes_gradient.kept, block)]
     forward = direction == "forward"
     work = Work(_dense_grids(direction, g), g.filters if forward else g.channels, 1)
-    gather = planes_gather.forward if forward else planes_gather.backward_data
-
-    def make(knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
-        return gather(layer, knobs.outputs, knobs, dtypes)
-
+    make = _planes_forward if forward else _planes_backward_data
     return [_gather("planes", direction, "planes", device, layer, work, _outputs(work.outputs), make)]
 
 

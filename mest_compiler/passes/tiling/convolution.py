@@ -10,6 +10,7 @@ from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums, ForwardSums
 from mest_compiler.schedules.cpu.gather import ALONE, Fused
+from mest_compiler.schedules.partial import Partial
 
 from ..program import dtype_of, shape_of
 from .state import Tiling
@@ -25,24 +26,19 @@ def run_layer(
     layer = tiling.layers[param]
     choice, forms = layer.choices[direction], layer.forms_of(direction)
     indices = [tiling.index_params[param, array] for array in forms]
-    dtypes = {array: form.dtype for array, form in forms.items()}
-    # What the generated code depends on; a layer's capacity is not among it, but for the types of its indices.
-    kind = None if layer.sparse is None else (layer.sparse.scheme, tuple(dtypes.items()))
-    key = (choice.kernel, choice.indexing, layer.geometry, kind, choice.knobs, variant)
-    make = choice.make if variant is None else lambda: choice.make(variant)
+    make = choice.make if variant is None else Partial(choice.make, variant)
     # The step comes first, and a prediction's kernel has no variant.
-    layer.functions.setdefault(direction, tiling.kernels.get(key, make).name_hint)
+    layer.functions.setdefault(direction, tiling.kernels.get(make).name_hint)
     if choice.indexing != "zeros":
-        return tiling.run(key, make, [*args, *indices, *read], out)
-    sparse, dtype = layer.sparse, layer.geometry.dtype
-    dense = relax.TensorType(sparse.shape, dtype)
+        return tiling.run(make, [*args, *indices, *read], out)
+    sparse, zeros = layer.sparse, tiling.generators.zeros
+    dtypes = {array: form.dtype for array, form in forms.items()}
+    dense = relax.TensorType(sparse.shape, layer.geometry.dtype)
     if direction != "backward_weight":
-        expand = lambda: tiling.generators.zeros.expand(sparse, dtypes)  # noqa: E731
-        (weight,) = tiling.run(("expand", sparse.shape, kind), expand, [args[-1], *indices], [dense])
-        return tiling.run(key, make, [*args[:-1], weight, *read], out)
-    gradient = tiling.run(key, make, args, [dense, *out[1:]])[0]
-    compact = lambda: tiling.generators.zeros.compact(sparse, dtypes)  # noqa: E731
-    return tiling.run(("compact", sparse.shape, kind), compact, [gradient, *indices], out[:1])
+        (weight,) = tiling.run(Partial(zeros.expand, sparse, dtypes), [args[-1], *indices], [dense])
+        return tiling.run(make, [*args[:-1], weight, *read], out)
+    gradient = tiling.run(make, args, [dense, *out[1:]])[0]
+    return tiling.run(Partial(zeros.compact, sparse, dtypes), [gradient, *indices], out[:1])
 
 
 def workspace(tiling: Tiling, param: str) -> list[relax.TensorType]:

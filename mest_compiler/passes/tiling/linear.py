@@ -10,6 +10,7 @@ from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.schedules.partial import Partial
 
 from ..program import dtype_of, shape_of
 from .convolution import run_layer, workspace
@@ -33,17 +34,16 @@ def _in(tiling: Tiling, expr: relax.Expr, g: ConvGeometry) -> relax.Expr:
     n, c = shape_of(expr)
     vec = tiling.vec(g.dtype)
     out = relax.TensorType([1, c * g.x.size, g.lanes], g.dtype)
-    make = lambda: tiling.generators.elementwise.features_in(n, c, vec)  # noqa: E731
-    return tiling.run(("features_in", n, c, g.dtype), make, [tiling.plain(expr)], [out])[0]
+    make = Partial(tiling.generators.elementwise.features_in, n, c, vec)
+    return tiling.run(make, [tiling.plain(expr)], [out])[0]
 
 
 def _out(tiling: Tiling, var: relax.Var, tiled: relax.Expr, g: ConvGeometry) -> None:
     """The way back, as the variable's value."""
     n, c = shape_of(var)
     vec = tiling.vec(g.dtype)
-    make = lambda: tiling.generators.elementwise.features_out(n, c, vec)  # noqa: E731
-    out = relax.TensorType([n, c], g.dtype)
-    tiling.values[var].plain = tiling.run(("features_out", n, c, g.dtype), make, [tiled], [out])[0]
+    make = Partial(tiling.generators.elementwise.features_out, n, c, vec)
+    tiling.values[var].plain = tiling.run(make, [tiled], [relax.TensorType([n, c], g.dtype)])[0]
 
 
 def _product(tiling: Tiling, var: relax.Var, expr: relax.Call, direction: str) -> None:

@@ -7,6 +7,7 @@ from tvm import relax
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.normalisation import Normalisation
+from mest_compiler.schedules.partial import Partial
 
 from ..dataflow import Repeat
 from ..program import dtype_of, shape_of
@@ -31,12 +32,10 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     sums = [tiling.sums[expr.args[0]]] if a.get("sums") else []
     normalise = tiling.generators.normalise
     room = tiling.generators.normalise_from_sums if sums else normalise
-    kernel = tiling.kernels.get(
-        (room.__name__, n, a["momentum"], a["eps"]), lambda: room.forward(n, a["momentum"], a["eps"])
-    )
+    kernel = tiling.kernels.get(Partial(room.forward, n, a["momentum"], a["eps"]))
     # x, w, b, mean, rstd, and the residual: what its output is computed from again.
     sources = (("in", 0), ("in", 1), ("in", 2), ("out", 1), ("out", 2), *([("in", 5)] if residual is not None else []))
-    tiling.repeats[kernel.name_hint] = Repeat(("normalise_again", n), lambda: normalise.again(n), sources)
+    tiling.repeats[kernel.name_hint] = Repeat(Partial(normalise.again, n), sources)
     result = tiling.builder.emit(
         relax.op.call_tir_inplace(
             kernel,
@@ -61,9 +60,7 @@ def statistics(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     sums = [tiling.sums[expr.args[0]]] if a.get("sums") else []
     normalise = tiling.generators.normalise
     room = tiling.generators.normalise_from_sums if sums else normalise
-    kernel = tiling.kernels.get(
-        (room.__name__, "statistics", n, a["momentum"], a["eps"]), lambda: room.statistics(n, a["momentum"], a["eps"])
-    )
+    kernel = tiling.kernels.get(Partial(room.statistics, n, a["momentum"], a["eps"]))
     args, vector = [x, *(tiling.plain(v) for v in expr.args[1:3]), *sums], relax.TensorType([channels], dtype)
     result = tiling.builder.emit(relax.op.call_tir_inplace(kernel, args, [-1, -1, 1, 2], [vector] * 4))
     outputs = [tiling.builder.emit(relax.TupleGetItem(result, i)) for i in range(4)]
@@ -78,9 +75,7 @@ def inference(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     n = _shape(tiling, expr, plane, tiling.border_of(var), residual_plane)
     args = [x, *[tiling.plain(v) for v in expr.args[1:5]], *([residual] if residual is not None else [])]
     out = [tiling.tiled_type(shape_of(var), dtype_of(var), n.z.border)]
-    (z,) = tiling.run(
-        ("normalise_inference", n, a["eps"]), lambda: tiling.generators.normalise.inference(n, a["eps"]), args, out
-    )
+    (z,) = tiling.run(Partial(tiling.generators.normalise.inference, n, a["eps"]), args, out)
     tiling.bind(var, z, n.z.border)
 
 
@@ -98,16 +93,14 @@ def backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     if a.get("sums"):
         w, _, mean, rstd = vectors
         ((g, g_plane),) = gradients
-        key = ("normalise_backward_from_sums", n, g_plane, dx)
-        make = lambda: tiling.generators.normalise_from_sums.backward(n, g_plane, dx)  # noqa: E731
+        make = Partial(tiling.generators.normalise_from_sums.backward, n, g_plane, dx)
         args = [g, x, w, mean, rstd, tiling.sums[rest[0]]]
     else:
-        key = ("normalise_backward", n, tuple(planes), dx, keep)
-        make = lambda: tiling.generators.normalise.backward(n, planes, dx, keep)  # noqa: E731
+        make = Partial(tiling.generators.normalise.backward, n, planes, dx, keep)
         args = [*[g for g, _ in gradients], x, *([z] if z is not None else []), *vectors]
     vector = relax.TensorType([n.channels], dtype)
     out = [tiling.tiled_type(shape, dtype, dx.border), vector, vector]
-    outputs = tiling.run(key, make, args, out + ([tiling.tiled_type(shape, dtype)] if keep else []))
+    outputs = tiling.run(make, args, out + ([tiling.tiled_type(shape, dtype)] if keep else []))
     tiling.tuples[var] = [
         tiling.activation(outputs[0], shape, dtype, dx.border),
         *[Value(v, {}, (n.channels,), dtype) for v in outputs[1:3]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import tvm
@@ -13,17 +14,47 @@ from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.pool import Pool
 from mest_compiler.kernels.vector import Vector
 from mest_compiler.schedules.emit import Expr
+from mest_compiler.schedules.partial import Partial
 
 from ..program import dtype_of, op_name, shape_of
 from .state import Tiling, Value
 
 # operator -> expression on loaded vectors
 _BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
-    "relax.add": lambda a, b: a + b,
-    "relax.subtract": lambda a, b: a - b,
-    "relax.multiply": lambda a, b: a * b,
-    "relax.divide": lambda a, b: a / b,
+    "relax.add": operator.add,
+    "relax.subtract": operator.sub,
+    "relax.multiply": operator.mul,
+    "relax.divide": operator.truediv,
 }
+
+
+# ---- what is computed of a pixel's vectors: functions of values, since kernels are told apart by them
+def _with_number(compute: Callable[[Expr, Expr], Expr], vec: Vector, first: bool, number: float, x: Expr) -> Expr:
+    """compute of an operand and a number, which comes first or last."""
+    return compute(vec.const(number), x) if first else compute(x, vec.const(number))
+
+
+def _relu(vec: Vector, x: Expr) -> Expr:
+    return vec.at_least(x, vec.const(0))
+
+
+def _relu_backward(vec: Vector, g: Expr, y: Expr) -> Expr:
+    return tirx.Select(y > vec.const(0), g, vec.const(0))
+
+
+def _clip(vec: Vector, low: float, high: float, x: Expr) -> Expr:
+    # Lanes past the batch need not be zero: only gradients are summed over them.
+    return vec.at_most(vec.at_least(x, vec.const(low)), vec.const(high))
+
+
+def _clip_backward(vec: Vector, low: float, high: float, g: Expr, y: Expr) -> Expr:
+    zero = vec.const(0)
+    return tirx.Select(y > vec.const(low), tirx.Select(y < vec.const(high), g, zero), zero)
+
+
+def _clamp_backward(vec: Vector, low: float, high: float, g: Expr, x: Expr) -> Expr:
+    zero = vec.const(0)
+    return tirx.Select(x >= vec.const(low), tirx.Select(x <= vec.const(high), g, zero), zero)
 
 
 def _scalar(expr: relax.Expr) -> float | None:
@@ -39,7 +70,6 @@ def _pixelwise(
     args: list,
     compute: Callable,
     vectors: list,
-    key: object = None,
 ) -> None:
     """var = compute(*activations, *channel vectors), written with the border that var's readers need."""
     n, c, h, w = shape_of(var)
@@ -48,10 +78,10 @@ def _pixelwise(
     planes, out = [p for _, p in tiled], Plane(h, w, tiling.border_of(var))
     tiles = -(-n // vec.lanes)
     (result,) = tiling.run(
-        (name, n, c, tuple(planes), out, vec, key),
-        lambda: tiling.generators.elementwise.elementwise(name, tiles, c, planes, out, vec, compute, len(vectors)),
-        [*[t for t, _ in tiled], *vectors], [tiling.tiled_type(shape_of(var), vec.dtype, out.border)],
-    )  # fmt: skip
+        Partial(tiling.generators.elementwise.elementwise, name, tiles, c, planes, out, vec, compute, len(vectors)),
+        [*[t for t, _ in tiled], *vectors],
+        [tiling.tiled_type(shape_of(var), vec.dtype, out.border)],
+    )
     tiling.bind(var, result, out.border)
 
 
@@ -75,10 +105,9 @@ def binary(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
         _pixelwise(tiling, var, short, args, compute, [])
         return True
     vec = tiling.vec(dtype_of(var))
-    if numbers[1] is not None:
-        _pixelwise(tiling, var, short, activations, lambda a: compute(a, vec.const(numbers[1])), [], numbers[1])
-    else:
-        _pixelwise(tiling, var, short, activations, lambda b: compute(vec.const(numbers[0]), b), [], (numbers[0],))
+    first = numbers[0] is not None
+    one = Partial(_with_number, compute, vec, first, numbers[0] if first else numbers[1])
+    _pixelwise(tiling, var, short, activations, one, [])
     return True
 
 
@@ -86,8 +115,7 @@ def relu(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """max(x, 0)."""
     if not _same_activations(var, list(expr.args)):
         return False
-    vec = tiling.vec(dtype_of(var))
-    _pixelwise(tiling, var, "relu", list(expr.args), lambda x: vec.at_least(x, vec.const(0)), [])
+    _pixelwise(tiling, var, "relu", list(expr.args), Partial(_relu, tiling.vec(dtype_of(var))), [])
     return True
 
 
@@ -95,54 +123,33 @@ def relu_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """gy where y > 0."""
     if not _same_activations(var, list(expr.args)):
         return False
-    zero = tiling.vec(dtype_of(var)).const(0)
-    _pixelwise(tiling, var, "relu_backward", list(expr.args), lambda g, y: tirx.Select(y > zero, g, zero), [])
+    _pixelwise(tiling, var, "relu_backward", list(expr.args), Partial(_relu_backward, tiling.vec(dtype_of(var))), [])
     return True
 
 
-def _bounds(tiling: Tiling, var: relax.Var, expr: relax.Call) -> tuple[tuple[float, float], list[Expr]]:
-    """Lower and upper bound of an operator, as numbers and as vectors."""
-    a, vec = attributes(expr), tiling.vec(dtype_of(var))
-    return (a["low"], a["high"]), [vec.const(a["low"]), vec.const(a["high"])]
+def _bounded(tiling: Tiling, var: relax.Var, expr: relax.Call, name: str, compute: Callable[..., Expr]) -> bool:
+    """An operator with a lower and an upper bound."""
+    if not _same_activations(var, list(expr.args)):
+        return False
+    a = attributes(expr)
+    bound = Partial(compute, tiling.vec(dtype_of(var)), a["low"], a["high"])
+    _pixelwise(tiling, var, name, list(expr.args), bound, [])
+    return True
 
 
 def clip(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """At least the lower bound, at most the upper one."""
-    if not _same_activations(var, list(expr.args)):
-        return False
-    key, (low, high) = _bounds(tiling, var, expr)
-    vec = tiling.vec(dtype_of(var))
-    # Lanes past the batch need not be zero: only gradients are summed over them.
-    _pixelwise(tiling, var, "clip", list(expr.args), lambda x: vec.at_most(vec.at_least(x, low), high), [], key)
-    return True
+    return _bounded(tiling, var, expr, "clip", _clip)
 
 
 def clip_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """gy where low < y < high."""
-    if not _same_activations(var, list(expr.args)):
-        return False
-    key, (low, high) = _bounds(tiling, var, expr)
-    zero = tiling.vec(dtype_of(var)).const(0)
-
-    def compute(g: Expr, y: Expr) -> Expr:
-        return tirx.Select(y > low, tirx.Select(y < high, g, zero), zero)
-
-    _pixelwise(tiling, var, "clip_backward", list(expr.args), compute, [], key)
-    return True
+    return _bounded(tiling, var, expr, "clip_backward", _clip_backward)
 
 
 def clamp_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """gy where low <= x <= high."""
-    if not _same_activations(var, list(expr.args)):
-        return False
-    key, (low, high) = _bounds(tiling, var, expr)
-    zero = tiling.vec(dtype_of(var)).const(0)
-
-    def compute(g: Expr, x: Expr) -> Expr:
-        return tirx.Select(x >= low, tirx.Select(x <= high, g, zero), zero)
-
-    _pixelwise(tiling, var, "clamp_backward", list(expr.args), compute, [], key)
-    return True
+    return _bounded(tiling, var, expr, "clamp_backward", _clamp_backward)
 
 
 def dropout(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
@@ -155,16 +162,17 @@ def dropout(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     out = Plane(h, w, tiling.border_of(var))
     d = Dropout(-(-n // vec.lanes), c, vec, plane, out, a["p"], a["layer"])
     (y,) = tiling.run(
-        ("dropout", d), lambda: tiling.generators.dropout.dropout(d), [x, tiling.plain(expr.args[1])],
+        Partial(tiling.generators.dropout.dropout, d),
+        [x, tiling.plain(expr.args[1])],
         [tiling.tiled_type(shape_of(var), vec.dtype, out.border)],
-    )  # fmt: skip
+    )
     tiling.bind(var, y, out.border)
     return True
 
 
 def bias_add(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """x + b[channel]."""
-    _pixelwise(tiling, var, "bias_add", [expr.args[0]], lambda x, b: x + b, [tiling.plain(expr.args[1])])
+    _pixelwise(tiling, var, "bias_add", [expr.args[0]], operator.add, [tiling.plain(expr.args[1])])
     return True
 
 
@@ -175,9 +183,10 @@ def bias_grad(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     vec = tiling.vec(dtype_of(var))
     tiles = -(-n // vec.lanes)
     (tiling.values[var].plain,) = tiling.run(
-        ("channel_sum", n, c, plane, vec), lambda: tiling.generators.elementwise.channel_sum(tiles, c, plane, vec), [x],
+        Partial(tiling.generators.elementwise.channel_sum, tiles, c, plane, vec),
+        [x],
         [relax.TensorType([c], vec.dtype)],
-    )  # fmt: skip
+    )
     return True
 
 
@@ -187,9 +196,10 @@ def global_avg_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     n, c, _, _ = shape_of(expr.args[0])
     vec = tiling.vec(dtype_of(var))
     (tiling.values[var].plain,) = tiling.run(
-        ("plane_mean", n, c, plane, vec), lambda: tiling.generators.elementwise.plane_mean(n, c, plane, vec), [x],
+        Partial(tiling.generators.elementwise.plane_mean, n, c, plane, vec),
+        [x],
         [relax.TensorType([n, c], vec.dtype)],
-    )  # fmt: skip
+    )
     return True
 
 
@@ -198,9 +208,10 @@ def spatial_broadcast(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     n, c, h, w = shape_of(var)
     plane, vec = Plane(h, w, tiling.border_of(var)), tiling.vec(dtype_of(var))
     (result,) = tiling.run(
-        ("plane_broadcast", n, c, plane, vec), lambda: tiling.generators.elementwise.plane_broadcast(n, c, plane, vec),
-        [tiling.plain(expr.args[0])], [tiling.tiled_type(shape_of(var), vec.dtype, plane.border)],
-    )  # fmt: skip
+        Partial(tiling.generators.elementwise.plane_broadcast, n, c, plane, vec),
+        [tiling.plain(expr.args[0])],
+        [tiling.tiled_type(shape_of(var), vec.dtype, plane.border)],
+    )
     tiling.bind(var, result, plane.border)
     return True
 
@@ -221,8 +232,7 @@ def max_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     p = _pool(expr, vec, plane, Plane(*shape[2:], tiling.border_of(var, 0)), shape)
     index = relax.TensorType([p.tiles, p.channels * shape[2] * shape[3], vec.lanes], "int32")
     y, where = tiling.run(
-        ("max_pool", p),
-        lambda: tiling.generators.pooling.forward(p),
+        Partial(tiling.generators.pooling.forward, p),
         [x],
         [tiling.tiled_type(shape, dtype, p.y.border), index],
     )
@@ -240,9 +250,10 @@ def max_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     shape, vec = shape_of(var), tiling.vec(dtype_of(var))
     p = _pool(expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
     (dx,) = tiling.run(
-        ("max_pool_backward", p), lambda: tiling.generators.pooling.backward(p), [gy, index],
+        Partial(tiling.generators.pooling.backward, p),
+        [gy, index],
         [tiling.tiled_type(shape, vec.dtype, p.x.border)],
-    )  # fmt: skip
+    )
     tiling.bind(var, dx, p.x.border)
     return True
 
@@ -253,9 +264,10 @@ def avg_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     shape, vec, divisor = shape_of(var), tiling.vec(dtype_of(var)), attributes(expr)["divisor"]
     p = _pool(expr, vec, plane, Plane(*shape[2:], tiling.border_of(var)), shape)
     (y,) = tiling.run(
-        ("avg_pool", p, divisor), lambda: tiling.generators.pooling.average(p, divisor), [x],
+        Partial(tiling.generators.pooling.average, p, divisor),
+        [x],
         [tiling.tiled_type(shape, vec.dtype, p.y.border)],
-    )  # fmt: skip
+    )
     tiling.bind(var, y, p.y.border)
     return True
 
@@ -266,9 +278,10 @@ def avg_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     shape, vec, divisor = shape_of(var), tiling.vec(dtype_of(var)), attributes(expr)["divisor"]
     p = _pool(expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
     (dx,) = tiling.run(
-        ("avg_pool_backward", p, divisor), lambda: tiling.generators.pooling.average_backward(p, divisor), [gy],
+        Partial(tiling.generators.pooling.average_backward, p, divisor),
+        [gy],
         [tiling.tiled_type(shape, vec.dtype, p.x.border)],
-    )  # fmt: skip
+    )
     tiling.bind(var, dx, p.x.border)
     return True
 

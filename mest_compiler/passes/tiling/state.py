@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
-from tvm import relax, tirx
+from tvm import relax
 
 from mest_compiler.devices import Device
 from mest_compiler.errors import ModelError
@@ -17,6 +17,8 @@ from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import Form, SparseConv, index_forms, kernel_forms
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
+from mest_compiler.schedules.emit import Expr
+from mest_compiler.schedules.partial import Partial
 from mest_compiler.sparsity.structure_checks import INT32_MAX
 
 from ..dataflow import Repeat
@@ -70,6 +72,10 @@ class LayerKernels:
     def forms_of(self, direction: str) -> dict[str, Form]:
         """Those of them that one direction's kernel takes, in argument order."""
         return {} if self.sparse is None else kernel_forms(self.sparse, direction, self.choices[direction].used)
+
+
+def _same(x: Expr) -> Expr:
+    return x
 
 
 class Tiling:
@@ -144,16 +150,10 @@ class Tiling:
         return self.need.get(var, 0)
 
     # ---- emission
-    def run(
-        self,
-        key: Hashable,
-        make: Callable[[], tirx.PrimFunc],
-        args: Sequence[relax.Expr],
-        out: Sequence[relax.TensorType],
-    ) -> list[relax.Expr]:
+    def run(self, make: Partial, args: Sequence[relax.Expr], out: Sequence[relax.TensorType]) -> list[relax.Expr]:
         """Calls a kernel; gives its outputs."""
         ty = out[0] if len(out) == 1 else list(out)
-        result = self.builder.emit(relax.call_tir(self.kernels.get(key, make), list(args), ty))
+        result = self.builder.emit(relax.call_tir(self.kernels.get(make), list(args), ty))
         return (
             [result] if len(out) == 1 else [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(out))]
         )
@@ -185,10 +185,10 @@ class Tiling:
             n, c, h, w = value.shape
             vec, plane = self.vec(value.dtype), Plane(h, w, border)
             (value.plain,) = self.run(
-                ("tile_out", value.shape, border, value.dtype),
-                lambda: self.generators.elementwise.tile_out(n, c, plane, vec),
-                [source], [relax.TensorType(value.shape, value.dtype)],
-            )  # fmt: skip
+                Partial(self.generators.elementwise.tile_out, n, c, plane, vec),
+                [source],
+                [relax.TensorType(value.shape, value.dtype)],
+            )
         return value.plain
 
     def tiled(self, expr: relax.Expr, border: int | None = None) -> tuple[relax.Expr, Plane]:
@@ -207,18 +207,18 @@ class Tiling:
             have, want = Plane(h, w, has), Plane(h, w, border)
             tiles = -(-n // vec.lanes)
             (copy,) = self.run(
-                ("copy", shape, has, border, dtype),
-                lambda: self.generators.elementwise.elementwise("add_border", tiles, c, [have], want, vec, lambda x: x),
-                [source], [self.tiled_type(shape, dtype, border)],
-            )  # fmt: skip
+                Partial(self.generators.elementwise.elementwise, "add_border", tiles, c, [have], want, vec, _same),
+                [source],
+                [self.tiled_type(shape, dtype, border)],
+            )
         else:
             wanted = self.border_of(expr) if isinstance(expr, relax.Var) else 0
             want = Plane(h, w, wanted if border is None else border)
             (copy,) = self.run(
-                ("tile_in", shape, want.border, dtype),
-                lambda: self.generators.elementwise.tile_in(n, c, want, vec), [value.plain],
+                Partial(self.generators.elementwise.tile_in, n, c, want, vec),
+                [value.plain],
                 [self.tiled_type(shape, dtype, want.border)],
-            )  # fmt: skip
+            )
         value.tiled[want.border] = copy
         return copy, want
 
