@@ -24,6 +24,7 @@ from .passes.sparsify_convolutions import SparseLayer
 from .passes.tiling.plan import Pick
 from .passes.tiling.state import LayerKernels
 from .runtime.artifact import SCHEMA, Artifact
+from .runtime.local_device import identified
 from .sparsity import structure
 from .sparsity.automatic import Automatic
 from .sparsity.mutation_schedule import units_at
@@ -104,6 +105,8 @@ def compile_step(
 
     graph = retrace(_micro_batch(batch, options))
     say("masks")
+    if measure and target.here and pick is None:
+        target = identified(target)
     fastest = Fastest(target, lambda what: say(f"lower: measuring {what}"))
     if isinstance(profile, Automatic):
         if not target.here:

@@ -131,9 +131,10 @@ def command(
     else:
         if what is None:
             raise TuningError("What is to be tuned? Name a model or a layer, as in mest tune resnet32, or add --show.")
-        places = tuning.places(Where.of(tracker, key, server, adb), devices)
+        where = Where.of(tracker, key, server, adb)
+        places = tuning.places(where, devices)
         asked = tuning.Asked(
-            what, scheme, sparsity, profile, width, channels, plane, classes, batch, device, threads, seed
+            what, scheme, sparsity, profile, width, channels, plane, classes, batch, device, threads, seed, where
         )
         if check_model:
             result = tuning.checked(asked, trials, places, cool_down)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +51,20 @@ class Asked:
     device: str
     threads: int | None
     seed: int
+    where: Where | None = None
 
+    @cached_property
     def target(self) -> Device:
-        """The device's profile."""
+        """The device's profile, with the hardware that kernels are measured on."""
         from mest_compiler.devices import get_device
+        from mest_compiler.runtime import local_device
+        from mest_compiler.runtime.remote import connection, facts
 
-        return get_device(self.device, self.threads)
+        device = get_device(self.device, self.threads)
+        if self.where is None or device.kind == "cpu":
+            return local_device.identified(device)
+        with connection.open(self.where) as there:
+            return replace(device, hardware=local_device.hardware_of(facts.opencl_device(there)))
 
     def step(self) -> Step | None:
         """The step that is to be tuned; None: it is a layer."""
@@ -71,7 +79,7 @@ class Asked:
         """Tasks, and how often a step (of `step()`) runs each."""
         from mest_compiler.tuning.tasks import tasks_of
 
-        return self._of_layer() if step is None else tasks_of(step.layers.values(), self.target())
+        return self._of_layer() if step is None else tasks_of(step.layers.values(), self.target)
 
     def layers(self) -> dict[str, LayerKernels]:
         """Of the model, see `compile.planned_layers`."""
@@ -111,7 +119,7 @@ class Asked:
 
         if self.profile is not None:
             raise TuningError("--profile says nothing about a single layer: leave it out.")
-        spec, device = LayerSpec.parse(self.what), self.target()
+        spec, device = LayerSpec.parse(self.what), self.target
         layer = geometry_of(spec, self.batch, device)
         if profile_of(self.scheme, self.sparsity, None) is not None:
             inputs = layer_inputs(
@@ -165,7 +173,7 @@ def tuned(
     if trials is not None or minutes is not None:
         Budget(trials, seconds).check()
     root = folder_of(output)
-    step, device = asked.step(), asked.target()
+    step, device = asked.step(), asked.target
     tasks = asked.tasks(step)
     if trials is None and minutes is None:
         trials = A_TASK * len(tasks)
@@ -259,7 +267,7 @@ def checked(asked: Asked, trials: int | None, at: Sequence[Opener | None], cool_
     with turn_bar("measuring") as progress:
         found = check(
             asked.tasks(asked.step()),
-            asked.target(),
+            asked.target,
             count,
             tasks_at_most=CHECKED_TASKS,
             places=at,

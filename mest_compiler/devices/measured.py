@@ -11,17 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FOLDER = "MEST_CACHE"
-"""Environment variable that names another cache folder; empty: nothing is kept."""
+from mest_compiler import caching
 
 
 def path_of(name: str) -> Path | None:
     """The file of a device; None where nothing is kept."""
-    named = os.environ.get(FOLDER)
-    if named == "":
-        return None
-    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mest_compiler")
-    return folder / "probes" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.json"
+    folder = caching.folder("probes")
+    return None if folder is None else folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.json"
 
 
 def load(name: str) -> dict[str, Any] | None:

@@ -18,7 +18,9 @@ class OpenClProfile:
     kernels, None: this machine's. doubles: whether it computes in float64. threads: parts that rows are dealt out to.
     halves: whether it can store float16, as OpenCL C can by itself. buffer_bytes: of its largest buffer,
     argument_bytes: of a kernel's arguments; None: not known. peak_gflops, peak_gbs: what its maker promises of float32
-    and of its memory; None: not known (what a device really reaches is measured, see `measured.py`).
+    and of its memory; None: not known (what a device really reaches is measured, see `measured.py`). hardware: name and
+    driver of the device that runs the kernels, "" where that is not known (see `runtime.local_device.identified`):
+    times and fastest knobs are true for it alone.
     """
 
     name: str
@@ -34,6 +36,7 @@ class OpenClProfile:
     argument_bytes: int | None = None
     peak_gflops: float | None = None
     peak_gbs: float | None = None
+    hardware: str = ""
 
     @property
     def kind(self) -> str:

@@ -20,6 +20,8 @@ ENDINGS = (".yaml", ".yml")
 DESCRIPTION = "description"
 """A key for people."""
 _FOLDER = resources.files(__package__)
+_FOUND = frozenset({"hardware"})
+"""What is asked of the device itself, and not for a file to say."""
 _QUAD = 4  # a batch tile is made of float4s
 _BOUNDS = {
     "batch_lanes": (_QUAD, 4096), "work_group": (1, 65536), "local_bytes": (0, 2**30), "wave": (1, 1024),
@@ -56,7 +58,7 @@ def description(name: str) -> str:
 
 def profile_of(content: Mapping[str, Any], where: str) -> OpenClProfile:
     """A profile from what a file holds; `where` is named in errors, and its stem is the name where none is said."""
-    known = {field.name: field for field in fields(OpenClProfile)}
+    known = {field.name: field for field in fields(OpenClProfile) if field.name not in _FOUND}
     types_of = get_type_hints(OpenClProfile)
     given = {key: value for key, value in content.items() if key != DESCRIPTION}
     for key, value in given.items():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import tvm
 
 from mest_compiler.devices import Device
@@ -25,3 +29,21 @@ def local_device(device: Device) -> tvm.runtime.Device:
 
     opencl.load()
     return tvm.opencl()
+
+
+def identified(device: Device) -> Device:
+    """The profile with the name and driver of this machine's device; a CPU's profile, and another machine's, as it is.
+
+    Raises:
+        DeviceError: there is no such device here.
+    """
+    if device.kind == "cpu" or not device.here:
+        return device
+    from . import opencl
+
+    return replace(device, hardware=hardware_of(opencl.device()))
+
+
+def hardware_of(described: Mapping[str, Any]) -> str:
+    """An OpenCL device as `opencl.devices` describes it, in one line: what its times depend on."""
+    return f"{described['platform']}, {described['name']}, driver {described['driver']}"

@@ -8,7 +8,6 @@ layer on the same machine is measured once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -19,9 +18,8 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
-import tvm
 
-from mest_compiler import schedules
+from mest_compiler import caching
 from mest_compiler.devices import Device
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
@@ -29,7 +27,8 @@ from mest_compiler.pace import Pacer
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.structure import Structure, build
 
-from .layer_run import Operands, interleaved_ms, kernel_call
+from .kernel_key import kernel_key
+from .layer_run import Operands, functions, interleaved_ms, kernel_call
 from .records import Records
 
 ROUNDS = 9
@@ -38,9 +37,6 @@ PATIENCE_S = 10.0
 TIE = 0.95
 """Times its time, a dense kernel is compared: sparse ones lose more where something disturbs them, so they must win."""
 SEED = 0
-FOLDER = "MEST_CACHE"
-"""Environment variable that names another cache folder; empty: nothing is kept."""
-
 Say = Callable[[str], None]
 
 
@@ -51,6 +47,7 @@ class Fastest:
         self.device, self.say = device, say or (lambda text: None)
         self.records = records or Records(device)
         self.times: dict[str, dict[str, float]] = {}
+        self._keys: dict[tuple, str] = {}  # what a key is of -> it: a network has many layers alike
 
     def __call__(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> Choice:
         """The fastest of `contestants` (a dense one within `TIE` of a sparse one); the only one, unmeasured."""
@@ -101,11 +98,13 @@ class Fastest:
         return times
 
     def _key(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> str:
-        facts = {
-            "tvm": tvm.__version__, "schedules": _sources(), "device": asdict(self.device), "direction": direction,
-            "layer": asdict(layer), "found": [label(choice) for choice in found],
-        }  # fmt: skip
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        alike = (direction, layer, tuple((label(choice), choice.make) for choice in found))
+        if alike not in self._keys:
+            sparse = None if isinstance(layer, ConvGeometry) else layer
+            made = {label(choice): functions(direction, choice, self.device, sparse) for choice in found}
+            kernels = {name: kernel_key(some, self.device) for name, some in made.items()}
+            self._keys[alike] = caching.key(direction=direction, layer=asdict(layer), kernels=kernels)
+        return self._keys[alike]
 
 
 _pacer = Pacer(PATIENCE_S)
@@ -129,25 +128,9 @@ def random_structure(layer: SparseConv) -> Structure:
     return build(mask, layer.scheme, layer.capacity)
 
 
-def _sources() -> str:
-    """A digest of the kernels' generators: other code is another measurement."""
-    digest = hashlib.sha256()
-    for folder in schedules.__path__:
-        for path in sorted(Path(folder).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _folder() -> Path | None:
-    named = os.environ.get(FOLDER)
-    if named is not None:
-        return Path(named) if named else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mest_compiler", "fastest")
-
-
 def _load(key: str, found: Sequence[Choice]) -> dict[str, float] | None:
     """What a file says of these kernels; None: it is not there, or damaged, so they are measured anew."""
-    folder = _folder()
+    folder = caching.folder("fastest")
     try:
         times = {} if folder is None else json.loads((folder / f"{key}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -158,7 +141,7 @@ def _load(key: str, found: Sequence[Choice]) -> dict[str, float] | None:
 
 
 def _save(key: str, times: dict[str, float]) -> None:
-    folder = _folder()
+    folder = caching.folder("fastest")
     if folder is None:
         return
     try:

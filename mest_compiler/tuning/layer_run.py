@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,28 +59,36 @@ def kernel_call(
     """
     g, o = geometry, operands
     indices: list[Tensor] = []
-    dtypes: Mapping[str, str] = {}
     if layer is not None:
-        forms = kernel_forms(layer, direction, choice.used)
         arrays = index_arrays(structure, layer, {direction: choice.used})
-        indices = [tvm.runtime.tensor(arrays[name], o.place) for name in forms]
-        dtypes = {name: form.dtype for name, form in forms.items()}
-    kernel = built(choice.make(), device)["main"]
+        indices = [tvm.runtime.tensor(arrays[name], o.place) for name in kernel_forms(layer, direction, choice.used)]
+    kernel, *beside = (built(function, device)["main"] for function in functions(direction, choice, device, layer))
     zero = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype), o.place)  # noqa: E731
     sums = [] if choice.workspace is None else [zero(*choice.workspace)]
-    zeros = generators(device).zeros
     if choice.indexing == "zeros":
         dense = zero(*layer.shape)
         if direction == "backward_weight":
-            back = built(zeros.compact(layer, dtypes), device)["main"]
+            (back,) = beside
             return lambda: (kernel(o.x, o.dy, dense, *sums), back(dense, *indices, o.dw))
-        put = built(zeros.expand(layer, dtypes), device)["main"]
+        (put,) = beside
         source, target = (o.x, o.y) if direction == "forward" else (o.dy, o.dx)
         return lambda: (put(o.weight, *indices, dense), kernel(source, dense, target))
     if direction == "backward_weight":
         return lambda: kernel(o.x, o.dy, *indices, o.dw, *sums)
     source, target = (o.x, o.y) if direction == "forward" else (o.dy, o.dx)
     return lambda: kernel(source, o.weight, *indices, target)
+
+
+def functions(
+    direction: str, choice: Choice, device: Device, layer: SparseConv | None = None
+) -> list[tvm.tirx.PrimFunc]:
+    """A choice's kernel and, where it keeps zeros, what puts them back or takes them out. layer: None for a dense
+    one."""
+    if layer is None or choice.indexing != "zeros":
+        return [choice.make()]
+    zeros, forms = generators(device).zeros, kernel_forms(layer, direction, choice.used)
+    beside = zeros.compact if direction == "backward_weight" else zeros.expand
+    return [choice.make(), beside(layer, {name: form.dtype for name, form in forms.items()})]
 
 
 def built(function: tvm.tirx.PrimFunc, device: Device) -> tvm.runtime.Executable:

@@ -53,11 +53,11 @@ class Records:
         return replace(choice.with_knobs(**trial.knobs), source="tuned")
 
     def compared(self, direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> bool:
-        """Whether the best knobs on record were compared with those of the choice, side by side on a CPU of this kind
-        with as many threads as here; never for OpenCL, whose logs do not say which device it was."""
+        """Whether the best knobs on record were compared with those of the choice, side by side on this device: a CPU
+        of this kind with as many threads, or the same OpenCL device with the same driver."""
         self.best()
         default = self._compared.get(task_of(direction, choice, layer).key)
-        if self.device.kind != "cpu" or default is None:
+        if default is None:
             return False
         return all(int(getattr(choice.knobs, name, -1)) == value for name, value in default.items())
 
@@ -79,10 +79,11 @@ class Records:
         for place, said in log.tasks.items():
             if said["tvm"] != tvm.__version__:
                 refused.add(f"TVM {said['tvm']}, and this is TVM {tvm.__version__}")
-            elif _but_threads(said["device"]) != _but_threads(here):
-                refused.add(_other(said["device"], here))
+            elif _kind(said["device"]) != _kind(here):
+                refused.add(_other(_kind(said["device"]), _kind(here)))
             else:
-                own[place] = said["device"].get("threads") == here.get("threads")
+                # What is not said of an OpenCL device may differ.
+                own[place] = said["device"] == here and (here["kind"] == "cpu" or "hardware" in here)
         for reason in sorted(refused):
             self._say(f"Tuning records in {self._folder} were not used: they are of {reason}.")
         ranks: dict[str, tuple[bool, float]] = {}
@@ -91,7 +92,7 @@ class Records:
             trial = fastest(stand)
             if place not in own or trial is None:
                 continue
-            # Knobs found with another number of threads are better than none.
+            # Knobs found with another number of threads, or on another device of the profile, are better than none.
             task, rank = log.tasks[place]["task"], (not own[place], trial.seconds)
             if task not in ranks or rank < ranks[task]:
                 ranks[task], best[task] = rank, trial
@@ -101,8 +102,9 @@ class Records:
         return best
 
 
-def _but_threads(device: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in device.items() if name != "threads"}
+def _kind(device: Mapping[str, object]) -> dict[str, object]:
+    """What a device must share with another one to have use for its records."""
+    return {name: value for name, value in device.items() if name not in ("threads", "hardware")}
 
 
 def _other(theirs: Mapping[str, object], here: Mapping[str, object]) -> str:

@@ -173,8 +173,11 @@ def read_facts(text: str) -> dict[str, Any] | None:
 
 
 def described(device: Device) -> dict[str, Any]:
-    """A device as records name it."""
-    return json.loads(json.dumps({"kind": device.kind, **asdict(device)}))
+    """A device as records name it; without "hardware" where it is not known, as in records from before it was asked."""
+    said = {"kind": device.kind, **asdict(device)}
+    if not said.get("hardware"):
+        said.pop("hardware", None)
+    return json.loads(json.dumps(said))
 
 
 def task_from(key: Mapping[str, Any]) -> Task:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
+from mest_compiler import caching, kernels, schedules
+from mest_compiler.caching import FOLDER
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.pace import Pacer
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import choose
 from mest_compiler.tuning import fastest
-from mest_compiler.tuning.fastest import FOLDER, Fastest, label, random_structure
+from mest_compiler.tuning.fastest import Fastest, label, random_structure
 from mest_compiler.tuning.layer_run import Operands, kernel_call
 
 from ..schedules.convolutions import Conv
@@ -30,7 +34,7 @@ FOUND = choose.candidates("forward", DEVICE, LAYER)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder that does not exist yet."""
     monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "fastest"
 
 
 @pytest.fixture
@@ -98,15 +102,29 @@ def test_what_differs_is_measured_again(what: str, cache: Path, measured: list[i
     assert len(measured) == len(list(cache.iterdir())) == 2
 
 
-def test_other_generators_are_measured_again(
-    cache: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("package", [kernels, schedules])
+def test_an_edit_of_the_sources_is_measured_again(
+    package: ModuleType, cache: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "schedules").mkdir()
-    (tmp_path / "schedules" / "gather.py").write_text("faster = True")
-    Fastest(DEVICE)("forward", LAYER, FOUND)
-    monkeypatch.setattr(fastest.schedules, "__path__", [str(tmp_path / "schedules")])
-    Fastest(DEVICE)("forward", LAYER, FOUND)
+    copies = [tmp_path / name for name in ("same", "edited")]
+    for copy in copies:
+        shutil.copytree(package.__path__[0], copy)
+    first = next((copies[1]).rglob("*.py"))
+    first.write_text(first.read_text() + "# faster\n")
+    for path in (package.__path__[0], *copies):
+        monkeypatch.setattr(package, "__path__", [str(path)])
+        Fastest(DEVICE)("forward", LAYER, FOUND)
     assert len(measured) == 2
+
+
+def test_times_of_other_code_are_not_taken(cache: Path, measured: list[int]) -> None:
+    """A file left by other code, of the very kernels that are asked for: whatever it says, they are measured."""
+    stale = Fastest(DEVICE)
+    stale("forward", LAYER, FOUND)
+    (path,) = cache.iterdir()
+    another = [replace(FOUND[0], make=FOUND[1].make), *FOUND[1:]]  # under the name of the first
+    assert Fastest(DEVICE)("forward", LAYER, another).times == dict(stale("forward", LAYER, FOUND).times)
+    assert len(measured) == 2 and len([*cache.iterdir()]) == 2 and path.exists()
 
 
 GOOD = {label(choice): 1.0 for choice in FOUND}
@@ -131,9 +149,9 @@ def test_a_damaged_file_is_measured_anew(content: bytes, cache: Path, measured: 
 
 
 def test_a_folder_that_cannot_be_written(cache: Path, measured: list[int]) -> None:
-    cache.write_text("in the way")
+    cache.parent.write_text("in the way")
     assert Fastest(DEVICE)("forward", LAYER, FOUND).source == "measured"
-    assert cache.read_text() == "in the way"
+    assert cache.parent.read_text() == "in the way"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +160,7 @@ def test_a_folder_that_cannot_be_written(cache: Path, measured: list[int]) -> No
         ({FOLDER: ""}, None),
         ({"XDG_CACHE_HOME": "{}/xdg"}, "xdg/mest_compiler/fastest"),
         ({"XDG_CACHE_HOME": ""}, "home/.cache/mest_compiler/fastest"),
+        ({FOLDER: "{}/named"}, "named/fastest"),
     ],
 )
 def test_where_the_cache_is(
@@ -157,7 +176,7 @@ def test_where_the_cache_is(
 
 
 def test_the_tests_leave_the_users_cache_alone(measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fastest._folder() is None
+    assert caching.folder("fastest") is None
 
 
 def test_a_real_measurement(cache: Path) -> None:

@@ -95,7 +95,8 @@ def _prefer(indexing: str) -> Pick:
     return pick
 
 
-def _unoptimised(profile: CpuProfile) -> tvm.target.Target:
+def unoptimised(profile: CpuProfile) -> tvm.target.Target:
+    """A CPU's target without LLVM's optimiser."""
     return tvm.target.Target({"kind": "llvm", "mcpu": profile.mcpu, "opt-level": 0})
 
 
@@ -135,7 +136,7 @@ def compiled(case: Case, options: StepOptions = PLAIN) -> Compiled:
         patch.setattr(Fitter, "fit", keep)  # the artifact does not hold the module
         patch.setattr(compiler, "TunedOrProbable", lambda records: _prefer(case.indexing))
         if not case.optimised:
-            patch.setattr(CpuProfile, "target", property(_unoptimised))
+            patch.setattr(CpuProfile, "target", property(unoptimised))
         artifact = compiler.compile_step(
             model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
             seed=case.seed, threads=case.threads, dtype=case.dtype, device=case.device, measure=False, options=options,

@@ -18,6 +18,7 @@ import tvm
 import tvm_ffi.libinfo
 from tvm import libinfo
 
+from mest_compiler import caching
 from mest_compiler.errors import DeviceError
 
 COMPILERS = ("g++", "clang++", "c++")
@@ -35,7 +36,7 @@ def build(force: bool = False) -> Path:
     """
     compiler = _compiler()
     name = f"libmest_opencl-{_key(compiler)}.so"
-    folders = (HERE, _user_folder())
+    folders = [folder for folder in (HERE, caching.folder("opencl")) if folder is not None]
     found = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if found is not None and not force:
         return found
@@ -49,8 +50,8 @@ def build(force: bool = False) -> Path:
             continue
         return folder / name
     raise DeviceError(
-        f"The OpenCL plug-in cannot be stored, neither in {HERE} nor in {folders[1]}: make one of them writable, or "
-        "set XDG_CACHE_HOME to a folder that is."
+        f"The OpenCL plug-in cannot be stored in {' or in '.join(map(str, folders))}: make one of them writable, or "
+        f"name a folder that is in {caching.FOLDER}."
     )
 
 
@@ -95,10 +96,6 @@ def _key(compiler: str) -> str:
     for path in sorted([*HERE.glob("*.cc"), *HERE.glob("*.h")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _user_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mest_compiler", "opencl")
 
 
 def _complaint(text: str) -> str:

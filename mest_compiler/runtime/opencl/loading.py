@@ -25,8 +25,13 @@ def load() -> None:
     Raises DeviceError without what `build` needs, without an OpenCL driver, without the device that MEST_OPENCL_DEVICE
     asks for, and for a library that another TVM than this one was compiled with.
     """
+    device()
+
+
+def device() -> dict[str, Any]:
+    """The device that TVM's `opencl(0)` is, as `devices` describes it; raises as `load` does."""
     load_library()
-    call("mest.opencl.device", 0)
+    return json.loads(call("mest.opencl.device", 0))
 
 
 def devices() -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from mest_compiler.errors import DeviceError
 
 from .connection import Connection
 
-DEVICES = "mest.opencl.devices"
-"""The plug-in's function that lists them."""
+DEVICES, DEVICE = "mest.opencl.devices", "mest.opencl.device"
+"""The plug-in's functions that list them, and that describe the one in use."""
 
 
 def opencl_devices(there: Connection) -> list[dict[str, Any]]:
@@ -37,3 +37,16 @@ def opencl_devices(there: Connection) -> list[dict[str, Any]]:
                 "fp64": False, "fp16": False, "extensions": [],
             }
         ]  # fmt: skip
+
+
+def opencl_device(there: Connection) -> dict[str, Any]:
+    """The OpenCL device that a server computes on, as `opencl_devices` describes it.
+
+    Raises:
+        DeviceError: it has none.
+    """
+    there.device("opencl")
+    if there.has(DEVICE):
+        with there.during("the description of the OpenCL device"):
+            return json.loads(there.session.get_function(DEVICE)(0))
+    return opencl_devices(there)[0]

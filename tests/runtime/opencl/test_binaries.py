@@ -32,7 +32,7 @@ def run(device: tvm.runtime.Device, dtype: str = "float32") -> tuple[int, int]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, in use."""
     monkeypatch.setenv("MEST_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "opencl"
 
 
 def test_a_binary_is_used_again(opencl: tvm.runtime.Device, folder: Path) -> None:
