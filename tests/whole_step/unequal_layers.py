@@ -72,9 +72,11 @@ class Network:
         layers: list[nn.Module] = [nn.Conv2d(3, CHANNELS, 3, padding=1)]
         for _ in self.convs:
             layers.append(nn.Conv2d(CHANNELS, CHANNELS, self.kernel, padding=self.kernel // 2))
-            layers += [nn.BatchNorm2d(CHANNELS)] * self.norm + [nn.ReLU()] * self.relu
             if self.norm:
-                layers[-1 - self.relu] = nn.BatchNorm2d(CHANNELS)  # one each, not one for all
+                layers.append(nn.BatchNorm2d(CHANNELS))
+                # A removed filter's plane is constant: normalised it is this, and at 0 rounding decides about a ReLU.
+                nn.init.normal_(layers[-1].bias)
+            layers += [nn.ReLU()] * self.relu
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         layers += [nn.Linear(CHANNELS, CHANNELS) for _ in self.linears]
         return nn.Sequential(*layers, nn.Linear(CHANNELS, CLASSES)).double()
