@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from mest_compiler.bench.machine import describe, in_words
 from mest_compiler.errors import BenchError
-from mest_compiler.training.whole_file import whole_file
+from mest_compiler.files import write_text
 
 Row = TypeVar("Row")
 """A flat dataclass whose fields are str, int, float or float | None; None is an empty cell."""
@@ -33,10 +34,11 @@ def origin(*, threads: int, device: str, command: str) -> dict[str, Any]:
 def write_rows(path: Path, rows: Sequence[Any]) -> None:
     """Write rows of one dataclass, at least one, to a CSV file, whole or not at all."""
     names = [field.name for field in fields(rows[0])]
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(path, text.getvalue())
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:

@@ -17,7 +17,7 @@ from mest_compiler.bench.figure2 import PAPER, Point
 from mest_compiler.bench.memory import KINDS, REST, least_torch, panel_of
 from mest_compiler.bench.memory import Row as MemoryRow
 from mest_compiler.bench.table_k1 import Row
-from mest_compiler.training.whole_file import whole_file
+from mest_compiler.files import write_png
 
 MIB = 2**20
 MARKERS = "osD^vPX*"
@@ -184,5 +184,4 @@ def _title(canvas: Canvas, axes: Axes, title: str, one: Any) -> None:
 
 
 def _save(canvas: Canvas, path: Path) -> None:
-    with whole_file(path) as temporary:
-        canvas.savefig(temporary, format="png", dpi=150)
+    write_png(path, canvas, 150)

@@ -9,7 +9,7 @@ import typer
 
 from mest_compiler.cli.options import Json, RunDir
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.places import check_writable, no_empty_folders
+from mest_compiler.cli.places import check_writable, made
 from mest_compiler.errors import ModelError
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ def command(run_dir: RunDir, onnx: Onnx = None, torch: Torch = None, json: Json 
     }
     for key, path, write in (("torch", torch, _torch), ("onnx", onnx, _onnx)):
         if path is not None:
-            with no_empty_folders(path.parent):
-                path.parent.mkdir(parents=True, exist_ok=True)
+            with made(path.parent):
                 facts[key] = write(trained, path)
     if json is not None:
         write_json(json, facts)

@@ -23,6 +23,8 @@ UNWRITABLE = frozenset(
         errno.EDQUOT,
         errno.EFBIG,
         errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
         errno.ENOENT,
         errno.ENOSPC,
         errno.ENOTDIR,

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mest_compiler.training.whole_file import write_whole_text
+from mest_compiler.files import write_text
 
 STANDARD_OUTPUT = "-"
 
@@ -33,7 +33,7 @@ def write_json(target: str, data: Mapping[str, Any]) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        write_whole_text(Path(target), text)
+        write_text(target, text)
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mest_compiler.errors import ArtifactError
+from mest_compiler.files import resolved, try_out
 
 PROBE_BYTES = 1 << 16
 
@@ -18,20 +17,14 @@ def check_writable(path: Path) -> None:
 
     Tried, and not asked for: permissions say little to root, nothing about a full disk or a read-only mount.
     """
-    folder = path.absolute().parent
+    target = resolved(path)
+    folder = target.parent
     while not folder.exists():
         folder = folder.parent
     try:
-        handle, name = tempfile.mkstemp(prefix=".mest-", dir=folder)
+        try_out(path if folder == target.parent else folder / target.name, PROBE_BYTES)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    try:
-        with os.fdopen(handle, "wb") as probe:
-            probe.write(bytes(PROBE_BYTES))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.unlink(name)
 
 
 @contextmanager
@@ -47,6 +40,14 @@ def no_empty_folders(path: Path) -> Iterator[None]:
                 break
             folder.rmdir()
         raise
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Within it there is this folder; if the block fails, folders that it needed and left empty go again."""
+    with no_empty_folders(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
 
 
 def check_artifact_place(path: Path) -> None:

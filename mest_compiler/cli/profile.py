@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +24,7 @@ from mest_compiler.cli.options import (
 from mest_compiler.cli.output import STANDARD_OUTPUT, say, write_json
 from mest_compiler.cli.tables import mib, show
 from mest_compiler.errors import MestError, ProfileError
+from mest_compiler.files import write_text
 
 if TYPE_CHECKING:
     from mest_compiler.cli.network_layers import NetworkLayers
@@ -266,9 +266,7 @@ def _show(model: str, rows: list[dict[str, Any]], totals: dict[str, Any]) -> Non
 
 
 def _write(target: str, text: str) -> None:
-    from mest_compiler.training.whole_file import write_whole_text
-
     if target == STANDARD_OUTPUT:
         typer.echo(text, nl=False)
     else:
-        write_whole_text(Path(target), text)
+        write_text(target, text)

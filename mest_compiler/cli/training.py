@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from mest_compiler.cli.training_backends import (
 )
 from mest_compiler.cli.training_start import check_start, first_start, start_of_checkpoint
 from mest_compiler.errors import CheckpointError, DeviceLostError, MaskError, MestError
+from mest_compiler.files import clear_leftovers, remove, write_bytes
 from mest_compiler.passes.options import PLAIN, StepOptions
 
 if TYPE_CHECKING:
@@ -191,9 +191,8 @@ def clear_run(run_dir: Path) -> None:
     from mest_compiler.training.run_folder import CHECKPOINT, LOG
 
     _clear_leftovers(run_dir)
-    shutil.rmtree(run_dir / ARTIFACT, ignore_errors=True)
-    for name in (RECIPE_FILE, LOG, CHECKPOINT, WEIGHTS, MASKS, SUMMARY):
-        (run_dir / name).unlink(missing_ok=True)
+    for name in (ARTIFACT, RECIPE_FILE, LOG, CHECKPOINT, WEIGHTS, MASKS, SUMMARY):
+        remove(run_dir / name)
 
 
 def refuse_step_options(options: StepOptions) -> None:
@@ -277,10 +276,8 @@ def _write_result(run_dir: Path, built: Built) -> None:
 
     from mest_compiler.sparsity.masks import save_masks
     from mest_compiler.sparsity.schemes import kernel_shape
-    from mest_compiler.training.whole_file import whole_file
 
-    with whole_file(run_dir / WEIGHTS) as path:
-        path.write_bytes(safetensors.numpy.save(built.backend.state()))
+    write_bytes(run_dir / WEIGHTS, safetensors.numpy.save(built.backend.state()))
     # A linear layer's mask is stored as one of 1x1 kernels.
     masks = {name: mask.reshape(kernel_shape(mask.shape)) for name, mask in built.backend.masks().items()}
     if masks:
@@ -292,11 +289,7 @@ def _clear_leftovers(run_dir: Path) -> None:
     from mest_compiler.training.run_folder import CHECKPOINT, LOG
 
     for name in (ARTIFACT, RECIPE_FILE, LOG, CHECKPOINT, WEIGHTS, MASKS, SUMMARY):
-        for path in run_dir.glob(f".{name}.*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        clear_leftovers(run_dir / name)
 
 
 @contextmanager

@@ -4,14 +4,13 @@ that benches compare with."""
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mest_compiler import caching
+from mest_compiler.files import write_text
 
 
 def path_of(name: str) -> Path | None:
@@ -37,10 +36,7 @@ def save(name: str, result: Mapping[str, Any]) -> Path | None:
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as place:
-            whole = Path(place, "probe.json")
-            whole.write_text(json.dumps(result, indent=1), encoding="utf-8")
-            os.replace(whole, path)
+        write_text(path, json.dumps(result, indent=1))
     except OSError:
         return None
     return path

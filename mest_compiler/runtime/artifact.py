@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -20,6 +17,7 @@ import tvm
 from safetensors import SafetensorError
 
 from mest_compiler.errors import ArtifactError, StructureError
+from mest_compiler.files import restore, write_bytes, write_folder
 from mest_compiler.sparsity.structure import Structure, build
 
 SCHEMA = 5
@@ -113,9 +111,12 @@ class Artifact:
         files[MANIFEST] = json.dumps({**manifest, "sha256": hashes}, indent=1).encode()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            (_write_zip if path.suffix == ".zip" else _write_folder)(path, files)
+            if path.suffix == ".zip":
+                write_bytes(path, _zipped(files))
+            else:
+                write_folder(path, files)
         except OSError as error:
-            raise ArtifactError(f"Artifact {path} could not be written: {error.strerror or error}.") from error
+            raise ArtifactError(f"Artifact {path} could not be written: {error.strerror}.") from error
         return path
 
     @classmethod
@@ -148,41 +149,23 @@ def _manifest_hash(manifest: Mapping[str, object]) -> str:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether something looks like an artifact: what a new one may replace."""
-    return zipfile.is_zipfile(path) if path.is_file() else (path / MANIFEST).is_file()
+    """Whether something looks like an artifact: what a new one may replace. A folder with other files in it is none."""
+    if path.is_file():
+        return zipfile.is_zipfile(path)
+    return (path / MANIFEST).is_file() and {entry.name for entry in path.iterdir()} <= {MANIFEST, *_FILES}
 
 
-def _write_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        temporary.chmod(0o755)
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
-        if path.exists():  # a folder cannot be replaced in one step: the old one steps aside first
-            aside = temporary.with_suffix(".old")
-            os.rename(path, aside)
-            os.rename(temporary, path)
-            shutil.rmtree(aside)
-        else:
-            os.rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_zip(path: Path, files: Mapping[str, bytes]) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as out, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file, data in files.items():
-                archive.writestr(file, data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+def _zipped(files: Mapping[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, data in files.items():
+            archive.writestr(file, data)
+    return out.getvalue()
 
 
 def _read(path: Path) -> dict[str, bytes]:
     try:
+        restore(path)
         if path.is_file():
             with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
                 return {name: archive.read(name) for name in (MANIFEST, *_FILES)}

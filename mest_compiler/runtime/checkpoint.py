@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from mest_compiler.errors import CheckpointError, StructureError
+from mest_compiler.files import write_bytes
 from mest_compiler.sparsity.schemes import Scheme, get_scheme, kernel_shape
 from mest_compiler.sparsity.structure import from_units
 
@@ -146,7 +145,7 @@ def _digest(arrays: Mapping[str, np.ndarray], text: str) -> str:
 
 
 def write(path: str | Path, content: Content, identity: Identity) -> None:
-    """Writes a checkpoint under a temporary name, then renames it.
+    """Writes a checkpoint, whole or not at all.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -158,20 +157,10 @@ def write(path: str | Path, content: Content, identity: Identity) -> None:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"What goes with checkpoint {path} is no JSON ({error}).") from error
     metadata = {"form": FORM, "of": identity.digest(), "text": text, "sha256": _digest(arrays, text)}
-    temporary = ""
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as out:
-            out.write(safetensors.numpy.save(arrays, metadata))
-            out.flush()
-            os.fsync(out.fileno())  # or a power cut could leave the new name with nothing behind it
-        os.chmod(temporary, 0o644)  # mkstemp's own mode shuts everybody else out
-        os.replace(temporary, path)
+        write_bytes(path, safetensors.numpy.save(arrays, metadata))
     except OSError as error:
-        raise CheckpointError(f"Checkpoint {path} could not be written: {error.strerror or error}.") from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        raise CheckpointError(f"Checkpoint {path} could not be written: {error.strerror}.") from error
 
 
 def read(path: str | Path, identity: Identity | None) -> Content:

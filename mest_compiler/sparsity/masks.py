@@ -6,16 +6,15 @@ A mask is a bool array [F, C, kh, kw], True = kept; masks go by parameter name. 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mest_compiler.errors import MaskError, ProfileError
+from mest_compiler.files import write_bytes
 
 from .profile import LayerPlan
 from .schemes import Shape, get_scheme
@@ -74,13 +73,9 @@ def save_masks(path: str | Path, masks: Mapping[str, np.ndarray]) -> None:
                 f"The mask of {name!r} is {mask.dtype} of shape {mask.shape}, not bool with four dimensions."
             )
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            whole = Path(folder, path.name)
-            save_file({name: np.ascontiguousarray(mask) for name, mask in masks.items()}, whole)
-            os.chmod(whole, 0o644)  # a temporary file's own mode shuts everybody else out
-            os.replace(whole, path)
-    except (OSError, SafetensorError) as error:
-        raise MaskError(f"Masks cannot be written to {path} ({error}): choose another path.") from error
+        write_bytes(path, save({name: np.ascontiguousarray(mask) for name, mask in masks.items()}))
+    except OSError as error:
+        raise MaskError(f"Masks cannot be written to {path} ({error.strerror}): choose another path.") from error
 
 
 def load_masks(path: str | Path, plan: Plan | None, shapes: Shapes) -> Masks:

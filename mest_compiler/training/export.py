@@ -32,12 +32,12 @@ from torch import nn
 
 from mest_compiler import models
 from mest_compiler.errors import ModelError
+from mest_compiler.files import write_bytes
 from mest_compiler.sparsity.masks import save_masks
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.run_folder import CHECKPOINT
 from mest_compiler.training.run_reading import read_checkpoint
-from mest_compiler.training.whole_file import whole_file
 
 INPUT, OUTPUT = "images", "logits"
 COMPARED = 3
@@ -141,8 +141,7 @@ def export_torch(trained: Trained, path: Path) -> None:
         save_masks(masks_path(path), trained.masks)
     else:
         masks_path(path).unlink(missing_ok=True)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(state, metadata))
+    write_bytes(path, safetensors.torch.save(state, metadata))
 
 
 @dataclass(frozen=True)
@@ -168,15 +167,15 @@ def export_onnx(trained: Trained, path: Path, seed: int = 0) -> OnnxFacts:
 
     proto = _converted(trained)
     onnx.helper.set_model_props(proto, trained.metadata())
-    with whole_file(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
-        try:
-            onnx.checker.check_model(str(temporary), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ModelError(f"onnx's checker refuses the exported {trained.recipe.model}: {error}") from error
-        difference = _difference(trained, temporary, seed)
+    data = proto.SerializeToString()
+    try:
+        onnx.checker.check_model(data, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(f"onnx's checker refuses the exported {trained.recipe.model}: {error}") from error
+    difference = _difference(trained, data, seed)
+    write_bytes(path, data)
     (opset,) = (entry.version for entry in proto.opset_import if not entry.domain)
-    return OnnxFacts(opset, proto.ByteSize(), difference)
+    return OnnxFacts(opset, len(data), difference)
 
 
 def _converted(trained: Trained):
@@ -214,7 +213,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(model.parameters()).dtype
 
 
-def _difference(trained: Trained, path: Path, seed: int) -> float:
+def _difference(trained: Trained, data: bytes, seed: int) -> float:
     """Largest difference of the file's logits from PyTorch's; ModelError when it is too large."""
     from onnx.reference import ReferenceEvaluator
 
@@ -222,7 +221,7 @@ def _difference(trained: Trained, path: Path, seed: int) -> float:
     x = torch.from_numpy(drawn).to(_dtype(trained.model))
     with torch.inference_mode():
         expected = trained.model(x).numpy()
-    (found,) = ReferenceEvaluator(str(path)).run(None, {INPUT: x.numpy()})
+    (found,) = ReferenceEvaluator(data).run(None, {INPUT: x.numpy()})
     if found.shape != expected.shape:
         raise ModelError(
             f"The exported {trained.recipe.model} answers {list(found.shape)} where PyTorch answers "

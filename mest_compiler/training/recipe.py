@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from mest_compiler.errors import MestError
+from mest_compiler.files import write_text
 from mest_compiler.sparsity.mutation_schedule import METHODS, STATIC, MutationSchedule
 from mest_compiler.training.schedule import cosine, step_decay
-from mest_compiler.training.whole_file import write_whole_text
 
 RECIPES = "mest_compiler.training.recipes"
 SCHEDULES = ("cosine", "step")
@@ -174,7 +174,7 @@ class Recipe:
 
     def dump(self, path: Path) -> None:
         """Write `text`, whole or not at all."""
-        write_whole_text(path, self.text())
+        write_text(path, self.text())
 
     @classmethod
     def from_mapping(cls, content: object, source: str) -> Recipe:

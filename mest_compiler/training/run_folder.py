@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mest_compiler.errors import CheckpointError, DataError
+from mest_compiler.files import append_line, write_text
 from mest_compiler.training.backend import Backend
 from mest_compiler.training.data import Examples
 from mest_compiler.training.data_efficiency import DataEfficiency
 from mest_compiler.training.mutator import Mutator
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import Position
-from mest_compiler.training.whole_file import write_whole_text
 
 CHECKPOINT, RECIPE, LOG = "checkpoint.safetensors", "recipe.yaml", "log.jsonl"
 # The same data may lie elsewhere on the day a run goes on; the fingerprint tells whether they are the same.
@@ -93,9 +93,8 @@ class RunFolder:
 
     def append_log(self, position: Position) -> None:
         """Append the last record of `position` to log.jsonl."""
-        with (self._path / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(asdict(position.records[-1])) + "\n")
+        append_line(self._path / LOG, json.dumps(asdict(position.records[-1])))
 
     def _write_log(self, position: Position) -> None:
         lines = [json.dumps(asdict(record)) + "\n" for record in position.records]
-        write_whole_text(self._path / LOG, "".join(lines))
+        write_text(self._path / LOG, "".join(lines))

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from mest_compiler.files import write_png
 from mest_compiler.sparsity.mutation_schedule import STATIC
 from mest_compiler.training.forgotten import Forgotten
 from mest_compiler.training.run_reading import RunLog, described
-from mest_compiler.training.whole_file import whole_file
 
 FEW = 40
 """Up to so many epochs each has a dot."""
@@ -81,8 +81,7 @@ def plot_runs(path: Path, runs: Sequence[RunLog]) -> None:
     else:
         words = [f"{_plain(run.path)}: {_plain(described(run.recipe))}; {_state(run)}" for run in runs]
         canvas.legend(lines, words, loc="outside lower center", fontsize=8)
-    with whole_file(path) as temporary:
-        canvas.savefig(temporary, format="png", dpi=130)
+    write_png(path, canvas, 130)
 
 
 def _style(number: int, epochs: int) -> dict[str, str]:
@@ -145,8 +144,7 @@ def plot_forgetting(path: Path, forgotten: Forgotten, images: dict[int, np.ndarr
         _sheet(axes, heading, ids, forgotten, images)
     _histogram(below, forgotten)
     canvas.suptitle(_plain(title), fontsize=11)
-    with whole_file(path) as temporary:
-        canvas.savefig(temporary, format="png", dpi=130)
+    write_png(path, canvas, 130)
 
 
 def _sheet(axes: Axes, heading: str, ids: np.ndarray, forgotten: Forgotten, images: dict[int, np.ndarray]) -> None:

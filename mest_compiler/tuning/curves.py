@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from mest_compiler.files import write_png
+
 from .database import Log, Trial, fastest, standing
 from .tasks import task_from
 
@@ -66,4 +68,4 @@ def plot_curves(path: Path, curves: Sequence[Curve], title: str) -> None:
     axes.set_ylabel("best time, of the default knobs' time")
     axes.set_title(title, loc="left")
     axes.legend(fontsize=7, ncols=1 if len(curves) < 12 else 2, loc="upper right")
-    canvas.savefig(path, format="png", dpi=120)
+    write_png(path, canvas, 120)

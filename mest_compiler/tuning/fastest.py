@@ -9,18 +9,16 @@ layer on the same machine is measured once.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from math import isfinite
-from pathlib import Path
 
 import numpy as np
 
 from mest_compiler import caching
 from mest_compiler.devices import Device
+from mest_compiler.files import write_text
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.pace import Pacer
@@ -146,9 +144,6 @@ def _save(key: str, times: dict[str, float]) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            whole = Path(place, "times.json")
-            whole.write_text(json.dumps(times), encoding="utf-8")
-            os.replace(whole, folder / f"{key}.json")
+        write_text(folder / f"{key}.json", json.dumps(times))
     except OSError:
         return  # a cache that cannot be written is only slower

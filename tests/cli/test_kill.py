@@ -123,7 +123,7 @@ def test_killed_before_the_first_checkpoint(run, mest, folder: Path) -> None:
     (left / "artifact").mkdir(parents=True)
     (left / "artifact/manifest.json").write_text("{}")
     (left / "recipe.yaml").write_text(RECIPE)
-    (left / ".checkpoint.safetensors.x7").write_bytes(b"half")
+    (left / f".checkpoint.safetensors.{os.getpid()}.0123abcd.part").write_bytes(b"half")
     refused = run("train", "--run-dir", left, "--resume")
     assert refused.exit_code == 2
     assert "holds no checkpoint to resume: start the run without --resume" in refused.stderr

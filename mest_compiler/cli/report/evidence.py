@@ -11,6 +11,7 @@ import typer
 
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.options import Json
+from mest_compiler.cli.places import made
 from mest_compiler.cli.reporting import Output, conclude, fractions_of, names_of, prepare, typed
 from mest_compiler.cli.tables import show
 
@@ -113,8 +114,8 @@ def _trained(
         progress(len(found), total, "training")
         for some in measure(wanted, base, jobs=jobs, threads=threads, device="cpu", command=command):
             found += some
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_rows(path, sorted(found, key=lambda row: (row.scheme, row.sparsity, row.method, row.seed)))
+            with made(path.parent):
+                write_rows(path, sorted(found, key=lambda row: (row.scheme, row.sparsity, row.method, row.seed)))
             progress(len(found), total, "training")
     return found
 

@@ -12,6 +12,7 @@ import typer
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.options import Batch, Device, Json, Seed
 from mest_compiler.cli.output import say
+from mest_compiler.cli.places import made
 from mest_compiler.cli.reporting import Output, Rounds, conclude, fractions_of, names_of, prepare, typed
 from mest_compiler.cli.tables import show, times
 from mest_compiler.errors import BenchError
@@ -113,8 +114,8 @@ def _measured(figure: Figure, groups: Sequence[Any], points: Sequence[Point], pa
         with turn_bar("figure 2") as progress:
             for some in measure(figure, groups, progress):
                 found = calmest([*found, *some])
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_rows(path, found)
+                with made(path.parent):
+                    write_rows(path, found)
     except KeyboardInterrupt:
         wanted = {(point.scheme, point.sparsity) for point in points} | {(n, s) for s, names in groups for n in names}
         if found:

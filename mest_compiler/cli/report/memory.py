@@ -14,7 +14,7 @@ from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.model_options import Channels, Classes, UsualPlane, Width, plane_of, profile_of
 from mest_compiler.cli.options import Batch, Device, Json, Seed, Threads, step_options
 from mest_compiler.cli.output import say
-from mest_compiler.cli.places import check_writable
+from mest_compiler.cli.places import check_writable, made
 from mest_compiler.cli.reporting import Output, Rounds, conclude, names_of, typed
 from mest_compiler.cli.tables import mib, show, times
 from mest_compiler.errors import ProfileError
@@ -171,8 +171,8 @@ def _write(output: Path, rows: Sequence[Row]) -> None:
     from mest_compiler.bench.csv_rows import write_rows
     from mest_compiler.bench.plots import plot_memory
 
-    output.mkdir(parents=True, exist_ok=True)
-    write_rows(output / CSV, rows)
+    with made(output):
+        write_rows(output / CSV, rows)
     plot_memory(output / PNG, rows)
 
 

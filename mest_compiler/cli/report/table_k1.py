@@ -14,7 +14,7 @@ from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.model_options import Width
 from mest_compiler.cli.options import Batch, Device, Json, Seed, Threads
 from mest_compiler.cli.output import say
-from mest_compiler.cli.places import check_writable
+from mest_compiler.cli.places import check_writable, made
 from mest_compiler.cli.reporting import Output, Rounds, conclude, names_of, typed
 from mest_compiler.cli.tables import show, times
 
@@ -100,8 +100,8 @@ def _write(output: Path, rows: Sequence[Row]) -> None:
     from mest_compiler.bench.csv_rows import write_rows
     from mest_compiler.bench.plots import plot_table_k1
 
-    output.mkdir(parents=True, exist_ok=True)
-    write_rows(output / CSV, rows)
+    with made(output):
+        write_rows(output / CSV, rows)
     plot_table_k1(output / PNG, rows)
 
 

@@ -20,6 +20,7 @@ from tvm import libinfo
 
 from mest_compiler import caching
 from mest_compiler.errors import DeviceError
+from mest_compiler.files import write_bytes
 
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra")
@@ -40,12 +41,12 @@ def build(force: bool = False) -> Path:
     found = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if found is not None and not force:
         return found
+    with tempfile.TemporaryDirectory(prefix="mest-build-") as place:
+        library = compile_library(Path(place, name), compiler, tvm.__version__).read_bytes()
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as place:
-                whole = compile_library(Path(place, name), compiler, tvm.__version__)
-                os.replace(whole, folder / name)
+            write_bytes(folder / name, library)
         except OSError:
             continue
         return folder / name
