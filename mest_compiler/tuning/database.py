@@ -2,7 +2,8 @@
 other one.
 
 `database_workload.json` holds a task a line, `database_tuning_record.json` a trial a line; see `tasks.facts` for what
-a task says of itself, `README.md` for when it was tuned.
+a task says of itself, `README.md` for when it was tuned. Both grow by a line at a time (`files.append_line`): one that
+was cut short is damaged, and costs no other one either.
 """
 
 from __future__ import annotations
@@ -11,18 +12,17 @@ import base64
 import binascii
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from statistics import mean
 from typing import Any
-from unittest.mock import patch
 
 from mest_compiler import schedules
 from mest_compiler.devices import Device
+from mest_compiler.files import append_line, write_text
 
 from .knobs import of_trace
 from .tasks import FACTS, read_facts
@@ -47,8 +47,15 @@ def logs_folder() -> Path | None:
 @contextmanager
 def no_logs() -> Iterator[None]:
     """Within it kernels have their default knobs."""
-    with patch.dict(os.environ, {FOLDER: ""}):
+    before = os.environ.get(FOLDER)
+    os.environ[FOLDER] = ""
+    try:
         yield
+    finally:
+        if before is None:
+            del os.environ[FOLDER]
+        else:
+            os.environ[FOLDER] = before
 
 
 def device_folder(device: Device) -> str:
@@ -71,13 +78,14 @@ class Trial:
 class Log:
     """One folder's tasks and trials, in the order of their lines; `damaged`: sentences about lines that were skipped.
 
-    tasks: what `read_facts` gives. good: the lines that are whole, by file.
+    tasks: what `read_facts` gives, by the place of its line. lines: those that are whole, by file and place, from 0 on;
+    bad: the others.
     """
 
     tasks: dict[int, dict[str, Any]]
     trials: list[tuple[int, Trial]]
     damaged: list[str]
-    good: dict[str, list[str]]
+    lines: dict[str, dict[int, str]]
     bad: list[str]
 
     def by_task(self) -> dict[int, list[Trial]]:
@@ -90,28 +98,28 @@ class Log:
 
 def read_log(folder: Path) -> Log:
     """What a folder holds; empty where there is none."""
-    log = Log({}, [], [], {WORKLOADS: [], RECORDS: []}, [])
-    places: dict[int, int] = {}  # of a workload: line -> place among the good ones
+    log = Log({}, [], [], {WORKLOADS: {}, RECORDS: {}}, [])
     seen: set[str] = set()
-    for number, line in _lines(folder / WORKLOADS):
-        said = _facts(line)
+    for place, line, ended in _lines(folder / WORKLOADS):
+        said = _facts(line) if ended else None
         if said is None:
-            _skip(log, folder / WORKLOADS, number, line)
+            _skip(log, folder / WORKLOADS, place, line)
             continue
-        places[number - 1] = len(log.good[WORKLOADS])
-        log.tasks[len(log.good[WORKLOADS])] = said
-        log.good[WORKLOADS].append(line)
-    for number, line in _lines(folder / RECORDS):
+        log.tasks[place] = said
+        log.lines[WORKLOADS][place] = line
+    for place, line, ended in _lines(folder / RECORDS):
         try:
             workload, rest = json.loads(line)
-            place, trial = places[workload], _trial(rest)
+            trial = _trial(rest)
+            if not ended or workload not in log.tasks:
+                raise KeyError(workload)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-            _skip(log, folder / RECORDS, number, line)
+            _skip(log, folder / RECORDS, place, line)
             continue
-        which = json.dumps([place, sorted(trial.knobs.items())])
-        log.trials.append((place, replace(trial, again=which in seen)))
+        which = json.dumps([workload, sorted(trial.knobs.items())])
+        log.trials.append((workload, replace(trial, again=which in seen)))
         seen.add(which)
-        log.good[RECORDS].append(line if place == workload else json.dumps([place, rest]))
+        log.lines[RECORDS][place] = line
     return log
 
 
@@ -134,13 +142,21 @@ def fastest(trials: Sequence[Trial]) -> Trial | None:
 
 def repaired(folder: Path) -> Log:
     """The log of a folder that is written to next: damaged lines are moved into a file of their own, so that
-    MetaSchedule can read the rest."""
+    MetaSchedule can read the rest.
+
+    Trials name their workloads by line. So that a kill between the files mixes up none, each workload keeps its line,
+    and a damaged one before it is replaced by a copy, which has no trials.
+    """
     log = read_log(folder)
     if log.damaged:
-        for name, lines in log.good.items():
-            _write_whole(folder / name, "".join(line + "\n" for line in lines))
-        with (folder / DAMAGED).open("a", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in log.bad)
+        for line in log.bad:
+            append_line(folder / DAMAGED, line)
+        workloads, records = log.lines[WORKLOADS], log.lines[RECORDS]
+        _write_lines(folder / RECORDS, records.values())
+        filler = next(iter(workloads.values()), "")
+        _write_lines(
+            folder / WORKLOADS, [workloads.get(place, filler) for place in range(max(workloads, default=-1) + 1)]
+        )
     return log
 
 
@@ -148,20 +164,21 @@ def note(folder: Path, title: str, line: str) -> None:
     """Adds a line to a log's README."""
     path = folder / README
     old = path.read_text(encoding="utf-8") if path.exists() else f"# {title}\n\n"
-    _write_whole(path, f"{old}- {line}\n")
+    write_text(path, f"{old}- {line}\n")
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """(number from 1 on, line) of a file's lines that are not empty."""
+def _lines(path: Path) -> list[tuple[int, str, bool]]:
+    """(place from 0 on, line, whether it has its end) of a file's lines that are not empty."""
     try:
         text = path.read_bytes().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    lines = text.split("\n")
+    return [(place, line, place + 1 < len(lines)) for place, line in enumerate(lines) if line.strip()]
 
 
-def _skip(log: Log, path: Path, number: int, line: str) -> None:
-    log.damaged.append(f"Line {number} of the tuning log {path} is damaged and was skipped.")
+def _skip(log: Log, path: Path, place: int, line: str) -> None:
+    log.damaged.append(f"Line {place + 1} of the tuning log {path} is damaged and was skipped.")
     log.bad.append(line)
 
 
@@ -184,8 +201,5 @@ def _trial(record: Sequence[Any]) -> Trial:
     return Trial(knobs, took if isfinite(took) and 0 < took < FAILED_S else None, first)
 
 
-def _write_whole(path: Path, text: str) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        whole = Path(place, path.name)
-        whole.write_text(text, encoding="utf-8")
-        os.replace(whole, path)
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_text(path, "".join(line + "\n" for line in lines))

@@ -11,7 +11,6 @@ from datetime import date
 from itertools import islice, product, zip_longest
 from pathlib import Path
 from types import ModuleType
-from unittest.mock import patch
 
 import numpy as np
 import tvm
@@ -22,8 +21,9 @@ from mest_compiler.errors import TuningError
 
 from . import knobs as knob
 from .cost_model import CostModel, Ranking
-from .database import Trial, device_folder, note, repaired, standing
+from .database import Log, Trial, device_folder, note, repaired, standing
 from .finals import Alone, LastComparison
+from .log_database import LogDatabase
 from .measure import Care, Opener
 from .tasks import Task, facts, read_facts
 from .workshop import Builder, Enough, Knobs, Runner, Subject, Workshop, key_of
@@ -113,8 +113,10 @@ def tune(
     if budget.seconds is not None:
         whole = time.monotonic() + budget.seconds
         end = whole - budget.seconds * (0 if last is None else last.share)
-    earlier = _earlier(folder, say)
-    database = ms.database.JSONDatabase(work_dir=str(folder))
+    log = repaired(folder)
+    for sentence in log.damaged:
+        say(sentence)
+    earlier, database = _earlier(log), LogDatabase(folder, log)
     done = 0
 
     def counted(subject: Subject, knobs: Knobs, seconds: list[float] | None) -> None:
@@ -198,11 +200,9 @@ def _own(task: Task, device: Device) -> str:
     return repr((said["tvm"], said["device"], said["task"]))
 
 
-def _earlier(folder: Path, say: Callable[[str], None]) -> dict[str, list[Trial]]:
+def _earlier(log: Log) -> dict[str, list[Trial]]:
     """Trials that the log has, by what they hold true for."""
-    log, found = repaired(folder), {}
-    for sentence in log.damaged:
-        say(sentence)
+    found: dict[str, list[Trial]] = {}
     for place, trials in log.by_task().items():
         said = log.tasks[place]
         found.setdefault(repr((said["tvm"], said["device"], said["task"])), []).extend(trials)
@@ -259,9 +259,14 @@ def context(subject: Subject, device: Device, name: str, seed: int) -> ms.TuneCo
 @contextmanager
 def _no_intrinsics() -> Iterator[None]:
     """A context of MetaSchedule loads all of TVM's tensor intrinsics, for half a minute; our spaces have none."""
-    loaded = {INTRINSICS: sys.modules.get(INTRINSICS, ModuleType(INTRINSICS))}
-    with patch.dict(sys.modules, loaded):
+    if INTRINSICS in sys.modules:
         yield
+        return
+    sys.modules[INTRINSICS] = ModuleType(INTRINSICS)
+    try:
+        yield
+    finally:
+        del sys.modules[INTRINSICS]
 
 
 def ranking(subjects: Iterable[Subject], seed: int) -> Ranking:
@@ -294,7 +299,7 @@ def _search(
             num_trials_per_iter=A_BATCH,
             builder=Builder(workshop),
             runner=Runner(workshop),
-            database=workshop.database,
+            database=workshop.database.memory,
             cost_model=model,
             measure_callbacks=[ms.measure_callback.UpdateCostModel()],
             task_scheduler=ms.task_scheduler.GradientBased(seed=seed),

@@ -28,6 +28,7 @@ from mest_compiler.errors import DeviceError, DeviceLostError, TuningError
 
 from . import knobs as knob
 from .definitions import workload
+from .log_database import LogDatabase
 from .measure import Care, Opener, begin, build, compare, measure
 from .tasks import FACTS, Task
 
@@ -111,7 +112,7 @@ class Workshop:
     def __init__(
         self,
         device: Device,
-        database: ms.database.Database,
+        database: ms.database.Database | LogDatabase,
         places: Sequence[Opener | None] = (None,),
         on_trial: Callable[[Subject, Knobs, list[float] | None], None] = lambda *_: None,
         care: Care | None = None,
@@ -180,18 +181,27 @@ class Workshop:
         """Seconds of each built candidate, None where it failed; on all places at once.
 
         Raises:
-            DeviceError: no place is left: those that are lost get no more candidates.
+            DeviceError: no place is left: those that are lost get no more candidates. OSError: the log is not writable.
         """
-        waiting = deque(paths)
+        waiting, refusals = deque(paths), []
         alive = [number for number in range(len(self._runners)) if number not in self._lost]
         if len(alive) == 1:
             self._serve(alive[0], waiting)  # in this thread, which Ctrl-C reaches
         else:
-            threads = [threading.Thread(target=self._serve, args=(number, waiting), daemon=True) for number in alive]
+
+            def serve(number: int) -> None:
+                try:
+                    self._serve(number, waiting)
+                except OSError as error:  # which would end its thread alone
+                    refusals.append(error)
+
+            threads = [threading.Thread(target=serve, args=(number,), daemon=True) for number in alive]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
+        if refusals:
+            raise refusals[0]
         if waiting:
             raise DeviceError(
                 f"No device is left to measure on ({self._last_words.rstrip('.')}): all finished trials are kept, and "
