@@ -58,3 +58,7 @@ class BenchError(MestError):
 
 class TuningError(MestError):
     """A tuning was described wrongly, or one of its candidates failed."""
+
+
+class PlanError(MestError):
+    """A planned step would read memory that holds something else: an error of the compiler, found before it is run."""

@@ -129,7 +129,7 @@ class Fitter:
 
     def _finished(self, tiled: Tiled, graph: TrainingGraph, parts: int, schedule: Schedule) -> Fitted:
         lowered = finish(tiled, graph, self.rule, self.device, schedule, parts)
-        planned = plan(lowered.module, self.device)
+        planned = plan(lowered, self.device)
         stored = BFLOAT16 if schedule.packed else FLOAT16 if tiled.half else graph.dtype
         return Fitted(graph, schedule, lowered, planned, parts, _bytes(graph, lowered, planned, parts), stored)
 

@@ -34,6 +34,7 @@ from .recompute import Recompute
 from .sparsify_convolutions import SparseLayer, SparsifyConvolutions
 from .tile_batch import TileBatch
 from .tiling.plan import Pick
+from .verify_plan import Donated, verify_plan
 
 REWRITES = ("forward_sums", "backward_sums", "weight_gradients", "forward_inputs")
 """Options that take kernels of their own."""
@@ -53,10 +54,12 @@ class Tiled:
 @dataclass(frozen=True)
 class Lowered:
     """A module of kernels and calls with its optimiser, the kernels of each layer, and the index arrays each function
-    takes. places: which of the step's results each of its arguments is; empty where it trains in micro-batches."""
+    takes. donated: the arguments that each function updates in place. places: which of the step's results each of its
+    arguments is; empty where it trains in micro-batches."""
 
     module: tvm.IRModule
     tiles: TileBatch
+    donated: Donated
     places: tuple[int, ...] = ()
 
 
@@ -66,6 +69,7 @@ class Planned:
 
     module: tvm.IRModule
     arenas: dict[str, Arena]
+    donated: Donated
 
 
 def probable(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
@@ -177,7 +181,19 @@ def finish(
                 t.DeadCodeElimination(functions),
             ]
         )(mod)
-    return Lowered(generators(device).plain.bind(mod, device), tiles, places)
+    return Lowered(generators(device).plain.bind(mod, device), tiles, _donated(mod, graph), places)
+
+
+def _donated(module: tvm.IRModule, graph: TrainingGraph) -> dict[str, frozenset[int]]:
+    """Positions of the arguments that are state: see `AppendSgd` and `AccumulateGradients`, which put the momenta, or
+    the sums of gradients, before the last argument."""
+    weights = len(graph.parameters)
+    parameters, buffers = range(weights), range(weights, weights + len(graph.buffers))
+    arguments = {name: len(function.params) for name, function in relax_functions(module)}
+    last = {name: range(count - 1 - weights, count - 1) for name, count in arguments.items()}
+    if UPDATE in arguments:
+        return {"step": frozenset((*buffers, *last["step"])), UPDATE: frozenset((*parameters, *last[UPDATE]))}
+    return {"step": frozenset((*parameters, *buffers, *last["step"]))}
 
 
 def lower(
@@ -187,12 +203,12 @@ def lower(
     return finish(tile(graph, layers, device, pick=pick), graph, rule, device)
 
 
-def plan(module: tvm.IRModule, device: Device) -> Planned:
+def plan(lowered: Lowered, device: Device) -> Planned:
     """Kernels are called on memory whose places are planned."""
     t, memory = relax.transform, PlanMemory(device.offsets)
     with device.target:
         calls = [t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite(), memory]
-        return Planned(tvm.transform.Sequential(calls)(module), memory.arenas)
+        return Planned(tvm.transform.Sequential(calls)(lowered.module), memory.arenas, lowered.donated)
 
 
 def _releasing(module: tvm.IRModule) -> tvm.IRModule:
@@ -224,8 +240,9 @@ def build(planned: Planned, device: Device) -> relax.VMExecutable:
     """Machine code.
 
     Raises:
-        DeviceError: a kernel is beyond the limits of the device.
+        DeviceError: a kernel is beyond the limits of the device. PlanError: the plan is wrong.
     """
+    verify_plan(planned.module, device, planned.donated)
     check_limits(planned.module, device)
     t = relax.transform
     with device.target:
