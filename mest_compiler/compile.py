@@ -17,9 +17,11 @@ from .errors import ModelError, ProfileError
 from .frontend import TrainingGraph, trace
 from .kernels.sgd import Sgd
 from .linking import library_bytes
+from .passes.accumulate_gradients import UPDATE
 from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
-from .passes.pipeline import build, tile
+from .passes.pipeline import Lowered, build, tile
+from .passes.program import dtype_of, relax_functions, shape_of
 from .passes.sparsify_convolutions import SparseLayer
 from .passes.tiling.plan import Pick
 from .passes.tiling.state import LayerKernels
@@ -292,8 +294,20 @@ def _manifest(
         "optimizer": asdict(rule),
         "parameters": {p: list(graph.state[p].shape) for p in graph.parameters},
         "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},
-        "index_arrays": {f: [list(pair) for pair in pairs] for f, pairs in lowered.tiles.index_names.items()},
+        "index_arrays": _index_arrays(graph, lowered),
         "step_places": list(lowered.places),
         "memory": fitted.describe(),
         "layers": layers,
     }
+
+
+def _index_arrays(graph: TrainingGraph, lowered: Lowered) -> dict[str, list[list[object]]]:
+    """By function, in argument order: [layer, array, length, dtype] of each index array, as its argument is."""
+    held = len(graph.parameters) + len(graph.buffers)
+    first = {"step": held + 2 + graph.seeded, "predict": held + 1, UPDATE: len(graph.parameters)}
+    functions, found = dict(relax_functions(lowered.module)), {}
+    for name, pairs in lowered.tiles.index_names.items():
+        arguments = functions[name].params[first[name] : first[name] + len(pairs)]
+        forms = ((*shape_of(argument), dtype_of(argument)) for argument in arguments)
+        found[name] = [[*pair, *form] for pair, form in zip(pairs, forms, strict=True)]
+    return found

@@ -47,16 +47,41 @@ def verify_plan(module: tvm.IRModule, device: Device, donated: Donated) -> None:
     Raises:
         PlanError: the first thing that is not so.
     """
-    kernels = {gvar: f for gvar, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
-    known: dict[tvm.ir.GlobalVar, Accesses] = {}
-
-    def of(gvar: tvm.ir.GlobalVar) -> Accesses:
-        if gvar not in known:
-            known[gvar] = accesses(kernels[gvar])
-        return known[gvar]
-
+    kernels = {gvar: _Kernel.of(f) for gvar, f in module.functions.items() if isinstance(f, tirx.PrimFunc)}
     for name, function in relax_functions(module):
-        _Walk(name, device, kernels, of, donated.get(name, ())).run(function)
+        _Walk(name, device, kernels, donated.get(name, ())).run(function)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a kernel's code counts on in an argument: shape, with a variable for a dimension that it leaves open, dtype,
+    and bytes that its address is a multiple of."""
+
+    shape: tuple[int | tirx.Var, ...]
+    dtype: str
+    alignment: int
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(str(n) for n in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel as its callers have to know it. A form is None where the argument is no tensor."""
+
+    forms: tuple[_Form | None, ...]
+    accesses: Accesses
+
+    @classmethod
+    def of(cls, function: tirx.PrimFunc) -> _Kernel:
+        return cls(tuple(_form(param.ty) for param in function.params), accesses(function))
+
+
+def _form(ty: tvm.ir.Type) -> _Form | None:
+    if not isinstance(ty, BufferType):
+        return None
+    shape = tuple(int(n) if isinstance(n, tirx.IntImm) else n for n in ty.shape)
+    return _Form(shape, str(ty.dtype), int(ty.data_alignment))
 
 
 @dataclass(eq=False)
@@ -121,12 +146,12 @@ class _Walk:
     """One function from its first binding to its last."""
 
     def __init__(
-        self, name: str, device: Device, kernels: Mapping[tvm.ir.GlobalVar, tirx.PrimFunc], of, donated: Collection[int]
+        self, name: str, device: Device, kernels: Mapping[tvm.ir.GlobalVar, _Kernel], donated: Collection[int]
     ) -> None:
-        self.name, self.device, self.kernels, self.of = name, device, kernels, of
+        self.name, self.device, self.kernels = name, device, kernels
         self.donated = frozenset(donated)
         self.blocks: dict[relax.Var, int] = {}  # bytes
-        self.placed: list[_Memory] = []
+        self.placed: dict[relax.Var, list[_Memory]] = {}  # in each block
         self.apart: list[_Memory] = []
         self.bound: dict[relax.Var, _Bound] = {}
         self.calls = 0
@@ -142,8 +167,8 @@ class _Walk:
         for memory, position in ((arguments[i], i) for i in sorted(self.donated)):
             if memory.version == 1:
                 self._fail(f"argument {position}, {memory.name}, is donated to be updated, and no call writes it")
-        for block in self.blocks:
-            self._check_overlaps([m for m in self.placed if m.block is block])
+        for tensors in self.placed.values():
+            self._check_overlaps(tensors)
 
     def _fail(self, what: str) -> None:
         raise PlanError(
@@ -186,7 +211,7 @@ class _Walk:
             self._fail(f"{memory.place} does not lie inside the {self.blocks[block]} bytes of its block")
         if memory.offset and not self.device.offsets:
             self._fail(f"{memory.place} starts inside a block, which {self.device.kind} devices cannot address")
-        self.placed.append(memory)
+        self.placed.setdefault(block, []).append(memory)
         return memory
 
     def _value(self, expr: relax.Expr) -> _Bound:
@@ -213,8 +238,8 @@ class _Walk:
         if kernel is None:
             self._fail(f"{where} is no kernel")
         values = list(_flat(self._value(arg) for arg in call.args))
-        self._check_forms(where, kernel, values)
-        done = self.of(call.op)
+        self._check_forms(where, kernel.forms, values)
+        done = kernel.accesses
         for i in sorted(done.writes):
             self._check_write(where, values, i)
         for i in sorted(done.reads):
@@ -228,26 +253,25 @@ class _Walk:
                 memory.version += 1
                 self.written.add(memory)
 
-    def _check_forms(self, where: str, kernel: tirx.PrimFunc, values: Sequence[_Value]) -> None:
+    def _check_forms(self, where: str, forms: Sequence[_Form | None], values: Sequence[_Value]) -> None:
         """That the tensors are those that the kernel's code counts on."""
-        if len(values) != len(kernel.params):
-            self._fail(f"{where} takes {len(kernel.params)} arguments and gets {len(values)}")
-        sizes: dict[tirx.Var, int] = {}  # of dimensions that the kernel leaves open
-        for number, (param, value) in enumerate(zip(kernel.params, values, strict=True)):
-            memory, ty = value.memory, param.ty
-            if not isinstance(ty, BufferType):
+        if len(values) != len(forms):
+            self._fail(f"{where} takes {len(forms)} arguments and gets {len(values)}")
+        open_sizes: dict[tirx.Var, int] = {}
+        for number, (form, value) in enumerate(zip(forms, values, strict=True)):
+            memory = value.memory
+            if form is None:
                 self._fail(f"argument {number} of {where} is no tensor")
             wanted = [
-                int(n) if isinstance(n, tirx.IntImm) else sizes.setdefault(n, have)
-                for n, have in zip(ty.shape, memory.shape, strict=False)
+                n if isinstance(n, int) else open_sizes.setdefault(n, have)
+                for n, have in zip(form.shape, memory.shape, strict=False)
             ]
-            if len(ty.shape) != len(memory.shape) or wanted != list(memory.shape) or str(ty.dtype) != memory.dtype:
-                declared = f"{ty.dtype} [{', '.join(str(n) for n in ty.shape)}]"
-                self._fail(f"argument {number} of {where} is {declared}, and it gets {memory.name}, {memory.form}")
-            if memory.offset % int(ty.data_alignment) or BLOCK_ALIGNMENT % int(ty.data_alignment):
+            if (len(form.shape), wanted, form.dtype) != (len(memory.shape), list(memory.shape), memory.dtype):
+                self._fail(f"argument {number} of {where} is {form}, and it gets {memory.name}, {memory.form}")
+            if memory.offset % form.alignment or BLOCK_ALIGNMENT % form.alignment:
                 self._fail(
-                    f"argument {number} of {where} has to start at a multiple of {ty.data_alignment} bytes, and "
-                    f"{memory.place} does not"
+                    f"argument {number} of {where} has to start at a multiple of {form.alignment} bytes, and "
+                    f"{memory.name} starts at byte {memory.offset} of its block"
                 )
 
     def _check_write(self, where: str, values: Sequence[_Value], position: int) -> None:

@@ -20,7 +20,7 @@ from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.files import restore, write_bytes, write_folder
 from mest_compiler.sparsity.structure import Structure, build
 
-SCHEMA = 5
+SCHEMA = 6
 MANIFEST, LIBRARY, STATE, STRUCTURES = (
     "manifest.json",
     "library.so",
@@ -43,6 +43,7 @@ _KEYS = (
     "seeded",
     "parameters",
     "buffers",
+    "index_arrays",
     "layers",
 )
 

@@ -66,7 +66,8 @@ class Trainer:
         the dropouts of each step keep. place: a connection to where it shall run; None: this machine.
 
         Raises:
-            ArtifactError: the artifact does not run on this machine.
+            ArtifactError: the artifact does not run on this machine, or its program takes other index arrays than its
+                layers have. StructureError: a structure is not the layer's, or inconsistent.
         """
         self.artifact, self.manifest = artifact, artifact.manifest
         self.session = Session(artifact, threads) if place is None else RemoteSession(artifact, place)
@@ -122,13 +123,26 @@ class Trainer:
         return parts, [*weights, *self._indices("update"), *self._sums, *momenta, self._lr]
 
     def _indices(self, function: str) -> list[tvm.runtime.Tensor]:
-        return [self._index[tuple(pair)] for pair in self.manifest["index_arrays"][function]]
+        return [self._index[name, array] for name, array, *_ in self.manifest["index_arrays"][function]]
+
+    def _check_forms(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """That a layer's index arrays are those the program declares: kernels take any length, and would read on."""
+        found = {key: f"{array.dtype} [{len(array)}]" for key, array in arrays.items()}
+        entries = (entry for entries in self.manifest["index_arrays"].values() for entry in entries)
+        wanted = {key: f"{dtype} [{length}]" for layer, key, length, dtype in entries if layer == name}
+        wrong = next((key for key in {**wanted, **found} if found.get(key) != wanted.get(key)), None)
+        if wrong is not None:
+            raise ArtifactError(
+                f"Index array {wrong!r} of layer {name!r} is {found.get(wrong, 'not there')}, and the artifact's "
+                f"program takes {wanted.get(wrong, 'none')}: compile it again."
+            )
 
     def _bind(self, name: str, structure: Structure) -> None:
         """Index arrays of a layer for a structure, into the buffers that the program reads."""
         layer = self.layers[name]
         used = {d: (kernel["indexing"], kernel["knobs"]["groups"]) for d, kernel in layer["kernels"].items()}
         arrays = index_arrays(structure, _sparse_conv(layer), used)
+        self._check_forms(name, arrays)
         for key, array in arrays.items():
             if (name, key) in self._index:
                 self._index[name, key].copyfrom(array)

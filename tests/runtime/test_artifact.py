@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mest_compiler.errors import ArtifactError
+from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.runtime.artifact import LIBRARY, MANIFEST, SCHEMA, STATE, STRUCTURES, Artifact
 from mest_compiler.runtime.trainer import Trainer
 
@@ -22,6 +22,8 @@ from ..whole_step.training import batch
 
 CASE = Case("pre-activation", "block")
 FILES = (LIBRARY, STATE, STRUCTURES, MANIFEST)
+SHORTER = [(name, cut) for name in ("order", "row_ptr", "col") for cut in (slice(-1), slice(0, 1), slice(0, 0))]
+"""Arrays of a structure, and what of them is left."""
 
 
 @pytest.fixture
@@ -229,6 +231,60 @@ def test_a_structure_out_of_bounds(folder: Path) -> None:
     rewrite(folder, STRUCTURES, safetensors.numpy.save(arrays))
     with pytest.raises(ArtifactError, match="is damaged"):
         Artifact.load(folder)
+
+
+@pytest.mark.parametrize(("name", "cut"), SHORTER)
+def test_a_short_index_array_in_the_file(name: str, cut: slice, folder: Path) -> None:
+    arrays = safetensors.numpy.load((folder / STRUCTURES).read_bytes())
+    arrays[f"conv1.weight/{name}"] = np.ascontiguousarray(arrays[f"conv1.weight/{name}"][cut])
+    rewrite(folder, STRUCTURES, safetensors.numpy.save(arrays))
+    with pytest.raises(
+        ArtifactError, match=r"is damaged: (Array|A layer) .*|structure of 'conv1\.weight' .* is of another"
+    ):
+        Artifact.load(folder)
+
+
+@pytest.mark.parametrize(("name", "cut"), SHORTER)
+def test_a_short_index_array_handed_to_a_trainer(name: str, cut: slice, artifact: Artifact) -> None:
+    structure = artifact.structures["conv1.weight"]
+    short = replace(structure, **{name: getattr(structure, name)[cut].copy()})
+    with pytest.raises(StructureError, match=rf"Array {name} of a structure .* is int32 \(\d+,\), not int32"):
+        Trainer(artifact.with_state(artifact.tensors, {**artifact.structures, "conv1.weight": short}))
+
+
+def test_a_layer_whose_kernel_takes_a_longer_index_array(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (entry,) = (e for e in manifest["index_arrays"]["step"] if e[:2] == ["conv1.weight", "back_ptr"])
+    entry[2] += 1
+    rewrite(folder, index_arrays=manifest["index_arrays"])
+    with pytest.raises(
+        ArtifactError, match=r"'back_ptr' of layer 'conv1\.weight' is uint16 \[\d+\], .* compile it again"
+    ):
+        Trainer(Artifact.load(folder))
+
+
+def test_a_layer_that_is_said_to_be_computed_otherwise(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["layers"]["conv1.weight"]["kernels"]["forward"]["knobs"]["groups"] += 1
+    rewrite(folder, layers=manifest["layers"])
+    with pytest.raises(ArtifactError, match=r"'forward_ptr' of layer 'conv1\.weight' is .* program takes uint16 \[3\]"):
+        Trainer(Artifact.load(folder))
+
+
+def test_the_program_takes_no_short_index_array(artifact: Artifact) -> None:
+    trainer = Trainer(artifact)
+    place = next(
+        i for i, (name, array, *_) in enumerate(artifact.manifest["index_arrays"]["step"]) if array == "offset"
+    )
+    first = len(trainer.parameters) + len(trainer.buffers) + 2 + artifact.manifest["seeded"]
+    (arguments,) = trainer._step_args
+    arguments[first + place] = trainer.session.tensor(arguments[first + place].numpy()[:-1])
+    before = trainer.state()
+    x, y = batch(CASE.batch, CASE.shape, 0)
+    with pytest.raises(RuntimeError, match=r"offset.*shape\[0\] mismatch"):  # TVM's, before any kernel is called
+        trainer.step(x.numpy(), y.numpy(), 0.1)
+    for name, array in trainer.state().items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_a_structure_of_another_layer(folder: Path) -> None:
