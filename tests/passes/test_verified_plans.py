@@ -149,11 +149,8 @@ SUMS = StepOptions(forward_sums=True, backward_sums=True)
 UNFUSED = StepOptions(weight_gradients=False, forward_inputs=False)
 PLANS = [
     ("cpu", "odd activations", "block", PARTS),
-    ("cpu", "odd normalisations", "unstructured", LIMITED),
-    ("cpu", "pre-activation", "pattern", UPPER_HALF),
-    ("cpu", "pre-activation", "channel", SUMS),
+    ("cpu", "pre-activation", "unstructured", LIMITED),
     ("opencl", "pre-activation", "block", HALF),
-    ("opencl", "pre-activation", "filter", LIMITED),
     ("opencl", "pre-activation", None, StepOptions(schedules="tvm")),
 ]
 SWEEP = [

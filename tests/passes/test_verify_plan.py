@@ -142,6 +142,9 @@ FAULTS = {
     "memory that is not planned": (
         "(out1, w1)", "(w1, w1)", r"out \(256 bytes\) has no place in a block though it is not returned"
     ),
+    "a call of something that is no kernel": (
+        "_1 = cls.double(x, a)\n", "_1 = cls.predict(w, x)\n", r"predict \(call 1\) is no kernel"
+    ),
     "an operator that was not lowered": (
         "a1 = a\n", "a1 = R.reshape(a, R.shape([64]))\n", r"nothing is known of what relax\.reshape does to memory"
     ),
