@@ -31,6 +31,7 @@ from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from ..errors import ModelError
+from .needless import CopiesForNeedless
 
 # WithLoss holds the user's model under this attribute; descriptors name parameters through it.
 WRAPPED = "model"
@@ -192,7 +193,8 @@ class OneInput(nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits = self.model(x)
+        with CopiesForNeedless():
+            logits = self.model(x)
         if not isinstance(logits, torch.Tensor):
             raise ModelError(
                 f"the model returns {type(logits).__name__}; it must return one tensor of logits [batch, classes]"

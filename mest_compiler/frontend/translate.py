@@ -27,6 +27,7 @@ INPUT_NAMES = ("x", "y")
 READ_PARTS = (
     operator.getitem,
     torch.ops.aten.max_pool2d_with_indices_backward.default,
+    torch.ops.aten.adaptive_max_pool2d_backward.default,
     torch.ops.aten.native_batch_norm_backward.default,
     torch.ops.aten.native_dropout_backward.default,
     torch.ops.aten.logical_and.default,

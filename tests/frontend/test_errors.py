@@ -68,9 +68,27 @@ class Penalised(nn.Conv2d):
         (nn.BatchNorm2d(10, momentum=None), r"module 'inner' reads the value of a tensor .*momentum=None"),
         (FrozenNorm(10), r"module 'inner' is frozen in eval mode"),
         (nn.ConvTranspose2d(10, 10, 3), r"module 'inner' is transposed or not 2-d"),
-        (nn.MaxPool2d(4, ceil_mode=True), r"max_pool2d.* in module 'inner' uses ceil_mode"),
-        (nn.AvgPool2d(4, ceil_mode=True), r"avg_pool2d.* in module 'inner' uses ceil_mode"),
-        (nn.AdaptiveAvgPool2d(4), r"module 'inner' averages a plane of \[6, 6\] to \[4, 4\]; only windows of one size"),
+        (
+            nn.MaxPool2d(4, ceil_mode=True),
+            r"max_pool2d.* in module 'inner' uses ceil_mode, which makes a plane of \[2, 2\] of \[6, 6\] where whole "
+            r"windows make \[1, 1\]; .*: set ceil_mode=False, or pad or crop",
+        ),
+        (
+            nn.AvgPool2d(4, 3, 1, ceil_mode=True),
+            r"avg_pool2d.* in module 'inner' uses ceil_mode, .* \[3, 3\] of \[6, 6\]",
+        ),
+        (
+            nn.AdaptiveAvgPool2d(4),
+            r"avg_pool2d.* in module 'inner' pools a plane of \[6, 6\] to \[4, 4\] in windows of unequal .*; pool to a",
+        ),
+        (nn.AdaptiveMaxPool2d((6, 4)), r"adaptive_max.* in module 'inner' pools a plane of \[6, 6\] to \[6, 4\]"),
+        (nn.AdaptiveAvgPool2d(12), r"module 'inner' pools a plane of \[6, 6\] to \[12, 12\]"),
+        (nn.Threshold(0.1, 0), r"module 'inner' has threshold 0.1 and value 0; only those of ReLU"),
+        (nn.ReflectionPad2d(1), r"reflection_pad2d.default in module 'inner' has no converter"),
+        (
+            nn.Sequential(nn.Flatten(0, 1), nn.MaxPool2d(2), nn.Unflatten(0, (-1, 10))),
+            r"module 'inner.1' pools a tensor",
+        ),
         (Function(lambda x: torch.clamp(x, 3, -3)), r"module 'inner' has bounds 3 and -3; the lower one must come"),
         (Function(lambda x: x * (x >= 0.5)), r"module 'inner' reads a comparison, which only the gradient of a clamp"),
         (

@@ -21,9 +21,18 @@ def relu(emission: Emission, x: relax.Expr) -> relax.Expr:
     return emission.emit(R.nn.relu(x))
 
 
+@converts(aten.threshold.default)
+def threshold(emission: Emission, x: relax.Expr, threshold: float, value: float) -> relax.Expr:
+    if (threshold, value) != (0, 0):
+        emission.refuse(f"has threshold {threshold} and value {value}; only those of ReLU, 0 and 0, are covered")
+    return relu(emission, x)
+
+
 @converts(aten.threshold_backward.default)
 def threshold_backward(emission: Emission, gy: relax.Expr, y: relax.Expr, threshold: float) -> relax.Expr:
-    """autograd saves the ReLU's output, not its input; the gradient at 0 is 0."""
+    """autograd saves the ReLU's output, of a threshold its input, which is positive at the same places; the gradient
+    at 0 is 0.
+    """
     if threshold != 0:
         emission.refuse(f"has threshold {threshold}; only that of ReLU, 0, is covered")
     return emission.emit(ops.relu_backward(gy, y))
