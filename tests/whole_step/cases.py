@@ -29,6 +29,7 @@ from .networks import (
     OddActivations,
     OddConvolutions,
     OddNormalisations,
+    OddPoolings,
     OtherInEvaluation,
     PreActivation,
     Quotient,
@@ -40,6 +41,7 @@ _OWN = {
     "odd convolutions": OddConvolutions, "odd normalisations": OddNormalisations, "pre-activation": PreActivation,
     "quotient": Quotient, "other in evaluation": OtherInEvaluation, "odd activations": OddActivations,
     "many normalisations": ManyNormalisations, "shared normalisation": SharedNormalisation,
+    "odd poolings": OddPoolings,
 }  # fmt: skip
 SHAPES = {
     "resnet20": (3, 8, 8), "vgg19_bn": (3, 16, 16), "odd convolutions": (3, 9, 7), "odd normalisations": (3, 6, 6),
@@ -47,6 +49,7 @@ SHAPES = {
     "odd activations": (3, 9, 7), "resnet110": (3, 8, 8), "resnet18": (3, 33, 33), "resnet50": (3, 33, 33),
     "resnet50_cifar": (3, 12, 12), "mobilenet_v2": (3, 33, 33), "mobilenet_v2_cifar": (3, 16, 16),
     "many normalisations": (3, 9, 7), "shared normalisation": (3, 5, 6),
+    "odd poolings": (3, 9, 7),
 }  # fmt: skip
 WIDTHS = {
     "resnet20": 0.25, "vgg19_bn": 0.125, "resnet110": 0.25, "resnet18": 0.125, "resnet50": 0.125,

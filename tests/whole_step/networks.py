@@ -115,6 +115,24 @@ class OddActivations(nn.Module):
         return self.fc(F.relu(self.hidden(self.drops[2](e.flatten(1)))))
 
 
+class OddPoolings(nn.Module):
+    """Adaptive pooling that is plain pooling, the average of a pixel in many places, ceil_mode over whole windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding="same", bias=False)
+        self.conv3 = nn.Conv2d(8, 8, 1, padding_mode="reflect")
+        self.halve, self.adapt = nn.MaxPool2d(3, 2, ceil_mode=True), nn.AdaptiveMaxPool2d((4, 1))
+        self.whole, self.spread = nn.AvgPool2d((4, 3), ceil_mode=True), nn.AdaptiveAvgPool2d((2, 3))
+        self.last = nn.Linear(8 * 6, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = self.halve(F.threshold(self.conv1(x), 0, 0))
+        x = self.conv2(x) + self.adapt(x)
+        return self.last(self.spread(self.whole(self.conv3(x).relu())).flatten(1))
+
+
 class ManyNormalisations(nn.Module):
     """Batch norms around every kind of convolution: strided, dilated, grouped, biased, read twice; with
     and without a ReLU, and with a residual that needs no gradient: [N, 3, 9, 7] -> logits [N, 10]."""

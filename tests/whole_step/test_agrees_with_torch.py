@@ -22,6 +22,7 @@ CASES = [
     Case("pre-activation", "unstructured", threads=1),
     Case("odd activations", "unstructured", batch=5),
     Case("odd activations", "block", batch=4),
+    Case("odd poolings", "unstructured", batch=5),
 ]
 
 
