@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mest_compiler.errors import DataError
+from mest_compiler.training.pixels import rgb_of
 from mest_compiler.training.resized_crop import ResizedCrops
 
 DEFAULT_SIZE = 224
@@ -97,7 +98,9 @@ class FolderData:
             path = self.root / files[i]
             try:
                 with Image.open(path) as image:
-                    pixels = np.asarray(views[i](image.convert("RGB")))
+                    pixels = np.asarray(views[i](rgb_of(image, path)))
+            except DataError:
+                raise
             except Exception as error:  # Pillow's decoders raise many kinds for damaged files.
                 raise DataError(
                     f"{path} cannot be decoded ({error}): put the original file in its place or remove it"
