@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 from torch import nn
 
 from mest_compiler.errors import ModelError
 
+from .user_file import UserFile
+
 
 def build_from_file(path: str, attribute: str, arguments: Mapping[str, object]) -> nn.Module:
     """What the callable `attribute` of a Python file returns, called with those arguments it accepts.
 
-    The file is run: give only files you trust. Every call runs it anew.
+    The file is run as if Python ran it, but for its __name__: give only files you trust. Every call runs it anew, with
+    the modules that it imports from its folder. Relative paths that it opens start at the working folder; from its own
+    folder they are Path(__file__).parent / "name".
 
     Raises:
         ModelError: missing file, file that cannot be imported, no such callable in it, a callable that fails,
@@ -27,38 +27,25 @@ def build_from_file(path: str, attribute: str, arguments: Mapping[str, object]) 
     file = Path(path)
     if not file.is_file():
         raise ModelError(f"There is no model file {path!r}: check the path before the colon in file.py:callable.")
-    factory = getattr(_import(file), attribute, None)
-    if not callable(factory):
-        raise ModelError(f"Model file {path!r} has no callable {attribute!r}: define it or name another one.")
-    accepted = _accepted(factory, f"{path}:{attribute}", arguments)
-    try:
-        model = factory(**accepted)
-    except Exception as error:
-        raise ModelError(f"{path}:{attribute} failed with {type(error).__name__}: {error}") from error
+    if file.suffix != ".py":
+        raise ModelError(f"Model file {path!r} is no Python file: its name must end in .py.")
+    user_file = UserFile(file)
+    with user_file.importing():
+        try:
+            module = user_file.run()
+        except (Exception, SystemExit) as error:  # a user's file may raise anything
+            raise ModelError(f"Model file {path!r} failed with {user_file.described(error)}") from error
+        factory = getattr(module, attribute, None)
+        if not callable(factory):
+            raise ModelError(f"Model file {path!r} has no callable {attribute!r}: define it or name another one.")
+        accepted = _accepted(factory, f"{path}:{attribute}", arguments)
+        try:
+            model = factory(**accepted)
+        except (Exception, SystemExit) as error:
+            raise ModelError(f"{path}:{attribute} failed with {user_file.described(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"{path}:{attribute} returned {type(model).__name__}: let it return a torch.nn.Module.")
     return model
-
-
-def _import(file: Path) -> ModuleType:
-    """The file's module, registered under a name of its own.
-
-    It stays in sys.modules, where torch.compile and inspect look for a class's module, but under a name made
-    from the whole path, so that a user's json.py shadows nobody's `json`.
-    """
-    resolved = file.resolve()
-    name = f"_mest_model_{hashlib.sha256(str(resolved).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, resolved)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"Model file {str(file)!r} is no Python file: its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ModelError(f"Model file {str(file)!r} failed with {type(error).__name__}: {error}") from error
-    return module
 
 
 def _accepted(factory: Callable[..., object], where: str, arguments: Mapping[str, object]) -> dict[str, object]:
