@@ -44,7 +44,15 @@ Resume = Annotated[
     typer.Option(
         "--resume",
         help="Go on from the checkpoint in --run-dir, which either backend may have written; with the same one the run "
-        "ends bit by bit as without the break.",
+        "ends bit by bit as without the break. More --epochs than it had stretch a cosine over all of them.",
+        rich_help_panel=of_recipe.RUN,
+    ),
+]
+AcceptChangedData = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changed-data",
+        help="With --resume, go on although images were replaced, such as a damaged one; as many as before.",
         rich_help_panel=of_recipe.RUN,
     ),
 ]
@@ -59,10 +67,11 @@ BackendName = Annotated[
     ),
 ]
 Device = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="cpu, opencl or galaxy-s20, a device of the compiled step; with --backend torch cpu, cuda or cuda:N "
         "(under torchrun cuda gives each process a GPU of its own).",
+        show_default="cpu; of a run that is resumed, the device of its step",
         rich_help_panel=of_recipe.RUN,
     ),
 ]
@@ -125,9 +134,10 @@ def command(
     de_remove: of_recipe.DeRemove = None,
     run_dir: RunDir = Path("runs/train"),
     resume: Resume = False,
+    accept_changed_data: AcceptChangedData = False,
     checkpoint_steps: CheckpointSteps = None,
     backend: BackendName = None,
-    device: Device = "cpu",
+    device: Device = None,
     threads: Threads = None,
     tracker: TrackerAt = None,
     key: Key = None,
@@ -177,14 +187,18 @@ def command(
     }  # fmt: skip
     chosen = of_recipe.chosen_recipe(recipe, run_dir, resume, fields)
     place = Where.of(tracker, key, server, adb)
-    where = {"device": device, "threads": threads, "checkpoint_steps": checkpoint_steps, "where": place}
+    where = {"threads": threads, "checkpoint_steps": checkpoint_steps, "where": place}
     asked = options.step_options(memory_limit, activations)
     if resume:
         training.refuse_masks(masks, masks_from)
         training.refuse_step_options(asked)
-        run = training.resume_run(chosen, run_dir, backend=backend, **where)
+        run = training.resume_run(
+            chosen, run_dir, backend=backend, device=device, accepts_data=accept_changed_data, **where
+        )
     else:
         backend = backend or training.COMPILED
+        training.refuse_accepting(accept_changed_data)
+        where["device"] = device or training.CPU
         start_from = {"masks": masks, "masks_from": masks_from}
         run = training.begin_run(chosen, run_dir, backend=backend, options=asked, **start_from, **where)
     if not run.first:

@@ -144,23 +144,26 @@ def resume_run(
     run_dir: Path,
     *,
     backend: str | None = None,
-    device: str = CPU,
+    device: str | None = None,
     threads: int | None = None,
     checkpoint_steps: int | None = None,
     where: Where | None = None,
+    accepts_data: bool = False,
 ) -> Run:
     """Go on from a run's last checkpoint, whichever backend wrote it.
 
     backend: None is the compiled one where the run's folder holds a step, and PyTorch elsewhere. The compiled one takes
     that step, and where there is none it compiles one, with room for all that the recipe's mutation may still keep.
     PyTorch goes on from a step with micro-batches too, but with other arithmetic: its batch norm and its dropouts take
-    the whole batch.
+    the whole batch. device: None is the step's own, and the CPU where there is none. accepts_data: whether images may
+    have been replaced.
     """
     from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.run_folder import CHECKPOINT
 
     holds_step = (run_dir / ARTIFACT).exists()
     backend = backend or (COMPILED if holds_step else TORCH)
+    asked, device = device, device or CPU
     # What "auto" chose stands in the checkpoint: nothing is measured again.
     check_backend(backend, device, measures=False)
     if not (run_dir / CHECKPOINT).exists():
@@ -171,19 +174,19 @@ def resume_run(
             _clear_leftovers(run_dir)
         data = load_recipe_data(recipe)
         if backend == COMPILED and holds_step:
-            built = loaded_backend(recipe, run_dir / ARTIFACT, threads, where)
+            built = loaded_backend(recipe, run_dir / ARTIFACT, threads, where, asked)
         else:
             # PyTorch reads the checkpoint of a step that is yet to be compiled, and says what is wrong with it.
             start = start_of_checkpoint(recipe, data, run_dir / CHECKPOINT)
             built = torch_backend(recipe, start, device, threads, ranks)
-        _check_resumable(recipe, run_dir, data, built)
+        _check_resumable(recipe, run_dir, data, built, accepts_data)
         _show(recipe, run_dir, ranks)
         if built.kind != backend:
             say(f"{run_dir} holds no compiled step: compiling it")
             built = compiled_backend(recipe, data, start, device, threads, PLAIN, where)
             say_plan(built.artifact.manifest["memory"])
             built.artifact.save(run_dir / ARTIFACT)
-        return _train(recipe, run_dir, data, built, ranks, True, checkpoint_steps)
+        return _train(recipe, run_dir, data, built, ranks, True, checkpoint_steps, accepts_data)
 
 
 def clear_run(run_dir: Path) -> None:
@@ -203,13 +206,19 @@ def refuse_step_options(options: StepOptions) -> None:
         )
 
 
+def refuse_accepting(accepts_data: bool) -> None:
+    """Raise MestError if changed data are accepted for a run that begins."""
+    if accepts_data:
+        raise MestError("A run that begins has no data that could have changed: leave out --accept-changed-data.")
+
+
 def refuse_masks(masks: Path | None, masks_from: Path | None) -> None:
     """Raise MaskError if masks are given for a run that has its own."""
     if masks is not None or masks_from is not None:
         raise MaskError("A run that is resumed goes on with its own masks: leave out --masks and --masks-from.")
 
 
-def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, built: Built) -> None:
+def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, built: Built, accepts_data: bool) -> None:
     """Raise what the loop would raise of the checkpoint."""
     from mest_compiler.training.data_efficiency import DataEfficiency
     from mest_compiler.training.mutator import Mutator
@@ -217,7 +226,8 @@ def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, built: Built
 
     mutator = Mutator(recipe.mutations, built.backend, recipe.seed)
     efficiency = DataEfficiency(recipe, len(data.train_y))
-    RunFolder(run_dir, recipe, data).resume(built.backend, mutator, efficiency, writes=False)
+    folder = RunFolder(run_dir, recipe, data)
+    folder.resume(built.backend, mutator, efficiency, writes=False, accepts_data=accepts_data)
 
 
 def _show(recipe: Recipe, run_dir: Path, ranks: Ranks) -> None:
@@ -234,6 +244,7 @@ def _train(
     ranks: Ranks,
     resume: bool,
     checkpoint_steps: int | None,
+    accepts_data: bool = False,
 ) -> Run:
     from mest_compiler.training.loop import train
     from mest_compiler.training.progress import QuietReporter, RichReporter
@@ -245,7 +256,7 @@ def _train(
             summary = train(
                 built.backend, data, recipe, run_dir,
                 resume=resume, reporter=RichReporter(console) if first else QuietReporter(),
-                checkpoint_steps=checkpoint_steps, ranks=ranks,
+                checkpoint_steps=checkpoint_steps, ranks=ranks, accepts_data=accepts_data,
             )  # fmt: skip
             break
         except DeviceLostError as error:

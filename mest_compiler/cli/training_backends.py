@@ -143,15 +143,27 @@ def compiled_backend(
     return _trainer(recipe, artifact, threads, where)
 
 
-def loaded_backend(recipe: Recipe, path: Path, threads: int | None, where: Where | None = None) -> Built:
-    """The step that was compiled before, at `path`.
+def loaded_backend(
+    recipe: Recipe, path: Path, threads: int | None, where: Where | None = None, device: str | None = None
+) -> Built:
+    """The step that was compiled before, at `path`, on its own device.
 
     Its kernels' way of adding up is part of it, so the number of threads changes nothing of what is computed.
+
+    Raises:
+        DeviceError: it was compiled for another device than `device`.
     """
     from mest_compiler.runtime.artifact import Artifact
 
     _one_pool_of_threads()
-    return _trainer(recipe, Artifact.load(path), threads, where)
+    artifact = Artifact.load(path)
+    own = artifact.manifest["device"]["name"]
+    if device not in (None, own):
+        raise DeviceError(
+            f"The step at {path} was compiled for {own}, not for {device}: leave out --device, or remove that folder "
+            "to have one compiled."
+        )
+    return _trainer(recipe, artifact, threads, where)
 
 
 def connected_again(recipe: Recipe, built: Built) -> Built:

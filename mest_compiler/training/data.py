@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -57,7 +57,15 @@ class Examples(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """A short digest to recognise the data when a run is resumed."""
+        """A short digest to recognise the data when a run is resumed, of some of the images only."""
+        ...
+
+    def digest(self) -> str:
+        """A digest of all images and labels, where they are in memory and of no files; elsewhere ""."""
+        ...
+
+    def files(self) -> Mapping[str, Path]:
+        """The files that hold the images, by their names below the data set's folder; see `data_files`."""
         ...
 
     def with_training(self, ids: np.ndarray) -> "Examples":
@@ -71,7 +79,8 @@ class DataSet:
 
     train_x, test_x: float32 [N, C, H, W], normalised by the training part's mean and deviation of each
     channel; train_y, test_y: int64 [N] in 0..classes-1; plane: (H, W); black: float32 [C], the normalised
-    value of a black pixel; augmentation: how its images may be moved, None for not at all.
+    value of a black pixel; augmentation: how its images may be moved, None for not at all; read_from: the files that
+    they were read from, by their names.
     """
 
     name: str
@@ -84,6 +93,7 @@ class DataSet:
     plane: tuple[int, int]
     black: np.ndarray
     augmentation: Augmentation | None = None
+    read_from: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part, x, y in (("training", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
@@ -144,6 +154,19 @@ class DataSet:
         for part in (self.train_y, self.test_y, self.train_x[:64], self.test_x[:64]):
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()[:16]
+
+    def digest(self) -> str:
+        """Of all images and labels; "" where files hold them."""
+        if self.read_from:
+            return ""
+        digest = hashlib.sha256(f"{self.name} {self.train_x.shape} {self.test_x.shape}".encode())
+        for part in (self.train_x, self.train_y, self.test_x, self.test_y):
+            digest.update(np.ascontiguousarray(part))
+        return digest.hexdigest()
+
+    def files(self) -> Mapping[str, Path]:
+        """The files that were read."""
+        return self.read_from
 
 
 def load_data(
@@ -266,4 +289,5 @@ def normalised(name: str, raw: RawData, *, classes: int, augmentation: Augmentat
         plane=raw.train_x.shape[2:],
         black=scaled(np.zeros((1, channels, 1, 1), np.uint8))[0, :, 0, 0],
         augmentation=augmentation,
+        read_from=raw.files,
     )

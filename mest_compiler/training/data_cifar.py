@@ -108,7 +108,8 @@ def read_cifar(form: CifarForm, root: Path) -> RawData:
     train_y = np.concatenate([y for _, y in train])
     _check_balance(form, folder, "training", train_y)
     _check_balance(form, folder, "test", test_y)
-    return RawData(np.concatenate([x for x, _ in train]), train_y, test_x, test_y)
+    files = {f"{stem}{suffix}": folder / f"{stem}{suffix}" for stem in (*form.train_stems, form.test_stem)}
+    return RawData(np.concatenate([x for x, _ in train]), train_y, test_x, test_y, files)
 
 
 def _locate(form: CifarForm, root: Path) -> tuple[Path, str, Reader]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,6 +90,14 @@ class FolderData:
         for names in (self.class_names, self.train_files, self.test_files):
             digest.update("\0".join(names).encode("utf-8", "surrogateescape") + b"\0\0")
         return digest.hexdigest()[:16]
+
+    def digest(self) -> str:
+        """The files say it."""
+        return ""
+
+    def files(self) -> Mapping[str, Path]:
+        """All training and test images."""
+        return {file: self.root / file for file in (*self.train_files, *self.test_files)}
 
     def _decoded(self, files: list[str], views: list[View]) -> np.ndarray:
         x = np.empty((len(files), *self.input_shape), np.float32)

@@ -35,14 +35,16 @@ def train(
     reporter: Reporter,
     checkpoint_steps: int | None = None,
     ranks: Ranks | None = None,
+    accepts_data: bool = False,
 ) -> Summary:
     """Train `backend` on `data` as `recipe` says, with everything the run leaves behind in `run_dir`.
 
     The folder gets recipe.yaml, log.jsonl (a line an epoch, see EpochRecord) and checkpoint.safetensors,
     which is replaced whole after every epoch and, with `checkpoint_steps`, after every so many steps of an
     epoch. resume: go on from that checkpoint, whichever backend wrote it; with the same one the run then ends bit by
-    bit as the uninterrupted one would have. A run that was finished returns at once. ranks: the processes that train
-    together; the first writes the folder.
+    bit as the uninterrupted one would have. The recipe may have more epochs then, over which a cosine is stretched, and
+    with `accepts_data` other images in place of its own, as many. A run that was finished returns at once. ranks: the
+    processes that train together; the first writes the folder.
 
     Errors: CheckpointError when there is nothing to resume, or something in the way when not resuming;
     ProfileError when a layer cannot mutate as the recipe says; MestError when the loss is no finite number.
@@ -50,7 +52,7 @@ def train(
     """
     run = _Run(backend, data, recipe, run_dir, reporter, checkpoint_steps, ranks or Alone())
     try:
-        run.start(resume)
+        run.start(resume, accepts_data)
         while run.position.epoch < recipe.epochs:
             run.epoch()
     except KeyboardInterrupt:
@@ -78,11 +80,16 @@ class _Run:
         self.efficiency = DataEfficiency(recipe, len(data.train_y))
         self.position, self.saved, self.digest = Position(), (0, 0), 0
 
-    def start(self, resume: bool) -> None:
+    def start(self, resume: bool, accepts_data: bool) -> None:
         """Take up the run where its checkpoint is, or begin it."""
         if resume:
-            self.position = self.folder.resume(self.backend, self.mutator, self.efficiency, writes=self.ranks.rank == 0)
+            self.position = self.folder.resume(
+                self.backend, self.mutator, self.efficiency,
+                writes=self.ranks.rank == 0, accepts_data=accepts_data, note=self.reporter.note,
+            )  # fmt: skip
             self.saved = (self.position.epoch, self.position.step)
+            if accepts_data:
+                self.save()  # so that they are this run's data from now on
         else:
             self.mutator.after(0)
             if self.ranks.rank == 0:

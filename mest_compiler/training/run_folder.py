@@ -1,6 +1,7 @@
 """The folder of a run (recipe.yaml, log.jsonl, checkpoint), and what must agree when a run goes on."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from mest_compiler.files import append_line, write_text
 from mest_compiler.training.backend import Backend
 from mest_compiler.training.data import Examples
 from mest_compiler.training.data_efficiency import DataEfficiency
+from mest_compiler.training.data_files import DataFiles
+from mest_compiler.training.feed import steps_per_epoch
+from mest_compiler.training.going_on import check_data, check_recipe, longer
 from mest_compiler.training.mutator import Mutator
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import Position
 
 CHECKPOINT, RECIPE, LOG = "checkpoint.safetensors", "recipe.yaml", "log.jsonl"
-# The same data may lie elsewhere on the day a run goes on; the fingerprint tells whether they are the same.
-MAY_CHANGE = {"data_root"}
 
 
 class RunFolder:
@@ -32,7 +34,8 @@ class RunFolder:
         self.checkpoint = path / CHECKPOINT
         self._path = path
         self._recipe = recipe
-        self._fingerprint = data.fingerprint()
+        self._data = data
+        self._fingerprint, self._files, self._digest = data.fingerprint(), DataFiles({}), ""
         # What the network is built for: with it whoever has no data can still read the run.
         self._network = {"input_shape": list(data.input_shape), "classes": data.classes}
 
@@ -43,16 +46,25 @@ class RunFolder:
         """
         if self.checkpoint.exists():
             raise CheckpointError(f"{self._path} already holds a run: resume it or choose another folder")
+        self._files, self._digest = DataFiles.of(self._data.files()), self._data.digest()
         self._path.mkdir(parents=True, exist_ok=True)
         self._recipe.dump(self._path / RECIPE)
         self._write_log(Position())
 
     def resume(
-        self, backend: Backend, mutator: Mutator, efficiency: DataEfficiency, *, writes: bool = True
+        self,
+        backend: Backend,
+        mutator: Mutator,
+        efficiency: DataEfficiency,
+        *,
+        writes: bool = True,
+        accepts_data: bool = False,
+        note: Callable[[str], None] | None = None,
     ) -> Position:
-        """Load the checkpoint into all of them, and write the log anew from it if this process `writes` it.
+        """Load the checkpoint into all of them, and write recipe and log anew if this process `writes` them.
 
-        CheckpointError when there is none or it is of another recipe or other data.
+        accepts_data: whether images may be other ones than they were; note: is told what differs, in a sentence each.
+        CheckpointError when there is no checkpoint or it is of another recipe or other data.
         """
         if not self.checkpoint.exists():
             raise CheckpointError(f"{self._path} holds no checkpoint to resume: start the run without resuming")
@@ -60,23 +72,23 @@ class RunFolder:
         extra, arrays = backend.load(self.checkpoint)
         if not {"position", "recipe", "data", "mutation", "network"} <= extra.keys():
             raise CheckpointError(f"{source} was not written by this training loop: use another one")
-        ours = self._recipe.as_mapping()
-        theirs = extra["recipe"]
-        if not isinstance(theirs, dict):
-            raise CheckpointError(f"{source} was not written by this training loop: use another one")
-        different = [k for k in ours if k not in MAY_CHANGE and (k not in theirs or theirs[k] != ours[k])]
-        if different:
-            key = different[0]
-            raise CheckpointError(
-                f"{source} was made with {key} {theirs.get(key)!r} and the recipe now says "
-                f"{ours[key]!r}: resume with the recipe.yaml beside it or choose another folder"
-            )
-        if extra["data"] != self._fingerprint:
-            raise CheckpointError(f"{source} was made with other images or labels: resume with the same data set")
         position = Position.from_mapping(extra["position"], source)
+        before = check_recipe(extra["recipe"], self._recipe, position.epoch, source)
+        self._files = DataFiles.of(self._data.files(), DataFiles.from_arrays(arrays, source))
+        said = [check_data(self._data, self._files, extra, arrays, accepts_data, source)]
+        self._digest = self._data.digest()
         mutator.restore(extra["mutation"], source)
         efficiency.restore(arrays, source)
+        if before.epochs != self._recipe.epochs:
+            steps = steps_per_epoch(len(efficiency.active), self._recipe.batch)
+            said.append(longer(before, self._recipe, position, steps))
+        elif position.epoch >= self._recipe.epochs:
+            said.append(f"all {position.epoch} epochs are done: more of them go on, with --epochs")
+        for sentence in said if note else ():
+            if sentence:
+                note(sentence)
         if writes:
+            self._recipe.dump(self._path / RECIPE)
             self._write_log(position)
         return position
 
@@ -86,10 +98,11 @@ class RunFolder:
             "position": position.as_mapping(),
             "recipe": self._recipe.as_mapping(),
             "data": self._fingerprint,
+            "digest": self._digest,
             "mutation": mutator.state(),
             "network": self._network,
         }
-        backend.save(self.checkpoint, extra, efficiency.arrays())
+        backend.save(self.checkpoint, extra, {**efficiency.arrays(), **self._files.arrays()})
 
     def append_log(self, position: Position) -> None:
         """Append the last record of `position` to log.jsonl."""

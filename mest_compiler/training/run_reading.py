@@ -13,6 +13,8 @@ from mest_compiler.errors import CheckpointError, DataError
 from mest_compiler.runtime import checkpoint
 from mest_compiler.sparsity.mutation_schedule import STATIC
 from mest_compiler.training.data import Examples, load_recipe_data
+from mest_compiler.training.data_files import DataFiles
+from mest_compiler.training.going_on import changed_data
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import EpochRecord
 from mest_compiler.training.run_folder import CHECKPOINT, LOG, RECIPE
@@ -117,10 +119,11 @@ def data_of(run_dir: Path, recipe: Recipe, content: checkpoint.Content, data_roo
     Raises:
         DataError: it is not there whole, or its images are not those of the run.
     """
-    data = load_recipe_data(recipe, data_root)
-    if data.fingerprint() != content.extra["data"]:
+    data, source = load_recipe_data(recipe, data_root), str(run_dir / CHECKPOINT)
+    files = DataFiles.of(data.files(), DataFiles.from_arrays(content.arrays, source))
+    if what := changed_data(data, files, content.extra, content.arrays, source):
         raise DataError(
-            f"{run_dir} was trained on other images or labels than data set {data.name} has here: name their folder "
+            f"{run_dir} was trained on other data than data set {data.name} has here ({what}): name their folder "
             "with --data-root"
         )
     return data

@@ -85,7 +85,9 @@ def test_what_it_refuses(refused, folder: Path, monkeypatch: pytest.MonkeyPatch)
         return rows(seed=1)
 
     monkeypatch.setitem(data_sets.LOADERS, "rows", other)
-    assert "was trained on other images or labels than data set rows" in refused("report", "forgetting", run_dir)
+    assert "was trained on other data than data set rows has here (images or labels)" in refused(
+        "report", "forgetting", run_dir
+    )
     checkpoint_file = run_dir / "checkpoint.safetensors"
     checkpoint_file.write_bytes(checkpoint_file.read_bytes()[:-1])
     assert "is damaged" in refused("report", "forgetting", run_dir)
