@@ -123,6 +123,13 @@ def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
     again = json.loads(mest("train", "--run-dir", RUN, "--resume", "--json", "-").stdout)
     assert again["records"] == result["records"]
     assert "was made with momentum 0.9" in refused("train", "--run-dir", RUN, "--resume", "--momentum", "0.5")
+    assert "was compiled for cpu, not for opencl" in refused(
+        "train", "--run-dir", RUN, "--resume", "--device", "opencl"
+    )
+    assert "it can have more epochs and not 1" in refused("train", "--run-dir", RUN, "--resume", "--epochs", "1")
+    assert "2 epochs: the cosine" not in mest("train", "--run-dir", RUN, "--resume", "--epochs", "2").stderr
+    assert "3 epochs in place of 2: the cosine" in mest("train", "--run-dir", RUN, "--resume", "--epochs", "3").stderr
+    assert len(records()) == 3
 
 
 def test_what_torch_leaves(mest, folder: Path) -> None:

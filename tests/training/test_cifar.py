@@ -13,6 +13,7 @@ import pytest
 from mest_compiler.errors import DataError
 from mest_compiler.training.data import cifar_data_set, load_data
 from mest_compiler.training.data_cifar import CIFAR10, CIFAR100, read_cifar
+from mest_compiler.training.data_files import Changes, DataFiles
 
 # Small files have sums of their own, which the tests of the sums set.
 SMALL10 = dataclasses.replace(CIFAR10, train_records=6, test_records=10, md5={})
@@ -115,6 +116,24 @@ def test_cifar_becomes_a_normalised_data_set(tmp_path):
     assert data.augmentation.padding == 4
     assert data.augmentation.flip
     np.testing.assert_array_equal(np.bincount(data.train_y), [3] * 10)
+
+
+@FORMS
+def test_a_replaced_file_is_named_and_a_copy_is_the_same(form, tmp_path):
+    for name in ("first", "copy"):
+        (tmp_path / name).mkdir()
+        write_binary(form, tmp_path / name / form.binary_folder)
+    first, copy = (cifar_data_set(form, tmp_path / name) for name in ("first", "copy"))
+    assert first.digest() == ""
+    before = DataFiles.of(first.files())
+    assert not DataFiles.of(copy.files(), before).changes_since(before)
+    name = f"{form.train_stems[-1]}.bin"
+    path = tmp_path / "copy" / form.binary_folder / name
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    os.utime(path, (1, 1))
+    assert DataFiles.of(copy.files(), before).changes_since(before) == Changes(changed=(name,))
 
 
 def summed(form, folder, suffix):
