@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,10 @@ from .passes.tiling.state import LayerKernels
 from .runtime.artifact import SCHEMA, Artifact
 from .runtime.local_device import identified
 from .sparsity import structure
-from .sparsity.automatic import Automatic
+from .sparsity.automatic import AUTO, Automatic
+from .sparsity.decisions import Decisions
 from .sparsity.mutation_schedule import units_at
-from .sparsity.profile import LayerPlan, Profile
+from .sparsity.profile import Profile
 from .sparsity.schemes import get_scheme
 from .sparsity.starting_masks import starting_masks
 from .sparsity.structure import Structure
@@ -70,7 +71,8 @@ def compile_step(
         input_shape: channels, height, width of one example.
         batch: examples of a step, fixed in the artifact.
         profile: which layers are sparse, under which scheme, at which ratio; None: none; `Automatic`: the scheme that
-            is the fastest in each layer, measured.
+            is the fastest in each layer, measured. What was asked of each layer, what it got and why it stayed dense
+            stands in the manifest's `asked` and `done`.
         masks: bool [F, C, kh, kw] by parameter name for all layers of the profile; None: random balanced ones
             from `seed`.
         masks_from_weights: take the masks from the zeros of the model's weights instead.
@@ -110,7 +112,8 @@ def compile_step(
     if measure and target.here and pick is None:
         target = identified(target)
     fastest = Fastest(target, lambda what: say(f"lower: measuring {what}"))
-    if isinstance(profile, Automatic):
+    automatic = isinstance(profile, Automatic)
+    if automatic:
         if not target.here:
             raise ProfileError(
                 f"Scheme 'auto' measures kernels here, and {target.name} is no part of this machine: name a scheme, or "
@@ -122,7 +125,9 @@ def compile_step(
         dense = tile(graph, {}, target).tiles.layers
         found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
         profile = fastest_schemes(profile, found, fastest, masks)
-    plan, structures = _structures(graph, profile, masks, masks_from_weights, seed, target, headroom)
+    decisions, structures = _structures(graph, profile, masks, masks_from_weights, seed, target, headroom)
+    if automatic:
+        decisions = replace(decisions, scheme=AUTO)
     say("lower")
     fitter = Fitter(_sparse_layers(structures), rule, target, options)
     if pick is None:
@@ -136,7 +141,7 @@ def compile_step(
         p: structures[p].compact(value.reshape(structures[p].shape)) if p in structures else value
         for p, value in graph.state.items()
     }
-    manifest = _manifest(fitted, plan, structures, rule, target, device, name, batch)
+    manifest = _manifest(fitted, decisions, structures, rule, target, device, name, batch)
     manifest["compile_seconds"] = round(time.perf_counter() - begin, 3)
     return Artifact(manifest, library, tensors, structures)
 
@@ -225,17 +230,19 @@ def _structures(
     seed: int,
     device: Device,
     headroom: float,
-) -> tuple[dict[str, LayerPlan], dict[str, Structure]]:
-    """What each sparse layer gets, and its index arrays."""
+) -> tuple[Decisions, dict[str, Structure]]:
+    """What each layer gets, and the index arrays of those that are sparse."""
     convolutions = {name: c.shape for name, c in graph.convolutions.items() if c.groups == 1}
-    plan, chosen = starting_masks(
-        profile, convolutions, graph.linears, graph.state, masks=masks, from_weights=from_weights, seed=seed
-    )
+    decisions, chosen = starting_masks(
+        profile, convolutions, graph.linears, graph.state,
+        grouped={name: c.shape for name, c in graph.convolutions.items() if c.groups != 1},
+        masks=masks, from_weights=from_weights, seed=seed,
+    )  # fmt: skip
     built = {}
-    for name, layer in plan.items():
+    for name, layer in decisions.plans.items():
         capacity = _capacity(name, layer.scheme, chosen[name], headroom)
         built[name] = structure.build(chosen[name], layer.scheme, capacity, device.threads)
-    return plan, built
+    return decisions, built
 
 
 def _capacity(name: str, scheme: str, mask: np.ndarray, headroom: float) -> int | None:
@@ -254,7 +261,7 @@ def _sparse_layers(structures: Mapping[str, Structure]) -> dict[str, SparseLayer
 
 def _manifest(
     fitted: Fitted,
-    plan: Mapping[str, LayerPlan],
+    decisions: Decisions,
     structures: Mapping[str, Structure],
     rule: Sgd,
     target: Device,
@@ -263,10 +270,11 @@ def _manifest(
     batch: int,
 ) -> dict[str, object]:
     graph, lowered, layers = fitted.graph, fitted.lowered, {}
+    plan, masks = decisions.plans, {param: structure.to_mask() for param, structure in structures.items()}
     for param, layer in lowered.tiles.layers.items():
         layers[param] = {
             "scheme": plan[param].scheme if param in plan else "dense",
-            "sparsity": 1 - structures[param].to_mask().mean() if param in structures else 0.0,
+            "sparsity": 1 - masks[param].mean() if param in masks else 0.0,
             "shape": list(graph.convolutions[param].shape if param in graph.convolutions else structures[param].shape),
             "bytes": layer.state_bytes(),
             "kernels": {
@@ -297,6 +305,8 @@ def _manifest(
         "index_arrays": _index_arrays(graph, lowered),
         "step_places": list(lowered.places),
         "memory": fitted.describe(),
+        "asked": decisions.asked(),
+        "done": decisions.done(masks),
         "layers": layers,
     }
 

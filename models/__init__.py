@@ -13,12 +13,13 @@ from torch import nn
 from mest_compiler.errors import ModelError
 
 from .from_file import build_from_file
+from .keywords import CLASSES
 from .mobilenet import mobilenet_v2, mobilenet_v2_cifar
 from .resnet import resnet18, resnet18_cifar, resnet34, resnet34_cifar, resnet50, resnet50_cifar
 from .resnet_cifar import resnet20, resnet32, resnet110
 from .vgg import vgg19_bn
 
-__all__ = ["available", "build", "usual_plane"]
+__all__ = ["CLASSES", "available", "build", "usual_plane"]
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {
     model.__name__: model
@@ -49,10 +50,12 @@ def build(
 
     Args:
         name: one of `available()`, or "file.py:callable" for a model of one's own. The callable gets those of
-            the arguments below that its signature accepts, by keyword.
+            the arguments below that it takes, by keyword, under the names that are usual for them (`num_classes`,
+            `in_chans`, `width_mult` ...; all stand in `keywords`).
         classes: number of logits.
         in_channels: channels of the input.
-        width: factor on the channels of every layer; 2 for the paper's ResNet-32.
+        width: factor on the channels of every layer; 2 for the paper's ResNet-32. 1 leaves a network as it is built, so
+            a callable with a width of its own keeps that; any other is refused where the callable takes none.
         seed: what that generator starts from; None goes on with it as it is.
 
     Raises:

@@ -18,6 +18,7 @@ from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LayerInputs, layer_inputs
 from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.devices import Device, get_device
+from mest_compiler.errors import ProfileError
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.schedules import generators
@@ -100,7 +101,10 @@ def fastest_scheme(layer: LayerSpec, *, batch: int, sparsity: float, threads: in
     """Name of the fine-grained scheme that is the fastest on this layer at a ratio, measured."""
     its = get_device(device, threads)
     g = geometry_of(layer, batch, its)
-    (plan,) = fastest_schemes(Automatic(sparsity), {"": g}, Fastest(its), first_dense=False).layers.values()
+    found = fastest_schemes(Automatic(sparsity), {"": g}, Fastest(its), first_dense=False).layers
+    if not found:
+        raise ProfileError(f"A sparsity of {sparsity:g} keeps all or nothing of {layer}: choose another one.")
+    (plan,) = found.values()
     return plan.scheme
 
 

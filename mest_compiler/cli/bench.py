@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mest_compiler.cli.asked import Said, check_classes, check_threads, given, say_all, say_otherwise, say_start
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.bench_artifacts import bench_artifacts, opponent_paths
 from mest_compiler.cli.devices.options import Adb, Key, Server, TrackerAt
@@ -33,6 +34,7 @@ from mest_compiler.cli.tables import mib, show_comparison, show_kernels, show_me
 from mest_compiler.errors import BenchError, MemoryLimitError
 
 if TYPE_CHECKING:
+    from mest_compiler.bench.layer_spec import LayerSpec
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.passes.options import StepOptions
     from mest_compiler.runtime.artifact import Artifact
@@ -44,8 +46,10 @@ LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
 OF_NETWORKS = ("profile", "width", "channels", "plane", "classes", "memory_limit", "activations")
 OF_LAYERS = ("uneven",)
 OF_PLACES = ("tracker", "key", "server", "adb", "rest")
+OF_MASKS = ("uneven",)
 OF_MODELS = (*OF_NETWORKS, *OF_LAYERS, "scheme", "sparsity")
-"""Options that say nothing about a layer, about a network, and about an artifact."""
+"""Options that say nothing about a layer, about a network, about this machine, about a dense layer, and about an
+artifact."""
 
 What = Annotated[
     str,
@@ -156,34 +160,41 @@ def command(
     where = Where.of(tracker, key, server, adb)
     if Path(what).exists() and what not in available() and not what.startswith(PREFIX):
         _refuse(context, OF_MODELS, "an artifact")
+        _refuse(context, ("rest",) if where is None else ("threads",), _place(where))
         result = bench_artifacts(
             [Path(what), *map(Path, opponent_paths(compare))],
-            batch if _given(context, "batch") else None,
-            device if _given(context, "device") else None,
+            batch if given(context, "batch") else None,
+            device if given(context, "device") else None,
             **{"seed": seed, "threads": threads, "rounds": rounds or NETWORK_ROUNDS},
             **{"profile_kernels": profile_kernels, "where": where, "rest": rest},
         )
         _show_and_write(what, result, profile_kernels, json)
         return
     target = get_device(device, threads)
-    # PyTorch, beside an OpenCL device, takes the CPU.
-    threads = target.threads if target.kind == "cpu" else threads or available_cores()
     opponents = read_opponents(("torch" if where is None else "") if compare is None else compare)
+    # PyTorch, beside an OpenCL device, takes the CPU.
+    if TORCH not in opponents:
+        check_threads(device, threads)
+    threads = target.threads if target.kind == "cpu" else threads or available_cores()
     if where is not None:
         _refuse_opponents(opponents, (TORCH,), "this machine")
     if what.startswith(PREFIX):
         _refuse(context, (*OF_NETWORKS, *OF_PLACES), "a single layer")
+        _refuse(context, OF_MASKS if not sparsity else (), "a dense layer")
         _refuse_opponents(opponents, (*REWRITES, TVM, UNTUNED), "a whole network")
         result = _layer(what, scheme, sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device)
     else:
         from mest_compiler.bench.torch_network import NetworkCase
 
         _refuse(context, OF_LAYERS, "a network")
+        _refuse(context, ("rest",) if where is None else (), _place(where))
         _refuse_opponents(opponents, (UNORDERED,), "a single layer")
         case = NetworkCase(what, classes, (channels, *plane_of(plane)), batch, seed, width)
         rules, options = profile_of(scheme, sparsity, profile), step_options(memory_limit, activations)
+        said = _said(case, rules, classes if given(context, "classes") else None)
         turns = rounds or NETWORK_ROUNDS
         result = _network(case, rules, options, device, opponents, threads, turns, profile_kernels, where, rest)
+        say_otherwise(said, result)
     _show_and_write(what, result, profile_kernels, json)
 
 
@@ -202,7 +213,6 @@ def _layer(
     from mest_compiler.bench.compare import LayerCase, compare_layer
     from mest_compiler.bench.layer_spec import LayerSpec
     from mest_compiler.bench.report import report
-    from mest_compiler.sparsity.schemes import get_scheme
 
     spec, sparse = LayerSpec.parse(what), profile_of(scheme, sparsity, None) is not None
     if sparse and scheme == AUTO:
@@ -210,13 +220,12 @@ def _layer(
 
         scheme = fastest_scheme(spec, batch=batch, sparsity=sparsity, threads=threads, device=device)
         say(f"fastest scheme here: {scheme}")
-    if sparse:
-        get_scheme(scheme).check_shape(what, spec.weight_shape)
+    said = _said_of_layer(what, spec, scheme if sparse else None, sparsity or 0.0)
     case = LayerCase(spec, batch, seed, scheme if sparse else None, sparsity or 0.0, uneven)
     with turn_bar("timing") as progress:
         comparison = compare_layer(case, opponents, threads=threads, rounds=rounds, progress=progress, device=device)
     facts = {"layer": what, "batch": batch, "scheme": case.scheme, "sparsity": case.sparsity, "seed": seed}
-    return {**facts, **report(comparison, device=device, threads=threads)}
+    return {**facts, **said, **report(comparison, device=device, threads=threads)}
 
 
 def _network(
@@ -283,6 +292,37 @@ def _network(
         return measured(artifacts, paths, torch_case, case.seed, threads, rounds, profile_kernels)
 
 
+def _said_of_layer(what: str, spec: LayerSpec, scheme: str | None, sparsity: float) -> Said:
+    """What of the asked sparsity a layer will have, printed; ProfileError where its scheme cannot have it."""
+    from mest_compiler.sparsity.decisions import all_dense
+    from mest_compiler.sparsity.profile import LayerPlan, Profile, Rule
+
+    layers = {what: spec.weight_shape}
+    if scheme is None:
+        decisions = all_dense(layers)
+    else:
+        decisions = Profile(LayerPlan(scheme, sparsity), layers={what: Rule(scheme, sparsity)}).decide(layers)
+    said = {"asked": decisions.asked(), "done": decisions.done()}
+    say_all(said)
+    return said
+
+
+def _said(case: NetworkCase, rules: Rules | Automatic | None, classes: int | None) -> Said | None:
+    """What of the asked sparsity a network will have, printed. classes: asked for, None: as many as there are.
+
+    Raises:
+        ModelError: the model has another number of classes, or cannot be run.
+    """
+    from mest_compiler.cli.model_options import SparseModel
+    from mest_compiler.cli.network_layers import network_layers
+
+    network = case.network()
+    layers = network_layers(network, case.input_shape)
+    if classes is not None:
+        check_classes(layers, classes, f"--classes asks for {classes}")
+    return say_start(SparseModel(network, rules, None, False), layers, case.seed)
+
+
 def settled(rules: Rules | Automatic, artifact: Artifact) -> Rules:
     """The rules, with the schemes that "auto" chose for the artifact: measured again they could be others."""
     from mest_compiler.sparsity.automatic import Automatic
@@ -295,15 +335,16 @@ def settled(rules: Rules | Automatic, artifact: Artifact) -> Rules:
     return Profile(LayerPlan("unstructured", 0.0), layers=layers)
 
 
-def _given(context: typer.Context, name: str) -> bool:
-    return context.get_parameter_source(name).name == "COMMANDLINE"
-
-
 def _refuse(context: typer.Context, names: tuple[str, ...], what: str) -> None:
     """Raise BenchError for the first of these options that was given."""
     for name in names:
-        if _given(context, name):
+        if given(context, name):
             raise BenchError(f"--{name.replace('_', '-')} says nothing about {what}: leave it out.")
+
+
+def _place(where: Where | None) -> str:
+    """Where steps are timed, in words."""
+    return "a step on this machine" if where is None else "a step on the device behind RPC"
 
 
 def _refuse_opponents(opponents: tuple[str, ...], names: Collection[str], what: str) -> None:

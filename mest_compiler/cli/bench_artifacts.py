@@ -54,7 +54,9 @@ def bench_artifacts(
     if len(artifacts) > 1 and set(artifacts) != {"sparse", "dense"}:
         raise BenchError("On this machine a sparse artifact is compared with a dense one, and with no other.")
     kind = next(iter(artifacts.values())).manifest["device"]["kind"]
-    threads = get_device("cpu", threads).threads if kind == "cpu" else threads or available_cores()
+    if kind != "cpu" and threads is not None:
+        raise BenchError("--threads is about the CPU, and the artifact was compiled for another device: leave it out.")
+    threads = get_device("cpu", threads).threads if kind == "cpu" else available_cores()
     return measured(artifacts, by_name, None, seed, threads, rounds, profile_kernels)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mest_compiler.cli.asked import check_classes, check_threads, given, say_otherwise, say_start
 from mest_compiler.cli.model_options import Channels, Classes, Masks, MasksFrom, Plane, Width, plane_of, sparse_model
 from mest_compiler.cli.options import (
     Activations,
@@ -43,6 +44,7 @@ WeightDecay = Annotated[float, typer.Option(min=0, help="SGD's weight decay, on 
 
 
 def command(
+    context: typer.Context,
     model: Model,
     output: Output,
     scheme: Scheme = None,
@@ -85,8 +87,12 @@ def command(
     check_artifact_place(output)
     if momentum >= 1 or (nesterov and momentum == 0):
         raise MestError(f"A momentum of {momentum:g} cannot be used: it is below 1, and with --nesterov above 0.")
+    if given(context, "seed") and masks_from is not None:
+        raise MestError("--seed draws nothing where weights and masks come from --masks-from: leave it out.")
+    check_threads(device, threads)
     from mest_compiler import models
     from mest_compiler.cli.compiling import compile_with_bar, say_plan
+    from mest_compiler.cli.network_layers import network_layers
     from mest_compiler.kernels.sgd import Sgd
     from mest_compiler.training.memory import peak_rss_mb
 
@@ -94,10 +100,15 @@ def command(
     sparse = sparse_model(
         network, scheme=scheme, sparsity=sparsity, profile=profile, masks=masks, masks_from=masks_from
     )
+    input_shape = (channels, *plane_of(plane))
+    layers = network_layers(sparse.model, input_shape)
+    if given(context, "classes"):
+        check_classes(layers, classes, f"--classes asks for {classes}")
+    said = say_start(sparse, layers, seed)
     artifact = compile_with_bar(
         model,
         sparse.model,
-        input_shape=(channels, *plane_of(plane)),
+        input_shape=input_shape,
         batch=batch,
         profile=sparse.profile,
         masks=sparse.masks,
@@ -112,15 +123,17 @@ def command(
     with no_empty_folders(output.parent):
         artifact.save(output)
     seconds, peak = time.perf_counter() - begin, peak_rss_mb()
-    layers = described_layers(artifact)
-    show_layers(layers)
+    say_otherwise(said, artifact.manifest)
+    described = described_layers(artifact)
+    show_layers(described)
     say_plan(artifact.manifest["memory"])
     say(f"{output}: {model}, compiled in {seconds:.1f} s with at most {peak:.0f} MiB")
     if json is not None:
         manifest = artifact.manifest
-        facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes", "optimizer", "memory")}
+        keys = ("model", "batch", "input_shape", "classes", "optimizer", "memory", "asked", "done")
+        facts = {key: manifest[key] for key in keys}
         result = {"seconds": seconds, "peak_rss_mb": peak, "artifact": str(output), **facts}
-        write_json(json, {**result, "device": device, "threads": manifest["device"]["threads"], "layers": layers})
+        write_json(json, {**result, "device": device, "threads": manifest["device"]["threads"], "layers": described})
 
 
 def described_layers(artifact: Artifact) -> list[dict[str, Any]]:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
 
+FACTS = ("model", "batch", "input_shape", "classes", "asked", "done")
+"""What a report repeats of the manifest of the step it is about."""
+
 
 def measured_remotely(
     artifacts: dict[str, Artifact], paths: dict[str, Path], where: Where, seed: int, rounds: int, rest: float,
@@ -29,7 +32,7 @@ def measured_remotely(
             paths, where, seed=seed, rounds=rounds, pause_s=rest, profile_kernels=profile_kernels, progress=progress,
             waiting=say_waiting(),
         )  # fmt: skip
-    facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes")}
+    facts = {key: manifest[key] for key in FACTS}
     host, probed = describe(), roofline.load(manifest["device"]["name"])
     if probed is not None and probed["opencl"] != found["opencl"]:
         probed = None  # of another device that goes by the same profile
@@ -65,7 +68,7 @@ def measured(
         comparison = compare_network(
             paths, case, seed=seed, threads=threads, rounds=rounds, make=make, progress=progress
         )
-    facts = {key: manifest[key] for key in ("model", "batch", "input_shape", "classes")}
+    facts = {key: manifest[key] for key in FACTS}
     return {
         **facts,
         **report(comparison, device=manifest["device"]["name"], threads=threads),

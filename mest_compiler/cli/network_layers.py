@@ -6,7 +6,7 @@ Tracing says the same and more, but takes seconds; a look at a profile should be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -31,18 +31,24 @@ class NetworkLayers:
         linears: (F, C) of the linear layers.
         grouped: (F, C / groups, kh, kw) of grouped convolutions, which stay dense.
         order: the names of them all.
+        outputs: logits of an example; None where the model returns something else.
     """
 
     convolutions: dict[str, Shape] = field(default_factory=dict)
     linears: dict[str, tuple[int, int]] = field(default_factory=dict)
     grouped: dict[str, Shape] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
+    outputs: int | None = None
 
     def shape(self, name: str) -> Shape:
         """Of a weight as (F, C, kh, kw); a linear layer's kernel is 1x1."""
         if name in self.linears:
             return (*self.linears[name], 1, 1)
         return (self.convolutions if name in self.convolutions else self.grouped)[name]
+
+    def shapes(self) -> dict[str, Shape]:
+        """Of all weights by name, as `shape`."""
+        return {name: self.shape(name) for name in self.order}
 
     def weights(self) -> int:
         """Number of weights of all layers."""
@@ -90,7 +96,7 @@ def network_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> Netwo
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad(), Calls():
-            model.eval()(torch.zeros(1, *input_shape))
+            logits = model.eval()(torch.zeros(1, *input_shape))
     except Exception as error:  # a user's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
@@ -100,4 +106,5 @@ def network_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> Netwo
     finally:
         for module, training in modes:
             module.training = training
-    return found
+    whole = isinstance(logits, torch.Tensor) and logits.dim() == 2 and len(logits) == 1
+    return replace(found, outputs=logits.shape[1]) if whole else found

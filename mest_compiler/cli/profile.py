@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mest_compiler.cli.asked import check_classes, check_threads, given
 from mest_compiler.cli.model_options import AUTO, Channels, Classes, UsualPlane, Width, plane_of, profile_of
 from mest_compiler.cli.options import (
     Activations,
@@ -28,7 +29,7 @@ from mest_compiler.files import write_text
 
 if TYPE_CHECKING:
     from mest_compiler.cli.network_layers import NetworkLayers
-    from mest_compiler.sparsity.profile import LayerPlan
+    from mest_compiler.sparsity.decisions import Decisions
 
 KIB = 2**10
 _WEIGHT = ".weight"
@@ -65,6 +66,7 @@ Dump = Annotated[
 
 
 def command(
+    context: typer.Context,
     model: Model,
     scheme: Scheme = None,
     sparsity: Sparsity = None,
@@ -134,8 +136,12 @@ def command(
     network = models.build(model, classes=classes, in_channels=channels, width=width)
     input_shape = (channels, *(models.usual_plane(model) if plane is None else plane_of(plane)))
     layers = network_layers(network, input_shape)
-    plan = rules.assign(layers.convolutions, layers.linears)
-    rows = described(layers, plan, weight_bits, index_bits)
+    if given(context, "classes"):
+        check_classes(layers, classes, f"--classes asks for {classes}")
+    check_threads(device, threads)
+    decisions = rules.decide(layers.convolutions, layers.linears, layers.grouped)
+    plan = decisions.plans
+    rows = described(layers, decisions, weight_bits, index_bits)
     if program:
         from mest_compiler.compile import planned_bytes
 
@@ -161,21 +167,23 @@ def command(
     if dump is not None:
         _write(dump, rules.resolved(layers.convolutions, layers.linears).dump())
     _show(model, rows, totals)
+    for sentence in decisions.sentences():
+        say(sentence)
     if found is not None:
         show_profiled(found)
         totals |= {"training_memory": found}
     if json is not None:
         facts = {"model": model, "input_shape": input_shape, "weight_bits": weight_bits, "index_bits": index_bits}
-        write_json(json, {**facts, **totals, "layers": rows})
+        said = {"asked": decisions.asked(), "done": decisions.done()}
+        write_json(json, {**facts, **said, **totals, "layers": rows})
 
 
-def described(
-    layers: NetworkLayers, plan: dict[str, LayerPlan], weight_bits: int, index_bits: int
-) -> list[dict[str, Any]]:
+def described(layers: NetworkLayers, decisions: Decisions, weight_bits: int, index_bits: int) -> list[dict[str, Any]]:
     """What each layer gets, in network order.
 
-    Keys: name, shape, scheme ("dense" too), sparsity (of the units that will be kept; `asked` as the profile has it),
-    units and kept_units (None of a dense layer), weights and kept_weights, bytes and dense_bytes of Table A.1.
+    Keys: name, shape, scheme ("dense" too, and `why`), sparsity (of the units that will be kept; `asked` as the profile
+    has it, of a layer that it takes), units and kept_units (None of a dense layer), weights and kept_weights, bytes and
+    dense_bytes of Table A.1.
     """
     from math import prod
 
@@ -183,9 +191,11 @@ def described(
     from mest_compiler.sparsity.schemes import get_scheme
 
     rows = []
+    why, plan = {layer.name: layer.why or None for layer in decisions.layers}, decisions.plans
     for name in layers.order:
         shape, wanted = layers.shape(name), plan.get(name)
         row = {"name": name, "shape": layers.linears.get(name, shape), "scheme": "dense", "asked": 0.0}
+        row["why"] = why[name]
         weights = kept_weights = prod(shape)
         units = kept = None
         if wanted is not None:

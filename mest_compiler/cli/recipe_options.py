@@ -169,11 +169,25 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
         elif any(other in fields for other in others):
             fields = {one: None, **fields}
     if name is None and not resume:
-        return Recipe.from_mapping(fields, "the recipe that the options make")
+        recipe = Recipe.from_mapping(fields, "the recipe that the options make")
+        _refuse_idle(recipe, fields)
+        return recipe
     if name is None and not (run_dir / RECIPE_FILE).is_file():
         raise MestError(f"{run_dir} holds no run to resume: start one without --resume, or name its folder.")
     recipe = load_recipe(str(run_dir / RECIPE_FILE) if name is None else name)
-    return dataclasses.replace(recipe, **fields)
+    if fields.get("schedule", recipe.schedule) != recipe.schedule:
+        fields = {"milestones": (), **fields}  # not those of another schedule
+    recipe = dataclasses.replace(recipe, **fields)
+    _refuse_idle(recipe, given)
+    return recipe
+
+
+def _refuse_idle(recipe: Recipe, given: Mapping[str, Any]) -> None:
+    """Raise MestError for the first option that was given and changes nothing of a run with this recipe."""
+    for key, value in given.items():
+        needs = None if value is None else recipe.needed_by(key)
+        if needs is not None:
+            raise MestError(f"--{key.replace('_', '-')} changes nothing here, since it needs {needs}: leave it out.")
 
 
 def show_recipes(wanted: bool) -> None:

@@ -198,8 +198,7 @@ def command(
     else:
         backend = backend or training.COMPILED
         training.refuse_accepting(accept_changed_data)
-        where["device"] = device or training.CPU
-        start_from = {"masks": masks, "masks_from": masks_from}
+        start_from = {"masks": masks, "masks_from": masks_from, "device": device or training.CPU}
         run = training.begin_run(chosen, run_dir, backend=backend, options=asked, **start_from, **where)
     if not run.first:
         return

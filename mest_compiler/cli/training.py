@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mest_compiler.cli.asked import Said, say_all, say_measured, say_otherwise
 from mest_compiler.cli.compiling import say_plan
 from mest_compiler.cli.model_options import AUTO
 from mest_compiler.cli.output import console, say
@@ -31,6 +32,7 @@ from mest_compiler.files import clear_leftovers, remove, write_bytes
 from mest_compiler.passes.options import PLAIN, StepOptions
 
 if TYPE_CHECKING:
+    from mest_compiler.cli.training_start import Start
     from mest_compiler.runtime.remote.where import Where
     from mest_compiler.training.data import Examples
     from mest_compiler.training.ranks import Ranks
@@ -47,12 +49,14 @@ MOST_LOSSES = 5
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run and what it ran on. first: whether this is the one of its processes that writes and prints."""
+    """A finished run and what it ran on. said: what of the asked sparsity it began with; first: whether this is the one
+    of its processes that writes and prints."""
 
     recipe: Recipe
     data: Examples
     built: Built
     summary: Summary
+    said: Said
     first: bool = True
 
     def facts(self) -> dict[str, Any]:
@@ -79,6 +83,8 @@ class Run:
             "threads": built.threads,
             "backend": built.kind,
             "device": built.device,
+            "asked": self.said["asked"],
+            "done": self.said["done"],
             "recipe": self.recipe.as_mapping(),
             "records": [asdict(record) for record in summary.records],
             "machine": machine,
@@ -109,7 +115,7 @@ def begin_run(
     from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.run_folder import CHECKPOINT
 
-    check_backend(backend, device, measures=recipe.scheme == AUTO)
+    check_backend(backend, device, measures=recipe.scheme == AUTO, threads=threads, where=where)
     if backend == TORCH and options != PLAIN:
         raise MestError(
             "--backend torch keeps all activations as they are: leave out --memory-limit and --activations, or train "
@@ -124,19 +130,19 @@ def begin_run(
         data = load_recipe_data(recipe)
         start = first_start(recipe, data, masks, masks_from)
         check_start(recipe, data, start)
+        _show(recipe, run_dir, ranks)
+        said = _say_start(start, ranks)
         if backend == TORCH:
             built = torch_backend(recipe, start, device, threads, ranks)
         else:
             built = compiled_backend(recipe, data, start, device, threads, options, where)
-        _show(recipe, run_dir, ranks)
-        if built.artifact is not None:
-            say_plan(built.artifact.manifest["memory"])
+            said = _compiled(built, said)
         with _unless_begun(run_dir) if ranks.rank == 0 else nullcontext():
             if ranks.rank == 0:
                 clear_run(run_dir)  # of one that was killed before its first checkpoint
             if built.artifact is not None:
                 built.artifact.save(run_dir / ARTIFACT)
-            return _train(recipe, run_dir, data, built, ranks, False, checkpoint_steps)
+            return _train(recipe, run_dir, data, built, said, ranks, False, checkpoint_steps)
 
 
 def resume_run(
@@ -165,7 +171,8 @@ def resume_run(
     backend = backend or (COMPILED if holds_step else TORCH)
     asked, device = device, device or CPU
     # What "auto" chose stands in the checkpoint: nothing is measured again.
-    check_backend(backend, device, measures=False)
+    loads = backend == COMPILED and holds_step
+    check_backend(backend, device, measures=False, threads=None if loads else threads, where=where)
     if not (run_dir / CHECKPOINT).exists():
         raise CheckpointError(f"{run_dir} holds no checkpoint to resume: start the run without --resume.")
     check_writable(run_dir / ARTIFACT)
@@ -173,20 +180,21 @@ def resume_run(
         if ranks.rank == 0:
             _clear_leftovers(run_dir)
         data = load_recipe_data(recipe)
-        if backend == COMPILED and holds_step:
-            built = loaded_backend(recipe, run_dir / ARTIFACT, threads, where, asked)
+        if loads:
+            built = loaded_backend(recipe, run_dir / ARTIFACT, asked, threads, where)
         else:
             # PyTorch reads the checkpoint of a step that is yet to be compiled, and says what is wrong with it.
             start = start_of_checkpoint(recipe, data, run_dir / CHECKPOINT)
             built = torch_backend(recipe, start, device, threads, ranks)
         _check_resumable(recipe, run_dir, data, built, accepts_data)
         _show(recipe, run_dir, ranks)
+        said = _began_with(built) if loads else _say_start(start, ranks)
         if built.kind != backend:
             say(f"{run_dir} holds no compiled step: compiling it")
             built = compiled_backend(recipe, data, start, device, threads, PLAIN, where)
-            say_plan(built.artifact.manifest["memory"])
+            said = _compiled(built, said)
             built.artifact.save(run_dir / ARTIFACT)
-        return _train(recipe, run_dir, data, built, ranks, True, checkpoint_steps, accepts_data)
+        return _train(recipe, run_dir, data, built, said, ranks, True, checkpoint_steps, accepts_data)
 
 
 def clear_run(run_dir: Path) -> None:
@@ -236,11 +244,38 @@ def _show(recipe: Recipe, run_dir: Path, ranks: Ranks) -> None:
         say(f"# {run_dir / RECIPE_FILE}\n{recipe.text()}")
 
 
+def _say_start(start: Start, ranks: Ranks) -> Said | None:
+    """What of the asked sparsity a run begins with, printed; None where compiling will tell."""
+    said = start.said()
+    if ranks.rank == 0:
+        if said is None:
+            say_measured(start.sparse.profile)
+        else:
+            say_all(said)
+    return said
+
+
+def _compiled(built: Built, said: Said | None) -> Said:
+    """What of the asked sparsity a compiled step has; printed where it was not, and so is the step's plan of memory."""
+    manifest = built.artifact.manifest
+    say_otherwise(said, manifest)
+    say_plan(manifest["memory"])
+    return {"asked": manifest["asked"], "done": manifest["done"]}
+
+
+def _began_with(built: Built) -> Said:
+    """What of the asked sparsity the step of a run has that goes on, printed."""
+    manifest = built.artifact.manifest
+    say_all(manifest)
+    return {"asked": manifest["asked"], "done": manifest["done"]}
+
+
 def _train(
     recipe: Recipe,
     run_dir: Path,
     data: Examples,
     built: Built,
+    said: Said,
     ranks: Ranks,
     resume: bool,
     checkpoint_steps: int | None,
@@ -268,7 +303,7 @@ def _train(
         built, resume = connected_again(recipe, built), True
     if first:
         _write_result(run_dir, built)
-    return Run(recipe, data, built, summary, first)
+    return Run(recipe, data, built, summary, said, first)
 
 
 def _checkpoint_digest(run_dir: Path) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mest_compiler.cli.asked import check_threads
 from mest_compiler.errors import DeviceError, MestError, ProfileError
 
 if TYPE_CHECKING:
@@ -43,15 +44,17 @@ class Built:
     where: Where | None = None
 
 
-def check_backend(kind: str, device: str, *, measures: bool) -> None:
+def check_backend(kind: str, device: str, *, measures: bool, threads: int | None, where: Where | None) -> None:
     """Raise, before any work, what a backend refuses. measures: whether kernels are to be timed for a scheme "auto".
 
     Raises:
         MestError: no such backend, or several processes for the compiled step. DeviceError: it does not run on this
-            device. ProfileError: PyTorch has no kernels to time.
+            device, in this place or with threads. ProfileError: PyTorch has no kernels to time.
     """
     if kind not in BACKENDS:
         raise MestError(f"There is no backend {kind!r}: use {' or '.join(BACKENDS)}.")
+    if kind == TORCH and where is not None:
+        raise DeviceError("--backend torch trains on this machine: leave out --tracker, --key, --server and --adb.")
     if kind == TORCH:
         from mest_compiler.training.torch_backend import torch_device
 
@@ -69,6 +72,7 @@ def check_backend(kind: str, device: str, *, measures: bool) -> None:
             "--device."
         )
     get_device(device)
+    check_threads(device, threads)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise MestError("The compiled step trains in one process: add --backend torch, or start it without torchrun.")
 
@@ -144,9 +148,9 @@ def compiled_backend(
 
 
 def loaded_backend(
-    recipe: Recipe, path: Path, threads: int | None, where: Where | None = None, device: str | None = None
+    recipe: Recipe, path: Path, device: str | None, threads: int | None, where: Where | None = None
 ) -> Built:
-    """The step that was compiled before, at `path`, on its own device.
+    """The step that was compiled before, at `path`, on its own device; device: None, or what that must be.
 
     Its kernels' way of adding up is part of it, so the number of threads changes nothing of what is computed.
 
@@ -157,11 +161,11 @@ def loaded_backend(
 
     _one_pool_of_threads()
     artifact = Artifact.load(path)
-    own = artifact.manifest["device"]["name"]
-    if device not in (None, own):
+    built_for = artifact.manifest["device"]["name"]
+    if device not in (None, built_for):
         raise DeviceError(
-            f"The step at {path} was compiled for {own}, not for {device}: leave out --device, or remove that folder "
-            "to have one compiled."
+            f"The step at {path} was compiled for {built_for}, not for {device}: leave out --device, or remove that "
+            "folder to have one compiled."
         )
     return _trainer(recipe, artifact, threads, where)
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mest_compiler.errors import CheckpointError, MestError
+from mest_compiler.errors import CheckpointError, MestError, ProfileError
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
     from mest_compiler.cli.model_options import SparseModel
+    from mest_compiler.cli.network_layers import NetworkLayers
     from mest_compiler.runtime.checkpoint import Content
+    from mest_compiler.sparsity.decisions import Decisions
     from mest_compiler.sparsity.schemes import Scheme, Shape
     from mest_compiler.training.data import Examples
     from mest_compiler.training.recipe import Recipe
@@ -25,12 +27,20 @@ class Start:
     """A network with its weights, and how it is sparse.
 
     sparse: as the compiler is told it. schemes, masks: of each sparse layer by parameter name, masks bool
-    [F, C, kh, kw]; both empty where "auto" has the compiler choose.
+    [F, C, kh, kw]; both empty where "auto" has the compiler choose. decisions: what each layer gets, and why; None
+    where the compiler chooses.
     """
 
     sparse: SparseModel
     schemes: dict[str, str]
     masks: dict[str, np.ndarray]
+    decisions: Decisions | None
+
+    def said(self) -> dict[str, Any] | None:
+        """`asked` and `done` of a result; None where the compiler chooses."""
+        if self.decisions is None:
+            return None
+        return {"asked": self.decisions.asked(), "done": self.decisions.done(self.masks)}
 
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
         """As of a `Backend`."""
@@ -47,10 +57,10 @@ def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: 
     """The start of a run's first epoch: weights and masks that the recipe's seed draws, or those of files.
 
     Raises:
-        ModelError, ProfileError, MaskError: of the model, or a sparsity that it cannot have.
+        ModelError, ProfileError, MaskError: of the model, which must have as many outputs as the data have classes, or
+            a sparsity that it cannot have.
     """
     from mest_compiler.cli.model_options import sparse_model
-    from mest_compiler.cli.network_layers import network_layers
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.starting_masks import starting_masks
 
@@ -62,19 +72,20 @@ def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: 
         masks=masks,
         masks_from=masks_from,
     )
+    layers = _checked_layers(sparse.model, data)
     if isinstance(sparse.profile, Automatic):
-        return Start(sparse, {}, {})
-    layers = network_layers(sparse.model, data.input_shape)
-    plan, drawn = starting_masks(
+        return Start(sparse, {}, {}, None)
+    decisions, drawn = starting_masks(
         sparse.profile,
         layers.convolutions,
         layers.linears,
         {name: parameter.detach().numpy() for name, parameter in sparse.model.named_parameters()},
+        grouped=layers.grouped,
         masks=sparse.masks,
         from_weights=sparse.masks_from_weights,
         seed=recipe.seed,
     )
-    return Start(sparse, {name: layer.scheme for name, layer in plan.items()}, drawn)
+    return Start(sparse, {name: layer.scheme for name, layer in decisions.plans.items()}, drawn, decisions)
 
 
 def start_of_checkpoint(recipe: Recipe, data: Examples, path: Path) -> Start:
@@ -88,6 +99,7 @@ def start_of_checkpoint(recipe: Recipe, data: Examples, path: Path) -> Start:
     """
     from mest_compiler.cli.model_options import SparseModel
     from mest_compiler.runtime import checkpoint
+    from mest_compiler.sparsity.decisions import as_masked
     from mest_compiler.sparsity.profile import LayerPlan, Profile
 
     content = checkpoint.read(path, None)
@@ -98,7 +110,9 @@ def start_of_checkpoint(recipe: Recipe, data: Examples, path: Path) -> Start:
     # A ratio of 0 would make the layer a dense one.
     layers = {name: LayerPlan(content.schemes[name], max(1 - float(mask.mean()), 1e-9)) for name, mask in masks.items()}
     profile = Profile(LayerPlan("unstructured", 0.0), layers=layers) if masks else None
-    return Start(SparseModel(model, profile, masks or None, False), dict(content.schemes), masks)
+    schemes = dict(content.schemes)
+    decisions = as_masked(_checked_layers(model, data).shapes(), schemes, masks)
+    return Start(SparseModel(model, profile, masks or None, False), schemes, masks, decisions)
 
 
 def _thinned(content: Content, masks: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
@@ -125,9 +139,11 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
     """Raise what the run would raise later: after compiling, or after epochs of training.
 
     Raises:
-        DataError: not a batch of training images. ProfileError, MaskError: a layer cannot mutate as the recipe says.
+        DataError: not a batch of training images. ProfileError, MaskError: a layer cannot mutate as the recipe says,
+            or there is none to mutate.
         MestError: not a batch would be left by data efficiency.
     """
+    from mest_compiler.sparsity.mutation_schedule import STATIC
     from mest_compiler.training.feed import steps_per_epoch
     from mest_compiler.training.mutator import Mutator
 
@@ -138,7 +154,23 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
             f"de_remove of {recipe.de_remove} would leave {max(images - recipe.de_remove, 0)} of {images} training "
             f"images, fewer than a batch of {recipe.batch}: lower it"
         )
+    if recipe.mutation != STATIC and start.decisions is not None and not start.masks:
+        raise ProfileError(
+            f"Mutation {recipe.mutation!r} has nothing to change, since no layer is sparse "
+            f"({'; '.join(start.decisions.sentences()) or 'no sparsity was asked for'}): leave it out, or choose "
+            "another scheme, sparsity or profile."
+        )
     Mutator(recipe.mutations, start, recipe.seed)
+
+
+def _checked_layers(model: nn.Module, data: Examples) -> NetworkLayers:
+    """The model's layers; ModelError unless it tells the data's classes apart."""
+    from mest_compiler.cli.asked import check_classes
+    from mest_compiler.cli.network_layers import network_layers
+
+    layers = network_layers(model, data.input_shape)
+    check_classes(layers, data.classes, f"data set {data.name} has {data.classes} classes")
+    return layers
 
 
 def _network(recipe: Recipe, data: Examples) -> nn.Module:

@@ -41,6 +41,8 @@ _KEYS = (
     "classes",
     "dtype",
     "seeded",
+    "asked",
+    "done",
     "parameters",
     "buffers",
     "index_arrays",

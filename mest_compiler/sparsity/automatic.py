@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from mest_compiler.errors import MaskError, ProfileError
 from .layer_rules import LayerPlan
 from .scheme import Scheme, Shape, check_sparsity
 from .schemes import SCHEMES
+
+AUTO = "auto"
+"""Its name among the schemes."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,11 @@ class Automatic:
         """What a layer may get, and the units that each plan keeps.
 
         With a mask: every scheme that the mask is one of, since they compute the same. Without: every fine-grained
-        scheme that can have the ratio (channels and filters would win, and cost the network its accuracy).
+        scheme that can have the ratio (channels and filters would win, and cost the network its accuracy); none where
+        rounding keeps all or nothing of so small a layer.
 
         Raises:
-            MaskError: the mask keeps nothing. ProfileError: no scheme fits, or there are both a ratio and a mask, or
-            neither.
+            MaskError: the mask keeps nothing. ProfileError: there are both a ratio and a mask, or neither.
         """
         if (self.sparsity is None) == (mask is None):
             raise ProfileError(
@@ -53,15 +57,11 @@ class Automatic:
         for kind in SCHEMES:
             if not kind.fine or self.sparsity < kind.lowest:
                 continue
-            try:
-                kind.check_shape(name, shape)
-                kept = kind.kept_units(shape, self.sparsity)
-            except ProfileError:
-                continue  # another scheme may fit
-            if kept:
+            if kind.misfit(shape) is not None:
+                continue
+            kept = kind.kept_units(shape, self.sparsity)
+            if 0 < kept * kind.unit_size(shape) < prod(shape):
                 found[LayerPlan(kind.name, self.sparsity)] = kept
-        if not found:
-            raise ProfileError(f"A sparsity of {self.sparsity} leaves nothing of layer {name!r}: lower it.")
         return found
 
 

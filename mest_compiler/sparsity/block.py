@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mest_compiler.errors import ProfileError
-
 from .scheme import Scheme, Shape
 
 
@@ -26,15 +24,12 @@ class Block(Scheme):
     aliases: tuple[str, ...] = ()
     family = "block"
 
-    def check_shape(self, name: str, shape: Shape) -> None:
+    def misfit(self, shape: Shape) -> str | None:
         """See the base class; filters and channels must be multiples of the block's."""
-        super().check_shape(name, shape)
         for axis, what, size in ((0, "filters", self.filters), (1, "input channels", self.channels)):
             if shape[axis] % size:
-                raise ProfileError(
-                    f"Layer {name!r} has {shape[axis]} {what}, which scheme {self.name!r} cannot cut into blocks "
-                    f"of {size}: keep it dense or give it another scheme in the profile."
-                )
+                return f"{shape[axis]} {what}, which scheme {self.name!r} cannot cut into blocks of {size}"
+        return None
 
     def grid(self, shape: Shape) -> tuple[int, int]:
         """(F / filters, C / channels * kh * kw)."""

@@ -40,18 +40,11 @@ class Pattern(Scheme):
     lowest = 1 - KEPT / PLACES
     balanced = True
 
-    def fits_kernel(self, shape: Shape) -> bool:
-        """See the base class: 3x3."""
-        return tuple(shape[2:]) == (3, 3)
-
-    def check_shape(self, name: str, shape: Shape) -> None:
+    def misfit(self, shape: Shape) -> str | None:
         """See the base class; kernels must be 3x3."""
-        super().check_shape(name, shape)
-        if not self.fits_kernel(shape):
-            raise ProfileError(
-                f"Layer {name!r} has {shape[2]}x{shape[3]} kernels, but scheme {self.name!r} needs 3x3: keep it dense "
-                "or give it another scheme in the profile, for example block."
-            )
+        if tuple(shape[2:]) == (3, 3):
+            return None
+        return f"{shape[2]}x{shape[3]} kernels, but scheme {self.name!r} needs 3x3"
 
     def grid(self, shape: Shape) -> tuple[int, int]:
         """(F, C * 8)."""

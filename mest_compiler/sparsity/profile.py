@@ -25,10 +25,22 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import prod
 from pathlib import Path
 
 from mest_compiler.errors import ProfileError
 
+from .decisions import (
+    BY_PROFILE,
+    CLASSIFIER,
+    FIRST,
+    GROUPED,
+    LINEAR_BESIDE,
+    NEVER_ASKED,
+    NO_SHARE,
+    Decision,
+    Decisions,
+)
 from .layer_ratios import UNIFORM, check_ratio_rule, share_out
 from .layer_rules import DENSE, LINEAR, Layer, LayerPlan, Rule, check_kind
 from .profile_form import dump_profile, read_profile
@@ -49,14 +61,17 @@ class Profile:
 
     Attributes:
         default: the scheme of every convolution that nothing else is said about, and the overall sparsity of all
-            layers whose ratio is not said; a sparsity of 0 means dense. A default scheme leaves those layers dense
-            whose kernels it is not made for (the paper's own pattern networks keep dense 1x1 convolutions).
+            layers whose ratio is not said; a sparsity of 0 means dense. It leaves those layers dense that it cannot
+            take: whose shape the scheme cannot cut (the paper's own pattern networks keep dense 1x1 convolutions), or
+            of whose few units rounding keeps all or none.
         first: "dense" or "sparse": whether the network's first convolution is treated as the others are.
             "dense" holds against kinds and wildcards too; only an entry of `layers` with its exact name overrules it.
         layers: name or pattern (fnmatch, case-sensitive) to a rule or a plan, or None for dense; the last match counts.
         ratio: how the sparsity is shared out, see `layer_ratios`.
         kinds: "HxW" (kernel) or "linear" to a rule or a plan, or None for dense. Linear layers are dense unless
             `linear` or an entry of `layers` says otherwise; a wildcard does that only where it matches no convolution.
+            Where there is no convolution to make sparse, the default takes linear layers too, but for the last of
+            several: that tells the classes apart, and MEST keeps it dense.
     """
 
     default: LayerPlan
@@ -78,7 +93,7 @@ class Profile:
 
     @classmethod
     def uniform(cls, scheme: str, sparsity: float) -> Profile:
-        """Every convolution but the first at this ratio.
+        """Every convolution but the first at this ratio; of a network without such, every linear layer but the last.
 
         Raises:
             ProfileError: unknown scheme, or a sparsity outside [0, 1).
@@ -117,31 +132,40 @@ class Profile:
     def assign(
         self, layers: Mapping[str, Shape], linears: Mapping[str, tuple[int, int]] | None = None
     ) -> dict[str, LayerPlan]:
-        """The plan of every sparse layer, in the order of the arguments; layers that stay dense are absent.
+        """The plan of every sparse layer, as `decide`; layers that stay dense are absent."""
+        return self.decide(layers, linears).plans
+
+    def decide(
+        self,
+        layers: Mapping[str, Shape],
+        linears: Mapping[str, tuple[int, int]] | None = None,
+        grouped: Mapping[str, Shape] | None = None,
+    ) -> Decisions:
+        """What every layer gets, and why those that stay dense do, in the order of the arguments.
 
         Args:
             layers: weight shape (F, C, kh, kw) by parameter name of each convolution that may be sparse, in
                 network order.
             linears: weight shape (F, C) by parameter name of each linear layer; None: they cannot be sparse here.
+            grouped: weight shape (F, C / groups, kh, kw) by parameter name of convolutions that cannot be sparse.
 
         Raises:
-            ProfileError: a pattern matches no layer, a scheme cannot cut a layer's shape, a ratio is out of its range
-                or leaves nothing of a layer, or the overall sparsity cannot be had.
+            ProfileError: a pattern matches no layer, a ratio is out of its scheme's range, the overall sparsity cannot
+                be had, or a layer is named that cannot be as it is said: its scheme cannot cut it, or its ratio
+                leaves nothing of it.
         """
         known = [Layer(name, tuple(shape), first=not i) for i, (name, shape) in enumerate(layers.items())]
         known += [Layer(name, (*shape, 1, 1), linear=True) for name, shape in (linears or {}).items()]
         self._check_rules(known, linears is not None)
         of_convolutions = {pattern for pattern in self.layers if any(_matches(pattern, name) for name in layers)}
-        chosen: dict[Layer, tuple[Scheme, float | None]] = {}
-        for layer in known:
-            choice = self._choice(layer, of_convolutions)
-            if choice is not None:
-                chosen[layer] = choice
-        ruled = {layer: scheme for layer, (scheme, ratio) in chosen.items() if ratio is None}
+        by_default = self._linears_by_default(known)
+        choices = {layer: self._choice(layer, of_convolutions, by_default) for layer in known}
+        ruled = {layer: c.scheme for layer, c in choices.items() if c.scheme is not None and c.ratio is None}
         shares = share_out(self.ratio, self.default.sparsity, [(layer.shape, s) for layer, s in ruled.items()])
         share = dict(zip(ruled, shares, strict=True))
-        ratios = {layer: share[layer] if ratio is None else ratio for layer, (_, ratio) in chosen.items()}
-        return {layer.name: _plan(layer, chosen[layer][0], ratio) for layer, ratio in ratios.items() if ratio}
+        found = [_decision(layer, choice, share.get(layer)) for layer, choice in choices.items()]
+        found += [Decision(n, tuple(s), self.default.sparsity, None, GROUPED) for n, s in (grouped or {}).items()]
+        return Decisions(self.default.scheme, tuple(found))
 
     def resolved(self, layers: Mapping[str, Shape], linears: Mapping[str, tuple[int, int]] | None = None) -> Profile:
         """The profile that says the same of this network with an entry a layer; arguments and errors of `assign`."""
@@ -163,26 +187,39 @@ class Profile:
                 "The sparsity profile makes linear layers sparse, which cannot be had here: keep them dense."
             )
 
-    def _choice(self, layer: Layer, of_convolutions: set[str]) -> tuple[Scheme, float | None] | None:
-        """A layer's scheme, checked against its shape, and ratio, None where it is to be solved for; None for dense."""
-        rules = self._rules_of(layer, of_convolutions)
+    def _linears_by_default(self, known: list[Layer]) -> dict[str, str | None]:
+        """Of each linear layer, by name, why the default leaves it dense; None where it takes it."""
+        linears = [layer.name for layer in known if layer.linear]
+        if any(not layer.linear and not (layer.first and self.first == DENSE) for layer in known):
+            return dict.fromkeys(linears, LINEAR_BESIDE)
+        taken = linears if len(known) == 1 else linears[:-1]
+        return {name: None if name in taken else CLASSIFIER for name in linears}
+
+    def _choice(self, layer: Layer, of_convolutions: set[str], linears: Mapping[str, str | None]) -> _Choice:
+        """A layer's scheme and ratio as the rules say, or why it stays dense. linears: of `_linears_by_default`."""
+        usual, rules = self.default.sparsity, self._rules_of(layer, of_convolutions)
+        if layer.linear and rules == [] and linears[layer.name] is not None:
+            return _Choice(usual, why=linears[layer.name])
         if rules is None:
-            return None
+            first = layer.first and self.first == DENSE and layer.name not in self.layers
+            return _Choice(usual, why=FIRST) if first else _Choice(0.0, why=BY_PROFILE)
         ratio = _first_said(rule.sparsity for rule in rules)
-        if ratio == 0 or (ratio is None and not self.default.sparsity):
-            return None
+        if ratio == 0 or (ratio is None and not usual):
+            return _Choice(0.0, why=BY_PROFILE)
         said = _first_said(rule.scheme for rule in rules)
         scheme = get_scheme(self.default.scheme if said is None else said)
         named = said is not None or layer.name in self.layers or self.kinds.get(layer.kind) is not None
-        if not named and not scheme.fits_kernel(layer.shape):
-            return None
-        if layer.linear and scheme.family != _OF_LINEARS:
+        foreign = layer.linear and scheme.family != _OF_LINEARS
+        why = f"linear layers, which scheme {scheme.name!r} is not for" if foreign else scheme.misfit(layer.shape)
+        if why is not None and not named:
+            return _Choice(usual if ratio is None else ratio, why=why)
+        if foreign:
             raise ProfileError(
                 f"Layer {layer.name!r} is linear, and scheme {scheme.name!r} is not for such: use unstructured, block "
                 "or block:MxN, or keep it dense."
             )
         scheme.check_shape(layer.name, layer.shape)
-        return scheme, ratio
+        return _Choice(ratio, scheme, named=named)
 
     def _rules_of(self, layer: Layer, of_convolutions: set[str]) -> list[Rule] | None:
         """What is said about a layer beside the default, the most special first; None for dense."""
@@ -194,20 +231,48 @@ class Profile:
             said = [self.layers.get(layer.name), *kind]
         else:
             said = [*(self.layers[pattern] for pattern in patterns[-1:]), *kind]
-        if said[:1] == [None] or (layer.linear and not said):
-            return None
-        return [rule for rule in said if rule is not None]
+        return None if said[:1] == [None] else [rule for rule in said if rule is not None]
 
 
-def _plan(layer: Layer, scheme: Scheme, sparsity: float) -> LayerPlan:
-    """The plan of a layer; raise ProfileError for a ratio that the scheme cannot have there."""
-    scheme.check_ratio(f"layer {layer.name!r}", sparsity)
-    if not scheme.kept_units(layer.shape, sparsity):
+@dataclass(frozen=True)
+class _Choice:
+    """What the rules say of one layer.
+
+    ratio: as said, None where it is to be solved for. scheme: None: dense. why: it is. named: whether a rule means just
+    this layer, or just its kind, or gives it its scheme.
+    """
+
+    ratio: float | None
+    scheme: Scheme | None = None
+    why: str = NEVER_ASKED
+    named: bool = False
+
+
+def _decision(layer: Layer, choice: _Choice, share: float | None) -> Decision:
+    """The decision about a layer; share: its part of the overall sparsity, None where its ratio is said.
+
+    Raises:
+        ProfileError: a ratio that the scheme cannot have, or one that leaves nothing of a layer that is named.
+    """
+    ratio = choice.ratio if share is None else share
+    if choice.scheme is None:
+        return Decision(layer.name, layer.shape, ratio, None, choice.why)
+    if not ratio:
+        return Decision(layer.name, layer.shape, 0.0, None, NO_SHARE)
+    scheme, shape = choice.scheme, layer.shape
+    scheme.check_ratio(f"layer {layer.name!r}", ratio)
+    kept, units = scheme.kept_units(shape, ratio), scheme.most_kept(shape)
+    if not kept and choice.named:
         raise ProfileError(
-            f"A sparsity of {sparsity} keeps none of the {scheme.most_kept(layer.shape)} units of layer "
-            f"{layer.name!r}: lower it or keep the layer dense."
+            f"A sparsity of {ratio} keeps none of the {units} units of layer {layer.name!r}: lower it or keep the "
+            "layer dense."
         )
-    return LayerPlan(scheme.name, sparsity)
+    whole = kept * scheme.unit_size(shape) == prod(shape)
+    if (not kept or whole) and not choice.named:
+        verb = "removes" if whole else "keeps"
+        why = f"a sparsity of {ratio:g} {verb} none of its {units} units of scheme {scheme.name!r}"
+        return Decision(layer.name, layer.shape, ratio, None, why)
+    return Decision(layer.name, layer.shape, ratio, LayerPlan(scheme.name, ratio))
 
 
 def _first_said(values: Iterable) -> object:

@@ -46,9 +46,12 @@ class Scheme(ABC):
     balanced: bool = False
     indexed: bool = True
 
-    def fits_kernel(self, shape: Shape) -> bool:
-        """Whether the scheme is made for kernels of this size; a default scheme leaves other layers dense."""
-        return True
+    def misfit(self, shape: Shape) -> str | None:
+        """Why the scheme cannot cut a weight of this shape into units, as it follows "has"; None: it can.
+
+        A scheme that is asked of all layers leaves those dense that it does not fit.
+        """
+        return None
 
     def check_shape(self, name: str, shape: Shape) -> None:
         """Raise ProfileError, naming the layer, unless the scheme can cut this shape into units."""
@@ -57,6 +60,9 @@ class Scheme(ABC):
                 f"Layer {name!r} has a weight of shape {tuple(shape)}, but a sparse layer needs [filters, "
                 "channels, kh, kw], each at least 1: keep it dense."
             )
+        why = self.misfit(shape)
+        if why is not None:
+            raise ProfileError(f"Layer {name!r} has {why}: keep it dense or give it another scheme in the profile.")
 
     @abstractmethod
     def grid(self, shape: Shape) -> tuple[int, int]:

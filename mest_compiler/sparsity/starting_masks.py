@@ -8,9 +8,10 @@ import numpy as np
 
 from mest_compiler.errors import ModelError
 
+from .decisions import Decisions, all_dense
 from .masks import Masks, masks_from_zeros, random_masks
-from .profile import LayerPlan, Profile
-from .schemes import Shape
+from .profile import Profile
+from .schemes import Shape, kernel_shape
 
 
 def starting_masks(
@@ -19,31 +20,35 @@ def starting_masks(
     linears: Mapping[str, tuple[int, int]],
     weights: Mapping[str, np.ndarray],
     *,
+    grouped: Mapping[str, Shape] | None = None,
     masks: Mapping[str, np.ndarray] | None = None,
     from_weights: bool = False,
     seed: int = 0,
-) -> tuple[dict[str, LayerPlan], Masks]:
-    """What each sparse layer gets: (scheme and ratio, mask bool [F, C, kh, kw]), both by parameter name.
+) -> tuple[Decisions, Masks]:
+    """What each layer gets, and the masks of those that are sparse: bool [F, C, kh, kw] by parameter name.
 
     Args:
         profile: which layers are sparse; None: none.
-        convolutions: weight shape (F, C, kh, kw) by parameter name, in network order; linears: (F, C), likewise.
+        convolutions: weight shape (F, C, kh, kw) by parameter name, in network order; linears: (F, C), likewise;
+            grouped: (F, C / groups, kh, kw) of the convolutions that stay dense.
         weights: by parameter name; only their zeros count, and only with `from_weights`.
         masks: for all layers of the profile; None: random balanced ones from `seed`.
         from_weights: take the masks from the zeros of the weights instead.
 
     Raises:
         ModelError: masks without a profile, from two places, or of other layers than the profile's.
-        ProfileError, MaskError: see `Profile.assign`, `random_masks` and `masks_from_zeros`.
+        ProfileError, MaskError: see `Profile.decide`, `random_masks` and `masks_from_zeros`.
     """
     if masks is not None and from_weights:
         raise ModelError("Masks come either from the caller or from the zeros of the weights: give one of the two.")
     if profile is None:
         if masks or from_weights:
             raise ModelError("Masks need a profile that says which scheme their layers have: give one.")
-        return {}, {}
-    plan = profile.assign(convolutions, linears)
-    shapes = {**convolutions, **{name: (*shape, 1, 1) for name, shape in linears.items()}}
+        every = {**convolutions, **linears, **(grouped or {})}
+        return all_dense({name: kernel_shape(shape) for name, shape in every.items()}), {}
+    decisions = profile.decide(convolutions, linears, grouped)
+    plan = decisions.plans
+    shapes = {name: kernel_shape(shape) for name, shape in {**convolutions, **linears}.items()}
     if from_weights:
         masks = masks_from_zeros(weights, plan, shapes)
     elif masks is None:
@@ -52,4 +57,4 @@ def starting_masks(
     if missing or surplus:
         what = f"has none for {missing[0]!r}" if missing else f"has one for {surplus[0]!r}, which is no sparse layer"
         raise ModelError(f"The masks do not fit the profile: the set {what}.")
-    return plan, {name: masks[name] for name in plan}
+    return decisions, {name: masks[name] for name in plan}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 
 from mest_compiler.errors import MestError
 from mest_compiler.files import write_text
-from mest_compiler.sparsity.mutation_schedule import METHODS, STATIC, MutationSchedule
+from mest_compiler.sparsity.mutation_schedule import EM, EM_S, METHODS, STATIC, MutationSchedule
 from mest_compiler.training.schedule import cosine, step_decay
 
 RECIPES = "mest_compiler.training.recipes"
@@ -133,6 +134,11 @@ class Recipe:
 
         if self.mutation != STATIC and not self.mutate_until:
             raise MestError(f"mutation {self.mutation!r} of a recipe needs mutate_until, the epoch at which it ends")
+        if self.mutation != STATIC and not any(self.mutations.phases(epoch) for epoch in range(self.epochs)):
+            raise MestError(
+                f"mutation {self.mutation!r} of a recipe never happens with mutate_every {self.mutate_every} and "
+                f"mutate_until {self.mutate_until}: lower the one or raise the other"
+            )
         if self.mutation != STATIC and self.scheme is None and self.profile is None:
             raise MestError(f"mutation {self.mutation!r} of a recipe needs a scheme with its sparsity, or a profile")
         ways = [name for name in ("de_threshold", "de_remove") if getattr(self, name) is not None]
@@ -140,6 +146,11 @@ class Recipe:
             raise MestError(
                 "data efficiency of a recipe is de_epoch with de_threshold or with de_remove, one of the two"
             )
+
+    def needed_by(self, field: str) -> str | None:
+        """What a field would need to change anything of this run; None where it has it, or needs nothing."""
+        works, needs = NEEDS.get(field, (lambda recipe: True, ""))
+        return None if works(self) else needs
 
     @property
     def mutations(self) -> MutationSchedule:
@@ -215,6 +226,28 @@ class Recipe:
         if ":" in recipe.model:
             changes["model"] = str(folder / recipe.model)
         return dataclasses.replace(recipe, **changes)
+
+
+def _below(epochs: tuple[int, ...], end: int) -> bool:
+    return all(epoch < end for epoch in epochs)
+
+
+_MUTATION = (lambda recipe: recipe.mutation != STATIC, "mutation em, em&s or vanilla")
+NEEDS: dict[str, tuple[Callable[[Recipe], bool], str]] = {
+    "end_lr": (lambda r: r.schedule == "cosine", "schedule cosine"),
+    "milestones": (lambda r: _below(r.milestones, r.epochs), "milestones below the number of epochs"),
+    "decay": (lambda r: bool(r.milestones), "schedule step with milestones"),
+    "p": _MUTATION,
+    "mutate_every": _MUTATION,
+    "mutate_until": _MUTATION,
+    "importance_lambda": _MUTATION,
+    "p_milestones": (
+        lambda r: r.mutation in (EM, EM_S) and _below(r.p_milestones, r.mutate_until),
+        "mutation em or em&s, and p_milestones below mutate_until",
+    ),
+    "p_decay": (lambda r: r.mutation in (EM, EM_S) and bool(r.p_milestones), "mutation em or em&s with p_milestones"),
+}
+"""Fields that do nothing in some recipes: where they do something, as a test and in words."""
 
 
 def available_recipes() -> list[str]:

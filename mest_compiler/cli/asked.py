@@ -1,0 +1,99 @@
+"""What the command line asked, beside what is done: checked and said before anything is traced or compiled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mest_compiler.cli.output import say
+from mest_compiler.errors import DeviceError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import typer
+
+    from mest_compiler.cli.model_options import SparseModel
+    from mest_compiler.cli.network_layers import NetworkLayers
+    from mest_compiler.sparsity.automatic import Automatic
+
+Said = dict[str, Any]
+"""`asked` and `done` of a result, see `sparsity.decisions`."""
+
+
+def given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line, whatever its value."""
+    return context.get_parameter_source(name).name == "COMMANDLINE"
+
+
+def check_threads(device: str, threads: int | None) -> None:
+    """Raise DeviceError for threads of a device that is no CPU: nothing there would have so many."""
+    from mest_compiler.devices import get_device
+
+    if threads is not None and get_device(device).kind != "cpu":
+        raise DeviceError(f"--threads is about the CPU, and the step is for {device}: leave it out.")
+
+
+def check_classes(layers: NetworkLayers, classes: int, wanted: str) -> None:
+    """Raise ModelError unless the model tells so many classes apart; `wanted`: who says how many, as in "--classes
+    asks for 10"."""
+    from mest_compiler.models import CLASSES
+
+    if layers.outputs is None:
+        raise ModelError("The model returns no single tensor of logits [batch, classes]: let it return that.")
+    if layers.outputs != classes:
+        raise ModelError(
+            f"The model has {layers.outputs} outputs, and {wanted}: let its builder take {' or '.join(CLASSES)}, with "
+            "which it is called, or make the two numbers equal."
+        )
+
+
+def say_start(sparse: SparseModel, layers: NetworkLayers, seed: int) -> Said | None:
+    """Print what of the asked sparsity is reached and which layers stay dense; None where measuring will tell.
+
+    Raises:
+        ProfileError, MaskError, ModelError: see `starting_masks`.
+    """
+    from mest_compiler.sparsity.automatic import Automatic
+    from mest_compiler.sparsity.starting_masks import starting_masks
+
+    if isinstance(sparse.profile, Automatic):
+        say_measured(sparse.profile)
+        return None
+    decisions, masks = starting_masks(
+        sparse.profile, layers.convolutions, layers.linears,
+        {name: parameter.detach().numpy() for name, parameter in sparse.model.named_parameters()},
+        grouped=layers.grouped, masks=sparse.masks, from_weights=sparse.masks_from_weights, seed=seed,
+    )  # fmt: skip
+    found = {"asked": decisions.asked(), "done": decisions.done(masks)}
+    say_all(found)
+    return found
+
+
+def say_measured(profile: Automatic) -> None:
+    """Print what is known of scheme "auto" before a step is compiled."""
+    from mest_compiler.sparsity.automatic import AUTO
+
+    ratio = "that of the given masks" if profile.sparsity is None else f"{profile.sparsity:.2%} asked"
+    say(
+        f"sparsity: {ratio} ({AUTO}); each convolution but the first gets the scheme that is measured to be the fastest"
+    )
+
+
+def say_all(said: Mapping[str, Any]) -> None:
+    """Print `asked` and `done`."""
+    from mest_compiler.sparsity.decisions import sentences
+
+    for sentence in sentences(said["asked"], said["done"]):
+        say(sentence)
+
+
+def say_otherwise(said: Mapping[str, Any] | None, manifest: Mapping[str, Any]) -> None:
+    """Print what a compiled step got where that was not known before, or is not what was said."""
+    if said is None or _schemes(said) != _schemes(manifest):
+        say("as it was compiled:")
+        say_all(manifest)
+
+
+def _schemes(said: Mapping[str, Any]) -> dict[str, str]:
+    """The scheme of each sparse layer."""
+    return {layer["name"]: layer["scheme"] for layer in said["done"]["layers"] if layer["scheme"] != "dense"}
