@@ -25,11 +25,11 @@ def given(context: typer.Context, name: str) -> bool:
     return context.get_parameter_source(name).name == "COMMANDLINE"
 
 
-def check_threads(device: str, threads: int | None) -> None:
-    """Raise DeviceError for threads of a device that is no CPU: nothing there would have so many."""
+def check_device(device: str, threads: int | None) -> None:
+    """Raise DeviceError for a device that is none, or threads of one that is no CPU: nothing there has so many."""
     from mest_compiler.devices import get_device
 
-    if threads is not None and get_device(device).kind != "cpu":
+    if get_device(device, threads).kind != "cpu" and threads is not None:
         raise DeviceError(f"--threads is about the CPU, and the step is for {device}: leave it out.")
 
 

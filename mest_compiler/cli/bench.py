@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mest_compiler.cli.asked import Said, check_classes, check_threads, given, say_all, say_otherwise, say_start
+from mest_compiler.cli.asked import Said, check_classes, check_device, given, say_all, say_otherwise, say_start
 from mest_compiler.cli.bars import turn_bar
 from mest_compiler.cli.bench_artifacts import bench_artifacts, opponent_paths
 from mest_compiler.cli.devices.options import Adb, Key, Server, TrackerAt
@@ -174,7 +174,7 @@ def command(
     opponents = read_opponents(("torch" if where is None else "") if compare is None else compare)
     # PyTorch, beside an OpenCL device, takes the CPU.
     if TORCH not in opponents:
-        check_threads(device, threads)
+        check_device(device, threads)
     threads = target.threads if target.kind == "cpu" else threads or available_cores()
     if where is not None:
         _refuse_opponents(opponents, (TORCH,), "this machine")

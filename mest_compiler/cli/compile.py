@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mest_compiler.cli.asked import check_classes, check_threads, given, say_otherwise, say_start
+from mest_compiler.cli.asked import check_classes, check_device, given, say_otherwise, say_start
 from mest_compiler.cli.model_options import Channels, Classes, Masks, MasksFrom, Plane, Width, plane_of, sparse_model
 from mest_compiler.cli.options import (
     Activations,
@@ -89,7 +89,7 @@ def command(
         raise MestError(f"A momentum of {momentum:g} cannot be used: it is below 1, and with --nesterov above 0.")
     if given(context, "seed") and masks_from is not None:
         raise MestError("--seed draws nothing where weights and masks come from --masks-from: leave it out.")
-    check_threads(device, threads)
+    check_device(device, threads)
     from mest_compiler import models
     from mest_compiler.cli.compiling import compile_with_bar, say_plan
     from mest_compiler.cli.network_layers import network_layers

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mest_compiler.cli.asked import check_classes, check_threads, given
+from mest_compiler.cli.asked import check_classes, check_device, given
 from mest_compiler.cli.model_options import AUTO, Channels, Classes, UsualPlane, Width, plane_of, profile_of
 from mest_compiler.cli.options import (
     Activations,
@@ -138,7 +138,7 @@ def command(
     layers = network_layers(network, input_shape)
     if given(context, "classes"):
         check_classes(layers, classes, f"--classes asks for {classes}")
-    check_threads(device, threads)
+    check_device(device, threads)
     decisions = rules.decide(layers.convolutions, layers.linears, layers.grouped)
     plan = decisions.plans
     rows = described(layers, decisions, weight_bits, index_bits)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mest_compiler.cli.asked import check_threads
+from mest_compiler.cli.asked import check_device
 from mest_compiler.errors import DeviceError, MestError, ProfileError
 
 if TYPE_CHECKING:
@@ -64,15 +64,14 @@ def check_backend(kind: str, device: str, *, measures: bool, threads: int | None
                 "Scheme 'auto' measures compiled kernels, and --backend torch has none: name a scheme, or a profile."
             )
         return
-    from mest_compiler.devices import NAMES, get_device
+    from mest_compiler.devices import NAMES
 
     if device.partition(":")[0] in TORCH_DEVICES:
         raise DeviceError(
             f"The compiled step runs on {', '.join(NAMES)}, not on {device!r}: add --backend torch, or leave out "
             "--device."
         )
-    get_device(device)
-    check_threads(device, threads)
+    check_device(device, threads)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise MestError("The compiled step trains in one process: add --backend torch, or start it without torchrun.")
 
