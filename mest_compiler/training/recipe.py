@@ -134,13 +134,13 @@ class Recipe:
 
         if self.mutation != STATIC and not self.mutate_until:
             raise MestError(f"mutation {self.mutation!r} of a recipe needs mutate_until, the epoch at which it ends")
+        if self.mutation != STATIC and self.scheme is None and self.profile is None:
+            raise MestError(f"mutation {self.mutation!r} of a recipe needs a scheme with its sparsity, or a profile")
         if self.mutation != STATIC and not any(self.mutations.phases(epoch) for epoch in range(self.epochs)):
             raise MestError(
                 f"mutation {self.mutation!r} of a recipe never happens with mutate_every {self.mutate_every} and "
                 f"mutate_until {self.mutate_until}: lower the one or raise the other"
             )
-        if self.mutation != STATIC and self.scheme is None and self.profile is None:
-            raise MestError(f"mutation {self.mutation!r} of a recipe needs a scheme with its sparsity, or a profile")
         ways = [name for name in ("de_threshold", "de_remove") if getattr(self, name) is not None]
         if len(ways) != (self.de_epoch is not None):
             raise MestError(

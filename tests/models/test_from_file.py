@@ -39,8 +39,39 @@ def named(classes, *, in_channels=3):
 
 
 def anything(**arguments):
-    assert set(arguments) == {"classes", "in_channels", "width"}
-    return Net(arguments["classes"], arguments["in_channels"])
+    assert set(arguments) == {"num_classes", "in_channels"}
+    return Net(arguments["num_classes"], arguments["in_channels"])
+
+
+def usual(num_classes=1000, in_chans=1):
+    return Net(num_classes, in_chans)
+
+
+def handed_on(**arguments):
+    nn.init.normal_(nn.Linear(3, 3).weight)
+    return usual(**arguments)
+
+
+def no_channels(num_classes=1000):
+    return Net(num_classes, 3)
+
+
+def without_channels(**arguments):
+    return no_channels(**arguments)
+
+
+def none_of_ours(**arguments):
+    return Net(classes=4, in_channels=3, depth=len(arguments))
+
+
+def wide(classes, width_mult=3.0):
+    net = Net(classes, 3)
+    net.width = width_mult
+    return net
+
+
+def needs_width(classes, width):
+    return wide(classes, width)
 
 
 def depth(depth, classes):
@@ -70,10 +101,41 @@ def net(tmp_path):
     return path
 
 
-@pytest.mark.parametrize(("attribute", "classes"), [("fixed", 3), ("named", 5), ("anything", 5), ("Net", 5)])
-def test_callables_get_the_arguments_they_accept(net, attribute, classes):
-    model = build(f"{net}:{attribute}", classes=5, in_channels=3, width=2)
+@pytest.mark.parametrize(
+    ("attribute", "classes"),
+    [
+        ("fixed", 3), ("named", 5), ("anything", 5), ("Net", 5), ("usual", 5), ("handed_on", 5),
+        ("without_channels", 5), ("wide", 5),
+    ],
+)  # fmt: skip
+def test_callables_get_the_arguments_they_take(net, attribute, classes):
+    model = build(f"{net}:{attribute}", classes=5, in_channels=3)
     assert model(torch.zeros(2, 3, 7, 5)).shape == (2, classes)
+
+
+def test_a_width_is_passed_on_or_refused(net):
+    assert build(f"{net}:wide", width=2).width == 2
+    assert build(f"{net}:wide").width == 3  # a factor of 1 leaves a network as it is built
+    assert build(f"{net}:needs_width").width == 1
+    for attribute in ("fixed", "usual", "handed_on"):
+        with pytest.raises(ModelError, match=f"{attribute} takes no width, and 2 was asked for: give it a parameter"):
+            build(f"{net}:{attribute}", width=2)
+
+
+def test_a_keyword_that_is_none_of_ours_is_the_callables_own_mistake(net):
+    with pytest.raises(ModelError, match=r"none_of_ours failed with TypeError: .* unexpected keyword argument 'depth'"):
+        build(f"{net}:none_of_ours")
+
+
+def test_keywords_that_were_tried_leave_the_random_numbers_as_they_were(net):
+    tried, plain = (build(f"{net}:{attribute}", seed=3) for attribute in ("handed_on", "usual"))
+    again = build(f"{net}:handed_on", seed=3)
+    assert torch.equal(tried.conv.weight, again.conv.weight)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        nn.init.normal_(nn.Linear(3, 3).weight)
+        drawn_once = nn.Conv2d(3, 10, 3).weight
+    assert torch.equal(tried.conv.weight, drawn_once) and not torch.equal(tried.conv.weight, plain.conv.weight)
 
 
 def test_a_file_shadows_no_module(net):
@@ -109,7 +171,7 @@ def test_a_users_model_can_be_exported(net):
         ("", "has no callable ''"),
         (
             "depth",
-            "needs an argument 'depth', but models get only classes, in_channels, width: give it a default",
+            "needs an argument 'depth', but models get only num_classes, in_channels, width",
         ),
         ("positional", "needs an argument 'classes'"),
         ("nothing", "returned list: let it return a torch.nn.Module"),

@@ -35,6 +35,11 @@ def test_what_does_not_fit_stays_out(shape: tuple, sparsity: float, expected: se
     assert names(Automatic(sparsity).plans("conv", shape)) == expected
 
 
+@pytest.mark.parametrize("sparsity", [0.99, 0.01], ids=["keeps nothing", "keeps all"])
+def test_nothing_fits_a_layer_of_which_rounding_leaves_all_or_nothing(sparsity: float) -> None:
+    assert Automatic(sparsity).plans("tiny", (4, 1, 1, 1)) == {}
+
+
 @pytest.mark.parametrize("scheme", ["unstructured", "block", "pattern", "channel", "filter"])
 def test_a_mask_is_computed_by_every_scheme_it_is_one_of(scheme: str) -> None:
     mask = get_scheme(scheme).random_mask(SHAPE, 0.75, np.random.default_rng(0))
@@ -51,8 +56,6 @@ def test_refusals() -> None:
         Automatic(0.0)
     with pytest.raises(ProfileError, match="sparsity"):
         Automatic(1.0)
-    with pytest.raises(ProfileError, match="leaves nothing of layer 'tiny'"):
-        Automatic(0.99).plans("tiny", (4, 1, 1, 1))
     with pytest.raises(ProfileError, match="either a sparsity or masks"):
         Automatic(0.5).plans("conv", SHAPE, np.ones(SHAPE, bool))
     with pytest.raises(ProfileError, match="either a sparsity or masks"):

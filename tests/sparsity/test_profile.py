@@ -89,10 +89,14 @@ def test_profiles_that_do_not_fit_the_model_are_refused():
         assign("layer3.0.shortcut.0.weight", Rule("pattern"))
     with pytest.raises(ProfileError, match=r"sparsity of layer 'layer1.0.conv1.weight' is 0.5, below 0.5556 \(5/9\)"):
         assign("layer1.0.conv1.weight", LayerPlan("pattern", 0.5))
-    with pytest.raises(ProfileError, match="Layer 'odd' has 6 filters"):
-        Profile.uniform("block", 0.5).assign({"first": (4, 4, 1, 1), "odd": (6, 4, 1, 1)})
+    odd = {"first": (4, 4, 1, 1), "odd": (6, 4, 1, 1)}
+    with pytest.raises(ProfileError, match="Layer 'odd' has 6 filters, which scheme 'block' cannot cut into blocks of"):
+        Profile(BLOCK, layers={"odd": Rule(sparsity=0.5)}).assign(odd)
+    tiny = {"first": (4, 4, 1, 1), "tiny": (4, 4, 1, 1)}
     with pytest.raises(ProfileError, match="keeps none of the 4 units of layer 'tiny'"):
-        Profile.uniform("block", 0.98).assign({"first": (4, 4, 1, 1), "tiny": (4, 4, 1, 1)})
+        Profile(BLOCK, layers={"tiny": Rule(sparsity=0.98)}).assign(tiny)
+    with pytest.raises(ProfileError, match="keeps none of the 4 units of layer 'tiny'"):
+        Profile(BLOCK, kinds={"1x1": Rule("block", 0.98)}).assign(tiny)
 
 
 def test_a_layer_that_stays_dense_may_have_any_shape():
