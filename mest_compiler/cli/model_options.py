@@ -36,7 +36,11 @@ def _plane(text: str | None) -> str | None:
 
 
 Width = Annotated[
-    float, typer.Option(help="Factor on the channels of every layer, such as 2 for ResNet-32 as in the paper.")
+    float,
+    typer.Option(
+        help="Factor on the channels of every layer, such as 2 for ResNet-32 as in the paper; 1 leaves a model as it is "
+        "built, and a model of one's own that takes none is refused with any other."
+    ),
 ]
 Channels = Annotated[int, typer.Option(min=1, help="Channels of the input: 3 for colour images, 1 for grey ones.")]
 Plane = Annotated[
@@ -51,7 +55,12 @@ UsualPlane = Annotated[
         show_default="what the model is made for: 224x224 or 32x32",
     ),
 ]
-Classes = Annotated[int, typer.Option(min=1, help="Classes that the model tells apart.")]
+Classes = Annotated[
+    int,
+    typer.Option(
+        min=1, help="Classes that the model tells apart; where this is given, a model with another number is refused."
+    ),
+]
 Masks = Annotated[
     Path | None,
     typer.Option(

@@ -61,7 +61,7 @@ def test_linear_layers_beside_convolutions_stay_dense_and_are_said() -> None:
     ("scheme", "sparsity", "shape", "why"),
     [
         ("block", 0.5, (10, 8, 3, 3), "10 filters, which scheme 'block' cannot cut into blocks of 4"),
-        ("block:1x3", 0.5, SECOND, "8 input channels, which scheme 'block:1x3' cannot cut into blocks of 3"),
+        ("block:1x3", 0.5, (16, 8, 3, 3), "8 input channels, which scheme 'block:1x3' cannot cut into blocks of 3"),
         ("pattern", 0.9, (16, 8, 1, 1), "1x1 kernels, but scheme 'pattern' needs 3x3"),
         ("channel", 0.8, (16, 1, 3, 3), "a sparsity of 0.8 keeps none of its 1 units of scheme 'channel'"),
         ("channel", 0.3, (16, 1, 3, 3), "a sparsity of 0.3 removes none of its 1 units of scheme 'channel'"),
@@ -71,7 +71,7 @@ def test_linear_layers_beside_convolutions_stay_dense_and_are_said() -> None:
 def test_a_layer_that_a_scheme_cannot_take_stays_dense_and_is_said(
     scheme: str, sparsity: float, shape: tuple, why: str
 ) -> None:
-    decisions = Profile.uniform(scheme, sparsity).decide({"first": FIRST, "odd": shape, "usual": SECOND})
+    decisions = Profile.uniform(scheme, sparsity).decide({"first": FIRST, "odd": shape, "usual": (16, 24, 3, 3)})
     assert whys(decisions)["odd"] == why
     assert f"dense: odd ({why})" in decisions.sentences()
     assert decisions.layers[1].asked == sparsity
