@@ -38,8 +38,8 @@ def _plane(text: str | None) -> str | None:
 Width = Annotated[
     float,
     typer.Option(
-        help="Factor on the channels of every layer, such as 2 for ResNet-32 as in the paper; 1 leaves a model as it is "
-        "built, and a model of one's own that takes none is refused with any other."
+        help="Factor on the channels of every layer, such as 2 for ResNet-32 as in the paper; 1 leaves a model as it "
+        "is built, and a model of one's own that takes none is refused with any other."
     ),
 ]
 Channels = Annotated[int, typer.Option(min=1, help="Channels of the input: 3 for colour images, 1 for grey ones.")]

@@ -130,6 +130,9 @@ def command(
 
     if not memory and (memory_limit is not None or activations is not None):
         raise MestError("--memory-limit and --activations are about the compiled step: add --memory.")
+    for name in () if program or memory else ("batch", "device", "threads"):
+        if given(context, name):
+            raise MestError(f"--{name} is about the compiled step: add --program or --memory.")
     if scheme == AUTO:
         raise ProfileError("Scheme 'auto' is decided by measuring when a model is compiled: mest compile prints it.")
     rules = profile_of(scheme, sparsity, profile) or Rules(LayerPlan("unstructured", 0.0))

@@ -137,9 +137,10 @@ def test_the_authors_files_take_their_scheme_from_the_command_line(mest, folder:
         (["--scheme", "blok", "--sparsity", "0.5"], "There is no sparsity scheme 'blok' (did you mean 'block'?)"),
         (["--scheme", "auto", "--sparsity", "0.5"], "auto"),
         (["--scheme", "pattern", "--sparsity", "0.5"], f"The sparsity of layer '{LAYER}' is 0.5, below 0.5556 (5/9)"),
-        (["--scheme", "block:3x1", "--sparsity", "0.5"], f"Layer '{LAYER}' has 16 filters, which scheme 'block:3x1'"),
-        (["--scheme", "block:1x3", "--sparsity", "0.5"], f"Layer '{LAYER}' has 8 input channels, which scheme"),
-        (["--scheme", "channel", "--sparsity", "0.95"], f"keeps none of the 8 units of layer '{LAYER}'"),
+        ([*BLOCK, "--batch", "8"], "--batch is about the compiled step: add --program or --memory."),
+        ([*BLOCK, "--threads", "1"], "--threads is about the compiled step"),
+        ([*BLOCK, "--device", "cpu"], "--device is about the compiled step"),
+        ([*BLOCK, "--classes", "0"], "--classes"),
         (["--sparsity", "1.5"], "1.5 is not a fraction of zeros"),
         (["--plane", "0x8"], "is not a plane"),
         (["--channels", "3", "--plane", "8x8", "--index-bits", "0"], "--index-bits"),
@@ -151,6 +152,28 @@ def test_bad_options_are_one_sentence(refused, folder: Path, arguments: list[str
     small = () if "--plane" in arguments else SMALL
     assert sentence in refused("profile", MODEL, *small, *arguments)
     assert [path.name for path in folder.iterdir() if path.name != "__pycache__"] == ["net.py"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--scheme", "block:3x1", "--sparsity", "0.5"), f"{LAYER} (16 filters, which scheme 'block:3x1' cannot cut"),
+        (("--scheme", "channel", "--sparsity", "0.95"), f"{LAYER} (a sparsity of 0.95 keeps none of its 8 units"),
+    ],
+)
+def test_a_layer_that_a_scheme_cannot_take_is_said(mest, folder: Path, options: tuple[str, ...], sentence: str) -> None:
+    done = mest("profile", MODEL, *SMALL, *options, "--json", "-")
+    result = json.loads(done.stdout)
+    assert result["sparse_layers"] == 0
+    assert result["asked"]["sparsity"] == float(options[-1])
+    assert f"dense: {sentence}" in done.stderr
+    assert {layer["name"]: layer["why"] for layer in result["layers"]}[LAYER] in done.stderr
+
+
+def test_another_number_of_classes_than_was_asked_for_is_refused(refused, folder: Path) -> None:
+    Path("fixed.py").write_text(Path("net.py").read_text().replace("classes=10, ", "").replace("classes)", "7)"))
+    sentence = refused("profile", "fixed.py:make", *SMALL, *BLOCK, "--classes", "5")
+    assert "The model has 7 outputs, and --classes asks for 5" in sentence
 
 
 @pytest.mark.parametrize(
