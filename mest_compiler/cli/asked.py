@@ -42,8 +42,8 @@ def check_classes(layers: NetworkLayers, classes: int, wanted: str) -> None:
         raise ModelError("The model returns no single tensor of logits [batch, classes]: let it return that.")
     if layers.outputs != classes:
         raise ModelError(
-            f"The model has {layers.outputs} outputs, and {wanted}: let its builder take {' or '.join(CLASSES)}, with "
-            "which it is called, or make the two numbers equal."
+            f"The model has {layers.outputs} outputs, and {wanted}: let its builder take {CLASSES[0]} (or "
+            f"{' or '.join(CLASSES[1:])}), with which it is called, or make the two numbers equal."
         )
 
 

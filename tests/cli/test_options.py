@@ -296,7 +296,7 @@ COMPILE: dict[str, list[Option]] = {
         (("--classes", "7"), lambda seen: seen.step["model"][-1].weight.shape[0] == 7),
         (
             ("other.py:fixed", "--channels", "1", "--classes", "7"),
-            refuses("The model has 5 outputs, and --classes asks for 7: let its builder take num_classes or classes"),
+            refuses("The model has 5 outputs, and --classes asks for 7: let its builder take num_classes (or"),
         ),
         (("other.py:fixed", "--channels", "1"), lambda seen: seen.step["model"][-1].weight.shape[0] == 5),
     ],
