@@ -29,7 +29,7 @@ from mest_compiler.files import write_text
 
 if TYPE_CHECKING:
     from mest_compiler.cli.network_layers import NetworkLayers
-    from mest_compiler.sparsity.decisions import Decisions
+    from mest_compiler.sparsity.profile import LayerPlan
 
 KIB = 2**10
 _WEIGHT = ".weight"
@@ -144,7 +144,7 @@ def command(
     check_device(device, threads)
     decisions = rules.decide(layers.convolutions, layers.linears, layers.grouped)
     plan = decisions.plans
-    rows = described(layers, decisions, weight_bits, index_bits)
+    rows = described(layers, plan, weight_bits, index_bits)
     if program:
         from mest_compiler.compile import planned_bytes
 
@@ -177,16 +177,16 @@ def command(
         totals |= {"training_memory": found}
     if json is not None:
         facts = {"model": model, "input_shape": input_shape, "weight_bits": weight_bits, "index_bits": index_bits}
-        said = {"asked": decisions.asked(), "done": decisions.done()}
-        write_json(json, {**facts, **said, **totals, "layers": rows})
+        write_json(json, {**facts, **totals, "layers": rows})
 
 
-def described(layers: NetworkLayers, decisions: Decisions, weight_bits: int, index_bits: int) -> list[dict[str, Any]]:
+def described(
+    layers: NetworkLayers, plan: dict[str, LayerPlan], weight_bits: int, index_bits: int
+) -> list[dict[str, Any]]:
     """What each layer gets, in network order.
 
-    Keys: name, shape, scheme ("dense" too, and `why`), sparsity (of the units that will be kept; `asked` as the profile
-    has it, of a layer that it takes), units and kept_units (None of a dense layer), weights and kept_weights, bytes and
-    dense_bytes of Table A.1.
+    Keys: name, shape, scheme ("dense" too), sparsity (of the units that will be kept; `asked` as the profile has it),
+    units and kept_units (None of a dense layer), weights and kept_weights, bytes and dense_bytes of Table A.1.
     """
     from math import prod
 
@@ -194,11 +194,9 @@ def described(layers: NetworkLayers, decisions: Decisions, weight_bits: int, ind
     from mest_compiler.sparsity.schemes import get_scheme
 
     rows = []
-    why, plan = {layer.name: layer.why or None for layer in decisions.layers}, decisions.plans
     for name in layers.order:
         shape, wanted = layers.shape(name), plan.get(name)
         row = {"name": name, "shape": layers.linears.get(name, shape), "scheme": "dense", "asked": 0.0}
-        row["why"] = why[name]
         weights = kept_weights = prod(shape)
         units = kept = None
         if wanted is not None:

@@ -11,7 +11,7 @@ from mest_compiler.errors import ModelError
 from .decisions import Decisions, all_dense
 from .masks import Masks, masks_from_zeros, random_masks
 from .profile import Profile
-from .schemes import Shape, kernel_shape
+from .schemes import Shape, get_scheme, kernel_shape
 
 
 def starting_masks(
@@ -36,7 +36,8 @@ def starting_masks(
         from_weights: take the masks from the zeros of the weights instead.
 
     Raises:
-        ModelError: masks without a profile, from two places, or of other layers than the profile's.
+        ModelError: masks without a profile, from two places, or of other layers than the profile's. MaskError: a mask
+            that is none of its layer's scheme.
         ProfileError, MaskError: see `Profile.decide`, `random_masks` and `masks_from_zeros`.
     """
     if masks is not None and from_weights:
@@ -57,4 +58,6 @@ def starting_masks(
     if missing or surplus:
         what = f"has none for {missing[0]!r}" if missing else f"has one for {surplus[0]!r}, which is no sparse layer"
         raise ModelError(f"The masks do not fit the profile: the set {what}.")
+    for name, layer in plan.items():
+        get_scheme(layer.scheme).mask_to_units(masks[name])
     return decisions, {name: masks[name] for name in plan}
