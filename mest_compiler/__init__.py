@@ -15,7 +15,9 @@ _PUBLIC = {
     "build_model": "mest_compiler.models",
     "compile_step": "mest_compiler.compile",
     "load_data": "mest_compiler.training.data",
-    "load_masks": "mest_compiler.sparsity.masks",
+    "load_masks": "mest_compiler.training.masks_file",
+    "load_weights": "mest_compiler.training.weights_file",
+    "magnitude_masks": "mest_compiler.sparsity.magnitude",
     "save_masks": "mest_compiler.sparsity.masks",
 }
 _NAMES = {"build_model": "build"}  # where the public name is not the module's own

@@ -13,7 +13,7 @@ import tvm
 from torch import nn
 
 from .devices import Device, get_device
-from .errors import ModelError, ProfileError
+from .errors import MaskError, ModelError, ProfileError
 from .frontend import TrainingGraph, trace
 from .kernels.sgd import Sgd
 from .linking import library_bytes
@@ -33,7 +33,7 @@ from .sparsity.decisions import Decisions
 from .sparsity.mutation_schedule import units_at
 from .sparsity.profile import Profile
 from .sparsity.schemes import get_scheme
-from .sparsity.starting_masks import starting_masks
+from .sparsity.starting_masks import NO_ZEROS, starting_masks
 from .sparsity.structure import Structure
 from .tuning.fastest import Fastest
 from .tuning.records import TunedOrProbable
@@ -122,6 +122,8 @@ def compile_step(
         if masks_from_weights:
             weights = {p: graph.state[p] != 0 for p, c in graph.convolutions.items() if c.groups == 1}
             masks, masks_from_weights = {p: mask for p, mask in weights.items() if not mask.all()}, False
+            if not masks:
+                raise MaskError(NO_ZEROS)
         dense = tile(graph, {}, target).tiles.layers
         found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
         profile = fastest_schemes(profile, found, fastest, masks)
@@ -152,6 +154,7 @@ def planned_layers(
     input_shape: tuple[int, int, int],
     batch: int,
     profile: Profile | None,
+    masks: Mapping[str, np.ndarray] | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, LayerKernels]:
@@ -161,7 +164,7 @@ def planned_layers(
     """
     target = get_device(device, threads)
     graph = _trace(model, input_shape, batch, "float32", 0.0)
-    _, structures = _structures(graph, profile, None, False, 0, target, 0.0)
+    _, structures = _structures(graph, profile, masks, False, 0, target, 0.0)
     return tile(graph, _sparse_layers(structures), target).tiles.layers
 
 

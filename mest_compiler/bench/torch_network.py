@@ -17,7 +17,9 @@ from mest_compiler.bench.child import Contestant
 from mest_compiler.bench.inputs import LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, network_inputs
 from mest_compiler.bench.torch_memory import peak_of
 from mest_compiler.models import build
-from mest_compiler.sparsity.masks import load_masks
+from mest_compiler.sparsity.schemes import kernel_shape
+from mest_compiler.training.masks_file import load_masks
+from mest_compiler.training.weights_file import load_weights
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class NetworkCase:
     """A network and its batch, JSON-able through `asdict`.
 
     `model` is a name from models/ or "file.py:callable"; `masks` the path of a mask file, None for a network
-    without zeros; the weights come from `seed` as well, so every process builds the same network.
+    without zeros; the weights come from `seed` as well, so every process builds the same network, or from the file
+    `weights`, where under the key `weights_key`.
     """
 
     model: str
@@ -35,11 +38,15 @@ class NetworkCase:
     seed: int
     width: float = 1
     masks: str | None = None
+    weights: str | None = None
+    weights_key: str | None = None
 
     def network(self) -> torch.nn.Module:
         """The model in training mode, its masked weights set to zero."""
         sizes = {"classes": self.classes, "in_channels": self.input_shape[0], "width": self.width}
         network = build(self.model, **sizes, seed=self.seed)
+        if self.weights is not None:
+            load_weights(network, self.weights, self.weights_key)
         _set_zeros(network, self.masks)
         return network.train()
 
@@ -110,7 +117,7 @@ def _set_zeros(network: torch.nn.Module, masks: str | None) -> None:
     if masks is None:
         return
     parameters = dict(network.named_parameters())
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    shapes = {name: kernel_shape(p.shape) for name, p in parameters.items() if p.dim() in (2, 4)}
     with torch.no_grad():
         for name, mask in load_masks(Path(masks), None, shapes).items():
-            parameters[name].mul_(torch.from_numpy(mask))
+            parameters[name].mul_(torch.from_numpy(mask).reshape(parameters[name].shape))

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     import typer
 
-    from mest_compiler.cli.model_options import SparseModel
     from mest_compiler.cli.network_layers import NetworkLayers
+    from mest_compiler.cli.sparse_model import SparseModel
     from mest_compiler.sparsity.automatic import Automatic
 
 Said = dict[str, Any]
@@ -60,10 +60,8 @@ def say_start(sparse: SparseModel, layers: NetworkLayers, seed: int) -> Said | N
         say_measured(sparse.profile)
         return None
     decisions, masks = starting_masks(
-        sparse.profile, layers.convolutions, layers.linears,
-        {name: parameter.detach().numpy() for name, parameter in sparse.model.named_parameters()},
-        grouped=layers.grouped, masks=sparse.masks, from_weights=sparse.masks_from_weights, seed=seed,
-    )  # fmt: skip
+        sparse.profile, layers.convolutions, layers.linears, {}, grouped=layers.grouped, masks=sparse.masks, seed=seed
+    )
     found = {"asked": decisions.asked(), "done": decisions.done(masks)}
     say_all(found)
     return found

@@ -23,6 +23,7 @@ from mest_compiler.cli.options import (
     Json,
     MemoryLimit,
     Profile,
+    ProfileRatios,
     Scheme,
     Seed,
     Sparsity,
@@ -30,6 +31,7 @@ from mest_compiler.cli.options import (
     step_options,
 )
 from mest_compiler.cli.output import say, write_json
+from mest_compiler.cli.sparse_model import Masks, MasksFrom, Sources, SparseModel, Weights, WeightsKey, sparse_model
 from mest_compiler.cli.tables import mib, show_comparison, show_kernels, show_memory, show_remote
 from mest_compiler.errors import BenchError, MemoryLimitError
 
@@ -43,7 +45,10 @@ if TYPE_CHECKING:
     from mest_compiler.sparsity.profile import Profile as Rules
 
 LAYER_ROUNDS, NETWORK_ROUNDS = 15, 7
-OF_NETWORKS = ("profile", "width", "channels", "plane", "classes", "memory_limit", "activations")
+OF_NETWORKS = (
+    "profile", "profile_ratios", "weights", "weights_key", "masks", "masks_from",
+    "width", "channels", "plane", "classes", "memory_limit", "activations",
+)  # fmt: skip
 OF_LAYERS = ("uneven",)
 OF_PLACES = ("tracker", "key", "server", "adb", "rest")
 OF_MASKS = ("uneven",)
@@ -102,6 +107,11 @@ def command(
     scheme: Scheme = None,
     sparsity: Sparsity = None,
     profile: Profile = None,
+    profile_ratios: ProfileRatios = None,
+    weights: Weights = None,
+    weights_key: WeightsKey = None,
+    masks: Masks = None,
+    masks_from: MasksFrom = None,
     batch: Batch = 64,
     device: Device = "cpu",
     threads: Threads = None,
@@ -189,12 +199,29 @@ def command(
         _refuse(context, OF_LAYERS, "a network")
         _refuse(context, ("rest",) if where is None else (), _place(where))
         _refuse_opponents(opponents, (UNORDERED,), "a single layer")
-        case = NetworkCase(what, classes, (channels, *plane_of(plane)), batch, seed, width)
-        rules, options = profile_of(scheme, sparsity, profile), step_options(memory_limit, activations)
-        said = _said(case, rules, classes if given(context, "classes") else None)
+        # the same weights in every process
+        file = weights or masks_from
+        case = NetworkCase(
+            what, classes, (channels, *plane_of(plane)), batch, seed, width,
+            weights=file and str(file.resolve()), weights_key=weights_key,
+        )  # fmt: skip
+        sparse = sparse_model(
+            case.network(),
+            case.input_shape,
+            scheme=scheme,
+            sparsity=sparsity,
+            profile=profile,
+            ratios=profile_ratios,
+            sources=Sources(weights, weights_key, masks, masks_from),
+        )
+        for sentence in sparse.said:
+            say(sentence)
+        options = step_options(memory_limit, activations)
+        said = _said(case, sparse, classes if given(context, "classes") else None)
         turns = rounds or NETWORK_ROUNDS
-        result = _network(case, rules, options, device, opponents, threads, turns, profile_kernels, where, rest)
+        result = _network(case, sparse, options, device, opponents, threads, turns, profile_kernels, where, rest)
         say_otherwise(said, result)
+        result |= sparse.facts()
     _show_and_write(what, result, profile_kernels, json)
 
 
@@ -230,7 +257,7 @@ def _layer(
 
 def _network(
     case: NetworkCase,
-    rules: Rules | Automatic | None,
+    sparse: SparseModel,
     options: StepOptions,
     device: str,
     opponents: tuple[str, ...],
@@ -245,6 +272,7 @@ def _network(
     from mest_compiler.sparsity.masks import save_masks
     from mest_compiler.tuning.database import no_logs
 
+    rules = sparse.profile
     with TemporaryDirectory(prefix="mest-") as folder:
         artifacts, paths = {}, {}
 
@@ -255,6 +283,7 @@ def _network(
                 "title": name,
                 "options": its_options,
                 "measure": where is None,
+                "masks": None if its_rules is None else sparse.masks,
             }
             try:
                 artifacts[name] = compiled(case, its_rules, **asked)
@@ -267,9 +296,9 @@ def _network(
 
         if rules is not None:
             add(SPARSE, rules)
-            masks = Path(folder, "masks.safetensors")
-            save_masks(masks, {name: s.to_mask() for name, s in artifacts[SPARSE].structures.items()})
-            case = replace(case, masks=str(masks))  # the others start from the same zeros
+            zeros = Path(folder, "masks.safetensors")
+            save_masks(zeros, {name: s.to_mask() for name, s in artifacts[SPARSE].structures.items()})
+            case = replace(case, masks=str(zeros))  # the others start from the same zeros
             rules = settled(rules, artifacts[SPARSE])
         if rules is None or DENSE in opponents:
             add(DENSE, None)
@@ -307,20 +336,18 @@ def _said_of_layer(what: str, spec: LayerSpec, scheme: str | None, sparsity: flo
     return said
 
 
-def _said(case: NetworkCase, rules: Rules | Automatic | None, classes: int | None) -> Said | None:
+def _said(case: NetworkCase, sparse: SparseModel, classes: int | None) -> Said | None:
     """What of the asked sparsity a network will have, printed. classes: asked for, None: as many as there are.
 
     Raises:
         ModelError: the model has another number of classes, or cannot be run.
     """
-    from mest_compiler.cli.model_options import SparseModel
     from mest_compiler.cli.network_layers import network_layers
 
-    network = case.network()
-    layers = network_layers(network, case.input_shape)
+    layers = network_layers(sparse.model, case.input_shape)
     if classes is not None:
         check_classes(layers, classes, f"--classes asks for {classes}")
-    return say_start(SparseModel(network, rules, None, False), layers, case.seed)
+    return say_start(sparse, layers, case.seed)
 
 
 def settled(rules: Rules | Automatic, artifact: Artifact) -> Rules:
@@ -331,7 +358,11 @@ def settled(rules: Rules | Automatic, artifact: Artifact) -> Rules:
     if not isinstance(rules, Automatic):
         return rules
     of_layers = artifact.manifest["layers"]
-    layers = {name: LayerPlan(of_layers[name]["scheme"], rules.sparsity) for name in artifact.structures}
+    ratios = {
+        name: 1 - float(one.to_mask().mean()) if rules.sparsity is None else rules.sparsity
+        for name, one in artifact.structures.items()
+    }
+    layers = {name: LayerPlan(of_layers[name]["scheme"], ratio) for name, ratio in ratios.items()}
     return Profile(LayerPlan("unstructured", 0.0), layers=layers)
 
 

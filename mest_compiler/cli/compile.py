@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mest_compiler.cli.asked import check_classes, check_device, given, say_otherwise, say_start
-from mest_compiler.cli.model_options import Channels, Classes, Masks, MasksFrom, Plane, Width, plane_of, sparse_model
+from mest_compiler.cli.model_options import Channels, Classes, Plane, Width, plane_of
 from mest_compiler.cli.options import (
     Activations,
     Batch,
@@ -18,6 +18,7 @@ from mest_compiler.cli.options import (
     MemoryLimit,
     Model,
     Profile,
+    ProfileRatios,
     Scheme,
     Seed,
     Sparsity,
@@ -26,6 +27,7 @@ from mest_compiler.cli.options import (
 )
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.places import check_artifact_place, no_empty_folders
+from mest_compiler.cli.sparse_model import Masks, MasksFrom, Sources, Weights, WeightsKey, sparse_model
 from mest_compiler.cli.tables import show_layers
 from mest_compiler.errors import MestError
 
@@ -50,6 +52,9 @@ def command(
     scheme: Scheme = None,
     sparsity: Sparsity = None,
     profile: Profile = None,
+    profile_ratios: ProfileRatios = None,
+    weights: Weights = None,
+    weights_key: WeightsKey = None,
     masks: Masks = None,
     masks_from: MasksFrom = None,
     batch: Batch = 64,
@@ -71,7 +76,8 @@ def command(
 
     The artifact holds the machine code, the weights it starts from, the masks' index arrays and a manifest; the
     learning rate is given at run time, and masks can be exchanged there without compiling again. Without --scheme and
-    --profile the model is dense; with --masks or --masks-from, --sparsity may be left out: the masks say it.
+    --profile the model is dense; with --masks or --masks-from, --sparsity may be left out: the masks say it. --weights
+    starts from trained weights, and prunes them by magnitude where a sparsity or a profile is given.
 
     Examples:
 
@@ -80,6 +86,8 @@ def command(
     mest compile net.py:make --plane 28x28 --channels 1 --scheme unstructured --sparsity 0.8 --output step.zip
 
     mest compile resnet20 --scheme block --masks-from trained.pt --output runs/step
+
+    mest compile resnet20 --scheme pattern --sparsity 0.9 --weights dense.pt --output runs/step
 
     mest compile resnet32 --width 2 --scheme block --sparsity 0.9 --memory-limit 100MB --output runs/small
     """
@@ -97,10 +105,18 @@ def command(
     from mest_compiler.training.memory import peak_rss_mb
 
     network = models.build(model, classes=classes, in_channels=channels, width=width, seed=seed)
-    sparse = sparse_model(
-        network, scheme=scheme, sparsity=sparsity, profile=profile, masks=masks, masks_from=masks_from
-    )
     input_shape = (channels, *plane_of(plane))
+    sparse = sparse_model(
+        network,
+        input_shape,
+        scheme=scheme,
+        sparsity=sparsity,
+        profile=profile,
+        ratios=profile_ratios,
+        sources=Sources(weights, weights_key, masks, masks_from),
+    )
+    for sentence in sparse.said:
+        say(sentence)
     layers = network_layers(sparse.model, input_shape)
     if given(context, "classes"):
         check_classes(layers, classes, f"--classes asks for {classes}")
@@ -112,7 +128,6 @@ def command(
         batch=batch,
         profile=sparse.profile,
         masks=sparse.masks,
-        masks_from_weights=sparse.masks_from_weights,
         seed=seed,
         optimizer=Sgd(momentum, weight_decay, nesterov),
         device=device,
@@ -131,7 +146,7 @@ def command(
     if json is not None:
         manifest = artifact.manifest
         keys = ("model", "batch", "input_shape", "classes", "optimizer", "memory", "asked", "done")
-        facts = {key: manifest[key] for key in keys}
+        facts = {key: manifest[key] for key in keys} | sparse.facts()
         result = {"seconds": seconds, "peak_rss_mb": peak, "artifact": str(output), **facts}
         write_json(json, {**result, "device": device, "threads": manifest["device"]["threads"], "layers": described})
 

@@ -12,6 +12,7 @@ from mest_compiler.passes.options import PLAIN, StepOptions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from torch import nn
 
     from mest_compiler.bench.torch_network import NetworkCase
@@ -36,8 +37,9 @@ def compiled(
     title: str,
     options: StepOptions = PLAIN,
     measure: bool = True,
+    masks: Mapping[str, np.ndarray] | None = None,
 ) -> Artifact:
-    """The step of a bench's network, with the optimiser that its opponents have. measure: as `compile_step`."""
+    """The step of a bench's network, with the optimiser that its opponents have. measure, masks: as `compile_step`."""
     from mest_compiler.bench.inputs import MOMENTUM, WEIGHT_DECAY
     from mest_compiler.kernels.sgd import Sgd
 
@@ -47,6 +49,7 @@ def compiled(
         input_shape=tuple(case.input_shape),
         batch=case.batch,
         profile=profile,
+        masks=masks,
         seed=case.seed,
         optimizer=Sgd(MOMENTUM, WEIGHT_DECAY, nesterov=False),
         device=device,

@@ -32,6 +32,12 @@ def _fraction(value: float | None) -> float | None:
     return value
 
 
+def _ratios(name: str | None) -> str | None:
+    if name not in (None, "weights", "kernels"):
+        raise typer.BadParameter(f"{name!r} is nothing that ratios are fractions of: use weights or kernels")
+    return name
+
+
 def writable(target: str | None) -> str | None:
     """Refuse now what could not be written after an hour of work."""
     if target is None or target == STANDARD_OUTPUT:
@@ -101,6 +107,16 @@ Profile = Annotated[
         exists=True,
         dir_okay=False,
         help="YAML file of schemes and ratios by layer, instead of --scheme and --sparsity.",
+    ),
+]
+ProfileRatios = Annotated[
+    str | None,
+    typer.Option(
+        callback=_ratios,
+        metavar="weights|kernels",
+        help="What the ratios of a profile with `prune_ratios` are fractions of: weights, or kernels that are removed "
+        "whole, as the MEST authors' files for scheme pattern have it (0.775 for 0.9 of the weights).",
+        show_default="weights",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Where all random numbers start: weights, masks, data.")]

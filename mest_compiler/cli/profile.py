@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mest_compiler.cli.asked import check_classes, check_device, given
-from mest_compiler.cli.model_options import AUTO, Channels, Classes, UsualPlane, Width, plane_of, profile_of
+from mest_compiler.cli.model_options import AUTO, Channels, Classes, UsualPlane, Width, plane_of
 from mest_compiler.cli.options import (
     Activations,
     Batch,
@@ -16,6 +17,7 @@ from mest_compiler.cli.options import (
     MemoryLimit,
     Model,
     Profile,
+    ProfileRatios,
     Scheme,
     Sparsity,
     Threads,
@@ -23,16 +25,22 @@ from mest_compiler.cli.options import (
     writable,
 )
 from mest_compiler.cli.output import STANDARD_OUTPUT, say, write_json
+from mest_compiler.cli.sparse_model import Masks, MasksFrom, Sources, Weights, WeightsKey, sparse_model
 from mest_compiler.cli.tables import mib, show
 from mest_compiler.errors import MestError, ProfileError
 from mest_compiler.files import write_text
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mest_compiler.cli.network_layers import NetworkLayers
     from mest_compiler.sparsity.profile import LayerPlan
 
 KIB = 2**10
 _WEIGHT = ".weight"
+
+SHOWN = "unstructured"
+"""Scheme under which a model is shown where nothing says one."""
 
 WeightBits = Annotated[int, typer.Option(min=1, max=64, help="Bits of a weight and of a gradient.")]
 IndexBits = Annotated[
@@ -71,6 +79,11 @@ def command(
     scheme: Scheme = None,
     sparsity: Sparsity = None,
     profile: Profile = None,
+    profile_ratios: ProfileRatios = None,
+    weights: Weights = None,
+    weights_key: WeightsKey = None,
+    masks: Masks = None,
+    masks_from: MasksFrom = None,
     width: Width = 1.0,
     channels: Channels = 3,
     plane: UsualPlane = None,
@@ -103,9 +116,11 @@ def command(
     ```
 
     Layers overrule kinds, and kinds the default. With `ratio: proportional` larger layers lose more. The form
-    `prune_ratios: {"layer1.0.conv1.weight": 0.9}` of the MEST authors' scripts is read too; its scheme is the key
-    `scheme` or --scheme. A network whose default scheme is pattern keeps layers dense that are not 3x3. Bytes are those
-    of the paper's Table A.1: weights, gradients and indices.
+    `prune_ratios: {"layer1.0.conv1.weight": 0.9}` of the MEST authors' scripts is read too, and keys of other methods
+    beside it are left; its scheme is the key `scheme` or --scheme, and --profile-ratios kernels reads the ratios of
+    their pattern files. A network whose default scheme is pattern keeps layers dense that are not 3x3. Bytes are those
+    of the paper's Table A.1: weights, gradients and indices. With --masks or --masks-from the table shows what they
+    keep.
 
     Examples:
 
@@ -113,7 +128,9 @@ def command(
 
     mest profile resnet32 --profile hybrid.yaml --dump layers.yaml
 
-    mest profile resnet32 --profile authors.yaml --scheme pattern
+    mest profile resnet32 --profile authors.yaml --scheme pattern --profile-ratios kernels
+
+    mest profile resnet20 --masks-from trained.pt --scheme block
 
     mest profile resnet50_cifar --scheme block --sparsity 0.9 --program
 
@@ -135,21 +152,37 @@ def command(
             raise MestError(f"--{name} is about the compiled step: add --program or --memory.")
     if scheme == AUTO:
         raise ProfileError("Scheme 'auto' is decided by measuring when a model is compiled: mest compile prints it.")
-    rules = profile_of(scheme, sparsity, profile) or Rules(LayerPlan("unstructured", 0.0))
     network = models.build(model, classes=classes, in_channels=channels, width=width)
     input_shape = (channels, *(models.usual_plane(model) if plane is None else plane_of(plane)))
+    sparse = sparse_model(
+        network,
+        input_shape,
+        scheme=scheme,
+        sparsity=sparsity,
+        profile=profile,
+        ratios=profile_ratios,
+        otherwise=SHOWN,
+        sources=Sources(weights, weights_key, masks, masks_from),
+    )
+    rules = sparse.profile or Rules(LayerPlan(SHOWN, 0.0))
     layers = network_layers(network, input_shape)
     if given(context, "classes"):
         check_classes(layers, classes, f"--classes asks for {classes}")
     check_device(device, threads)
     decisions = rules.decide(layers.convolutions, layers.linears, layers.grouped)
     plan = decisions.plans
-    rows = described(layers, plan, weight_bits, index_bits)
+    rows = described(layers, plan, weight_bits, index_bits, sparse.masks)
     if program:
         from mest_compiler.compile import planned_bytes
 
         planned = planned_bytes(
-            network, input_shape=input_shape, batch=batch, profile=rules, device=device, threads=threads
+            network,
+            input_shape=input_shape,
+            batch=batch,
+            profile=rules,
+            masks=sparse.masks,
+            device=device,
+            threads=threads,
         )
         # A dense linear layer has no kernels of ours: its weight, gradient and momentum are whole.
         for row in rows:
@@ -165,7 +198,11 @@ def command(
         threads = get_device(device, threads).threads
         case = NetworkCase(model, classes, input_shape, batch, 0, width)
         options = step_options(memory_limit, activations)
-        found = profiled_memory(case, rules if plan else None, options, device=device, threads=threads)
+        found = profiled_memory(
+            case, rules if plan else None, options, device=device, threads=threads, masks=sparse.masks
+        )
+    for sentence in sparse.said:
+        say(sentence)
     # Nothing is written and shown before all is known: a limit may be one that no step can meet.
     if dump is not None:
         _write(dump, rules.resolved(layers.convolutions, layers.linears).dump())
@@ -177,20 +214,25 @@ def command(
         totals |= {"training_memory": found}
     if json is not None:
         facts = {"model": model, "input_shape": input_shape, "weight_bits": weight_bits, "index_bits": index_bits}
-        write_json(json, {**facts, **totals, "layers": rows})
+        start = {"weights_file": sparse.weights, "masks": sparse.start, "profile_notes": list(rules.notes)}
+        write_json(json, {**facts, **start, **totals, "layers": rows})
 
 
 def described(
-    layers: NetworkLayers, plan: dict[str, LayerPlan], weight_bits: int, index_bits: int
+    layers: NetworkLayers,
+    plan: Mapping[str, LayerPlan],
+    weight_bits: int,
+    index_bits: int,
+    masks: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict[str, Any]]:
-    """What each layer gets, in network order.
+    """What each layer gets, in network order. masks: of the layers of the plan, where they are known.
 
     Keys: name, shape, scheme ("dense" too), sparsity (of the units that will be kept; `asked` as the profile has it),
     units and kept_units (None of a dense layer), weights and kept_weights, bytes and dense_bytes of Table A.1.
     """
     from math import prod
 
-    from mest_compiler.sparsity.footprint import dense_footprint, layer_footprint
+    from mest_compiler.sparsity.footprint import dense_footprint, kept_footprint
     from mest_compiler.sparsity.schemes import get_scheme
 
     rows = []
@@ -199,10 +241,12 @@ def described(
         row = {"name": name, "shape": layers.linears.get(name, shape), "scheme": "dense", "asked": 0.0}
         weights = kept_weights = prod(shape)
         units = kept = None
+        footprint = dense = dense_footprint(shape)
         if wanted is not None:
             scheme = get_scheme(wanted.scheme)
-            units, kept = scheme.most_kept(shape), scheme.kept_units(shape, wanted.sparsity)
-            kept_weights = kept * scheme.unit_size(shape)
+            units = scheme.most_kept(shape)
+            kept = len(scheme.units_of(masks[name])) if masks else scheme.kept_units(shape, wanted.sparsity)
+            kept_weights, footprint = kept * scheme.unit_size(shape), kept_footprint(shape, scheme.name, kept)
             row |= {"scheme": scheme.name, "asked": wanted.sparsity}
         rows.append(
             {
@@ -212,8 +256,8 @@ def described(
                 "kept_units": kept,
                 "weights": weights,
                 "kept_weights": kept_weights,
-                "bytes": layer_footprint(shape, wanted).bytes(weight_bits, index_bits),
-                "dense_bytes": dense_footprint(shape).bytes(weight_bits, index_bits),
+                "bytes": footprint.bytes(weight_bits, index_bits),
+                "dense_bytes": dense.bytes(weight_bits, index_bits),
             }
         )
     return rows

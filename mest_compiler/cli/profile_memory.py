@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from mest_compiler.cli.output import say
 from mest_compiler.cli.tables import mib, show_memory
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.passes.options import StepOptions
     from mest_compiler.runtime.artifact import Artifact
@@ -20,9 +23,17 @@ OF_TABLE_A1 = ("weights", "gradients", "indices")
 
 
 def profiled_memory(
-    case: NetworkCase, rules: Profile | None, options: StepOptions, *, device: str, threads: int
+    case: NetworkCase,
+    rules: Profile | None,
+    options: StepOptions,
+    *,
+    device: str,
+    threads: int,
+    masks: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Compiles the step and runs some iterations of it, and of dense PyTorch's, in processes of their own.
+
+    masks: of the layers of the rules; None: random ones.
 
     Returns `bytes` and `bytes_of` as `bench.report.memory_bytes`, `memory` of the manifest, and of the convolutions and
     sparse linear layers `table_a1_bytes` and what the step allocates of the same kinds, `program_bytes`.
@@ -31,7 +42,7 @@ def profiled_memory(
 
     from mest_compiler.bench.memory import compiled_bytes, torch_bytes
 
-    artifact = compiled(case, rules, device=device, threads=threads, title=case.model, options=options)
+    artifact = compiled(case, rules, device=device, threads=threads, title=case.model, options=options, masks=masks)
     with TemporaryDirectory(prefix="mest-") as folder:
         said = compiled_bytes(artifact.save(Path(folder, "step")), seed=case.seed, threads=threads)
     # a model of one's own may have another number of classes than it was asked for

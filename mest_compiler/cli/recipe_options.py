@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from mest_compiler.cli import model_options, options
+from mest_compiler.cli import options, sparse_model
 from mest_compiler.errors import MestError
 
 if TYPE_CHECKING:
@@ -94,8 +94,11 @@ LabelSmoothing = Annotated[
 Scheme = in_panel(SPARSITY, options.Scheme)
 Sparsity = in_panel(SPARSITY, options.Sparsity)
 Profile = in_panel(SPARSITY, options.Profile)
-Masks = in_panel(SPARSITY, model_options.Masks)
-MasksFrom = in_panel(SPARSITY, model_options.MasksFrom)
+ProfileRatios = in_panel(SPARSITY, options.ProfileRatios)
+Weights = in_panel(SPARSITY, sparse_model.Weights)
+WeightsKey = in_panel(SPARSITY, sparse_model.WeightsKey)
+Masks = in_panel(SPARSITY, sparse_model.Masks)
+MasksFrom = in_panel(SPARSITY, sparse_model.MasksFrom)
 
 Mutation = Annotated[
     str | None,
@@ -137,7 +140,20 @@ RecipeSeed = Annotated[
 ]
 
 LISTS = ("milestones", "p_milestones")
-PATHS = ("profile", "data_root")
+INSTEAD = {
+    "profile": ("scheme", "sparsity"),
+    "scheme": ("profile_ratios",),
+    "sparsity": ("profile_ratios",),
+    "de_threshold": ("de_remove",),
+    "masks": ("masks_from", "sparsity"),
+    "masks_from": ("masks", "weights", "weights_key", "sparsity"),
+    "weights": ("masks_from", "weights_key"),
+}
+"""Fields of a recipe that an option takes the place of, unless they are given too."""
+EITHER = ("profile", "de_threshold")
+"""Options that in turn give way to the fields they stand for."""
+OF_START = ("weights", "weights_key", "masks", "masks_from", "profile_ratios")
+"""Fields that only the first epoch of a run starts from."""
 
 
 def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[str, Any]) -> Recipe:
@@ -150,10 +166,10 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
     """
     import dataclasses
 
-    from mest_compiler.training.recipe import Recipe, load_recipe
+    from mest_compiler.training.recipe import FILES, Recipe, load_recipe
 
     fields = {key: value for key, value in given.items() if value is not None}
-    for key in PATHS:
+    for key in FILES:
         if key in fields:
             fields[key] = str(Path(fields[key]).resolve())
     if ":" in fields.get("model", ""):
@@ -163,10 +179,11 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
         if key in fields:
             fields[key] = [int(part) for part in fields[key].split(",")]
     # one way of saying something takes the place of the other
-    for one, others in (("profile", ("scheme", "sparsity")), ("de_threshold", ("de_remove",))):
-        if one in fields:
+    said = set(fields)
+    for one, others in INSTEAD.items():
+        if one in said:
             fields = {**dict.fromkeys(others), **fields}
-        elif any(other in fields for other in others):
+        elif one in EITHER and said & set(others):
             fields = {one: None, **fields}
     if name is None and not resume:
         recipe = Recipe.from_mapping(fields, "the recipe that the options make")

@@ -120,6 +120,9 @@ def command(
     scheme: of_recipe.Scheme = None,
     sparsity: of_recipe.Sparsity = None,
     profile: of_recipe.Profile = None,
+    profile_ratios: of_recipe.ProfileRatios = None,
+    weights: of_recipe.Weights = None,
+    weights_key: of_recipe.WeightsKey = None,
     masks: of_recipe.Masks = None,
     masks_from: of_recipe.MasksFrom = None,
     mutation: of_recipe.Mutation = None,
@@ -165,6 +168,8 @@ def command(
 
     mest train demo --mutation 'em&s' --p 0.1 --masks-from trained.pt --lr 0.01 --run-dir runs/again
 
+    mest train demo --weights dense.pth.tar --scheme pattern --sparsity 0.9 --lr 0.01 --run-dir runs/tuned
+
     mest train resnet32-cifar10 --data-root data/cifar-10-batches-py --memory-limit 100MB --run-dir runs/small
 
     mest train mnist-ems --device galaxy-s20 --tracker 127.0.0.1:9190 --key galaxy-s20 --run-dir runs/phone
@@ -180,17 +185,19 @@ def command(
         "epochs": epochs, "batch": batch, "lr": lr, "end_lr": end_lr, "warmup_epochs": warmup_epochs,
         "schedule": schedule, "milestones": milestones, "decay": decay, "momentum": momentum, "nesterov": nesterov,
         "weight_decay": weight_decay, "label_smoothing": label_smoothing,
-        "scheme": scheme, "sparsity": sparsity, "profile": profile,
+        "scheme": scheme, "sparsity": sparsity, "profile": profile, "profile_ratios": profile_ratios,
+        "weights": weights, "weights_key": weights_key, "masks": masks, "masks_from": masks_from,
         "mutation": mutation, "p": p, "mutate_every": mutate_every, "mutate_until": mutate_until,
         "p_milestones": p_milestones, "p_decay": p_decay, "importance_lambda": importance_lambda,
         "de_epoch": de_epoch, "de_threshold": de_threshold, "de_remove": de_remove, "seed": seed,
     }  # fmt: skip
+    if resume:
+        training.refuse_start({name: fields[name] for name in of_recipe.OF_START})
     chosen = of_recipe.chosen_recipe(recipe, run_dir, resume, fields)
     place = Where.of(tracker, key, server, adb)
     where = {"threads": threads, "checkpoint_steps": checkpoint_steps, "where": place}
     asked = options.step_options(memory_limit, activations)
     if resume:
-        training.refuse_masks(masks, masks_from)
         training.refuse_step_options(asked)
         run = training.resume_run(
             chosen, run_dir, backend=backend, device=device, accepts_data=accept_changed_data, **where
@@ -198,8 +205,8 @@ def command(
     else:
         backend = backend or training.COMPILED
         training.refuse_accepting(accept_changed_data)
-        start_from = {"masks": masks, "masks_from": masks_from, "device": device or training.CPU}
-        run = training.begin_run(chosen, run_dir, backend=backend, options=asked, **start_from, **where)
+        where["device"] = device or training.CPU
+        run = training.begin_run(chosen, run_dir, backend=backend, options=asked, **where)
     if not run.first:
         return
     say(f"{run_dir}: test accuracy {run.summary.test_accuracy:.2%} after {run.summary.epochs} epochs")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from mest_compiler.cli.training_backends import (
     torch_backend,
 )
 from mest_compiler.cli.training_start import check_start, first_start, start_of_checkpoint
-from mest_compiler.errors import CheckpointError, DeviceLostError, MaskError, MestError
+from mest_compiler.errors import CheckpointError, DeviceLostError, MestError
 from mest_compiler.files import clear_leftovers, remove, write_bytes
 from mest_compiler.passes.options import PLAIN, StepOptions
 
@@ -50,7 +50,8 @@ MOST_LOSSES = 5
 @dataclass(frozen=True)
 class Run:
     """A finished run and what it ran on. said: what of the asked sparsity it began with; first: whether this is the one
-    of its processes that writes and prints."""
+    of its processes that writes and prints. start: JSON values about the weights and masks it began with, none where it
+    was resumed."""
 
     recipe: Recipe
     data: Examples
@@ -58,6 +59,7 @@ class Run:
     summary: Summary
     said: Said
     first: bool = True
+    start: Mapping[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """JSON values: accuracies, losses by epoch, times, and bytes of the training state."""
@@ -85,6 +87,7 @@ class Run:
             "device": built.device,
             "asked": self.said["asked"],
             "done": self.said["done"],
+            **self.start,
             "recipe": self.recipe.as_mapping(),
             "records": [asdict(record) for record in summary.records],
             "machine": machine,
@@ -99,8 +102,6 @@ def begin_run(
     backend: str = COMPILED,
     device: str = CPU,
     threads: int | None = None,
-    masks: Path | None = None,
-    masks_from: Path | None = None,
     checkpoint_steps: int | None = None,
     options: StepOptions = PLAIN,
     where: Where | None = None,
@@ -128,9 +129,12 @@ def begin_run(
     check_writable(run_dir / ARTIFACT)
     with closing(ranks_of(backend, device)) as ranks:
         data = load_recipe_data(recipe)
-        start = first_start(recipe, data, masks, masks_from)
+        start = first_start(recipe, data)
         check_start(recipe, data, start)
         _show(recipe, run_dir, ranks)
+        if ranks.rank == 0:
+            for sentence in start.sparse.said:
+                say(sentence)
         said = _say_start(start, ranks)
         if backend == TORCH:
             built = torch_backend(recipe, start, device, threads, ranks)
@@ -142,7 +146,8 @@ def begin_run(
                 clear_run(run_dir)  # of one that was killed before its first checkpoint
             if built.artifact is not None:
                 built.artifact.save(run_dir / ARTIFACT)
-            return _train(recipe, run_dir, data, built, said, ranks, False, checkpoint_steps)
+            run = _train(recipe, run_dir, data, built, said, ranks, False, checkpoint_steps)
+            return replace(run, start=start.sparse.facts())
 
 
 def resume_run(
@@ -220,10 +225,14 @@ def refuse_accepting(accepts_data: bool) -> None:
         raise MestError("A run that begins has no data that could have changed: leave out --accept-changed-data.")
 
 
-def refuse_masks(masks: Path | None, masks_from: Path | None) -> None:
-    """Raise MaskError if masks are given for a run that has its own."""
-    if masks is not None or masks_from is not None:
-        raise MaskError("A run that is resumed goes on with its own masks: leave out --masks and --masks-from.")
+def refuse_start(given: Mapping[str, object]) -> None:
+    """Raise MestError for the first option that says what a run starts from, where one goes on."""
+    for name, value in given.items():
+        if value is not None:
+            raise MestError(
+                "A run that is resumed goes on with its own weights and its own masks: leave out "
+                f"--{name.replace('_', '-')}."
+            )
 
 
 def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, built: Built, accepts_data: bool) -> None:

@@ -132,7 +132,6 @@ def compiled_backend(
         batch=recipe.batch,
         profile=start.sparse.profile,
         masks=start.sparse.masks,
-        masks_from_weights=start.sparse.masks_from_weights,
         seed=recipe.seed,
         headroom=recipe.mutations.headroom,
         label_smoothing=recipe.label_smoothing,

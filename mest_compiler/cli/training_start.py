@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from mest_compiler.cli.model_options import SparseModel
     from mest_compiler.cli.network_layers import NetworkLayers
+    from mest_compiler.cli.sparse_model import SparseModel
     from mest_compiler.runtime.checkpoint import Content
     from mest_compiler.sparsity.decisions import Decisions
     from mest_compiler.sparsity.schemes import Scheme, Shape
@@ -53,24 +53,27 @@ class Start:
         return {name: scheme.units_of(self.masks[name]) for name, (scheme, _) in self.sparse_layers().items()}
 
 
-def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: Path | None) -> Start:
-    """The start of a run's first epoch: weights and masks that the recipe's seed draws, or those of files.
+def first_start(recipe: Recipe, data: Examples) -> Start:
+    """The start of a run's first epoch: weights and masks that the recipe's seed draws, or those of its files.
 
     Raises:
         ModelError, ProfileError, MaskError: of the model, which must have as many outputs as the data have classes, or
             a sparsity that it cannot have.
     """
-    from mest_compiler.cli.model_options import sparse_model
+    from mest_compiler.cli.sparse_model import Sources, sparse_model
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.starting_masks import starting_masks
 
+    files = (recipe.weights, recipe.masks, recipe.masks_from, recipe.profile)
+    weights, masks, masks_from, profile = (None if file is None else Path(file) for file in files)
     sparse = sparse_model(
         _network(recipe, data),
+        data.input_shape,
         scheme=recipe.scheme,
         sparsity=recipe.sparsity,
-        profile=recipe.profile and Path(recipe.profile),
-        masks=masks,
-        masks_from=masks_from,
+        profile=profile,
+        ratios=recipe.profile_ratios,
+        sources=Sources(weights, recipe.weights_key, masks, masks_from),
     )
     layers = _checked_layers(sparse.model, data)
     if isinstance(sparse.profile, Automatic):
@@ -79,10 +82,9 @@ def first_start(recipe: Recipe, data: Examples, masks: Path | None, masks_from: 
         sparse.profile,
         layers.convolutions,
         layers.linears,
-        {name: parameter.detach().numpy() for name, parameter in sparse.model.named_parameters()},
+        {},
         grouped=layers.grouped,
         masks=sparse.masks,
-        from_weights=sparse.masks_from_weights,
         seed=recipe.seed,
     )
     return Start(sparse, {name: layer.scheme for name, layer in decisions.plans.items()}, drawn, decisions)
@@ -97,7 +99,7 @@ def start_of_checkpoint(recipe: Recipe, data: Examples, path: Path) -> Start:
     Raises:
         CheckpointError: missing, damaged, or of another model.
     """
-    from mest_compiler.cli.model_options import SparseModel
+    from mest_compiler.cli.sparse_model import SparseModel
     from mest_compiler.runtime import checkpoint
     from mest_compiler.sparsity.decisions import as_masked
     from mest_compiler.sparsity.profile import LayerPlan, Profile
@@ -112,7 +114,7 @@ def start_of_checkpoint(recipe: Recipe, data: Examples, path: Path) -> Start:
     profile = Profile(LayerPlan("unstructured", 0.0), layers=layers) if masks else None
     schemes = dict(content.schemes)
     decisions = as_masked(_checked_layers(model, data).shapes(), schemes, masks)
-    return Start(SparseModel(model, profile, masks or None, False), schemes, masks, decisions)
+    return Start(SparseModel(model, profile, masks or None), schemes, masks, decisions)
 
 
 def _thinned(content: Content, masks: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:

@@ -10,19 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mest_compiler.errors import MaskError, ProfileError
 from mest_compiler.files import write_bytes
 
 from .profile import LayerPlan
-from .schemes import Shape, get_scheme
+from .schemes import Shape, get_scheme, kernel_shape
 
 Plan = Mapping[str, LayerPlan]
 Shapes = Mapping[str, Shape]
 Masks = dict[str, np.ndarray]
-_MASK_DTYPES = ("BOOL", "U8")
 
 
 def random_masks(plan: Plan, shapes: Shapes, seed: int) -> Masks:
@@ -78,41 +76,42 @@ def save_masks(path: str | Path, masks: Mapping[str, np.ndarray]) -> None:
         raise MaskError(f"Masks cannot be written to {path} ({error.strerror}): choose another path.") from error
 
 
-def load_masks(path: str | Path, plan: Plan | None, shapes: Shapes) -> Masks:
-    """Masks of a safetensors file with one bool or uint8 (0 and 1) tensor a parameter name, in network order.
+def checked_masks(found: Mapping[str, np.ndarray], plan: Plan | None, shapes: Shapes, source: str | Path) -> Masks:
+    """Masks that came from a file, once they are known to be this model's, as bool arrays in network order.
 
-    The file decides which units are kept, and so the ratio; the plan says which layers have masks, and their
-    schemes.
+    They decide which units are kept, and so the ratio; the plan says which layers have masks, and their schemes.
 
     Args:
-        path: the file.
+        found: arrays [F, C, kh, kw] of any dtype, all values exactly 0 or 1, by parameter name; a linear layer's may be
+            [F, C].
         plan: scheme by parameter name; None takes masks of any of the model's layers, of whatever scheme.
-        shapes: weight shape (F, C, kh, kw) by parameter name of every convolution that may be sparse.
+        shapes: weight shape (F, C, kh, kw) by parameter name of every layer that may be sparse.
+        source: the file, for errors.
 
     Raises:
-        MaskError: the file is missing or damaged, is of another model (the sentence names the first parameter
-            that does not fit), or a mask is not one of its layer's scheme.
+        MaskError: they are of another model (the sentence names the first parameter that does not fit), are no masks,
+            or a mask is not one of its layer's scheme.
     """
     for name in plan or {}:
         _shape_of(name, shapes)
-    found = _read(Path(path))
+    masks = {}
     for name in (*shapes, *(name for name in found if name not in shapes)):
         if name in found:
-            _check_fits(path, name, found[name], shapes)
+            masks[name] = _as_mask(source, name, found[name], shapes)
         if plan is not None and (name in found) != (name in plan):
             lacks = "lacks a" if name in plan else "has a"
             rule = "makes sparse" if name in plan else "keeps dense"
             raise MaskError(
-                f"Mask file {path} {lacks} mask for {name!r}, which the profile {rule}: change one of them."
+                f"Mask file {source} {lacks} mask for {name!r}, which the profile {rule}: change one of them."
             )
     for name, layer in (plan or {}).items():
         try:
             scheme = get_scheme(layer.scheme)
-            scheme.check_shape(name, found[name].shape)
-            scheme.mask_to_units(found[name])
+            scheme.check_shape(name, masks[name].shape)
+            scheme.mask_to_units(masks[name])
         except (MaskError, ProfileError) as error:
-            raise MaskError(f"Mask file {path}, {name!r}: {error}") from error
-    return {name: found[name] for name in shapes if name in found}
+            raise MaskError(f"Mask file {source}, {name!r}: {error}") from error
+    return masks
 
 
 def masks_from_zeros(state: Mapping[str, np.ndarray], plan: Plan, shapes: Shapes) -> Masks:
@@ -160,31 +159,17 @@ def _shape_of(name: str, shapes: Shapes) -> Shape:
     return tuple(shapes[name])
 
 
-def _check_fits(path: str | Path, name: str, mask: np.ndarray, shapes: Shapes) -> None:
-    """Raise MaskError unless the model has this parameter in this shape."""
+def _as_mask(source: str | Path, name: str, found: np.ndarray, shapes: Shapes) -> np.ndarray:
+    """A bool mask of a parameter; raise MaskError unless the model has it in this shape, and all values are 0 or 1."""
     if name not in shapes:
-        raise MaskError(f"Mask file {path} is of another model: this one has no convolution {name!r}.")
+        raise MaskError(f"Mask file {source} is of another model: this one has no layer {name!r} that can be sparse.")
+    mask = found.reshape(kernel_shape(found.shape)) if found.ndim == 2 else found
     if mask.shape != tuple(shapes[name]):
         raise MaskError(
-            f"Mask file {path} is of another model: its mask of {name!r} has shape {mask.shape}, but the "
+            f"Mask file {source} is of another model: its mask of {name!r} has shape {found.shape}, but the "
             f"weight has {tuple(shapes[name])}."
         )
-
-
-def _read(path: Path) -> Masks:
-    """All tensors of a mask file as bool arrays."""
-    masks = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for name in sorted(file.keys()):
-                dtype = file.get_slice(name).get_dtype()
-                if dtype not in _MASK_DTYPES:
-                    raise MaskError(f"Tensor {name!r} of mask file {path} is {dtype}: store bool or uint8.")
-                mask = file.get_tensor(name)
-                largest = mask.max(initial=0)
-                if largest > 1:
-                    raise MaskError(f"Tensor {name!r} of mask file {path} has the value {largest}: store 0 or 1.")
-                masks[name] = mask.astype(np.bool_)
-    except (OSError, SafetensorError) as error:
-        raise MaskError(f"Mask file {path} cannot be read ({error}): give a safetensors file.") from error
-    return masks
+    wrong = mask[(mask != 0) & (mask != 1)]
+    if wrong.size:
+        raise MaskError(f"Tensor {name!r} of mask file {source} has the value {wrong[0]}: store 0 or 1.")
+    return mask.astype(np.bool_)

@@ -16,7 +16,9 @@ and ratios to kinds of layers and to single ones (Appendix K). As YAML, where on
       "layer1.0.conv1.weight": dense
 
 Layers overrule kinds, and kinds the default; what a rule leaves out is as the next says. The form of the MEST authors'
-scripts, `prune_ratios: {"layer1.0.conv1.weight": 0.9}` (and `scheme:`), is read too: exactly those layers are sparse.
+scripts, `prune_ratios: {"layer1.0.conv1.weight": 0.9}` (or `prune_ratio`, and `scheme:`), is read too: exactly those
+layers are sparse, and keys of other methods beside it are left. Its ratios are fractions of weights, or of kernels
+where that is said: of a pattern network 0.775 of the kernels are 0.9 of the weights.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ class Profile:
             `linear` or an entry of `layers` says otherwise; a wildcard does that only where it matches no convolution.
             Where there is no convolution to make sparse, the default takes linear layers too, but for the last of
             several: that tells the classes apart, and MEST keeps it dense.
+        notes: what whoever gave the file should know of how it was read, in words.
     """
 
     default: LayerPlan
@@ -79,6 +82,7 @@ class Profile:
     layers: Rules = field(default_factory=dict)
     ratio: str = UNIFORM
     kinds: Rules = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Make all rules `Rule`s; raise ProfileError for a word that is none of those known."""
@@ -101,29 +105,39 @@ class Profile:
         return cls(LayerPlan(scheme, sparsity))
 
     @classmethod
-    def load(cls, path: str | Path, scheme: str | None = None) -> Profile:
+    def load(
+        cls, path: str | Path, scheme: str | None = None, ratios: str | None = None, otherwise: str | None = None
+    ) -> Profile:
         """The profile of a YAML file in one of the forms of this module's docstring.
 
         Args:
             path: the file.
             scheme: of a file with `prune_ratios` that does not say its own.
+            ratios: "weights" or "kernels": what the ratios of such a file are fractions of; None: of weights.
+            otherwise: the scheme of such a file where neither it nor `scheme` says one; None: that is refused.
 
         Raises:
             ProfileError: the file cannot be read or is no profile; the sentence names the file.
         """
         try:
-            return cls.from_mapping(read_mapping(Path(path)), scheme)
+            return cls.from_mapping(read_mapping(Path(path)), scheme, ratios, otherwise)
         except ProfileError as error:
             raise ProfileError(f"Sparsity profile {path}: {error}") from error
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, object], scheme: str | None = None) -> Profile:
-        """The profile that a mapping in one of the YAML forms describes; `scheme` as in `load`.
+    def from_mapping(
+        cls,
+        content: Mapping[str, object],
+        scheme: str | None = None,
+        ratios: str | None = None,
+        otherwise: str | None = None,
+    ) -> Profile:
+        """The profile that a mapping in one of the YAML forms describes; the other arguments as in `load`.
 
         Raises:
             ProfileError: a key, scheme, ratio or rule is unknown, missing or said twice.
         """
-        return cls(**read_profile(content, scheme))
+        return cls(**read_profile(content, scheme, ratios, otherwise))
 
     def dump(self) -> str:
         """This profile as YAML text, which `load` reads back to an equal one."""

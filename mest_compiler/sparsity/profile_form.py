@@ -10,28 +10,42 @@ from mest_compiler.errors import ProfileError
 
 from .layer_ratios import UNIFORM
 from .layer_rules import DENSE, LayerPlan, Rule
-from .schemes import check_sparsity
+from .schemes import check_sparsity, get_scheme
 
-_PRUNE_RATIOS = "prune_ratios"
+_PRUNE_RATIOS = ("prune_ratios", "prune_ratio")
 _KEYS = ("scheme", "sparsity", "first", "ratio", "kinds", "layers")
-_PRUNE_KEYS = (_PRUNE_RATIOS, "scheme")
+_PRUNE_KEYS = (*_PRUNE_RATIOS, "scheme")
 _RULE_KEYS = ("scheme", "sparsity")
+KERNELS, WEIGHTS = "kernels", "weights"
+RATIOS = (KERNELS, WEIGHTS)
+"""What the ratios of `prune_ratios` can be fractions of."""
 _PARALLEL, _WEIGHT = "module.", ".weight"
 """What DataParallel puts before a parameter's name, and how a weight's name ends."""
 
 
-def read_profile(content: Mapping[str, object], scheme: str | None = None) -> dict[str, object]:
+def read_profile(
+    content: Mapping[str, object],
+    scheme: str | None = None,
+    ratios: str | None = None,
+    otherwise: str | None = None,
+) -> dict[str, object]:
     """The fields of the `Profile` that a mapping describes.
 
     Args:
         content: in one of the two forms.
         scheme: of the second form, where it does not say its own.
+        ratios: one of RATIOS: what those of the second form are fractions of; None: of weights.
+        otherwise: scheme of the second form where nothing says one; None: that is refused.
 
     Raises:
         ProfileError: a key, scheme, ratio or rule is unknown, missing or said twice.
     """
-    if _PRUNE_RATIOS in content:
-        return _read_prune_ratios(content, scheme)
+    if ratios is not None and ratios not in RATIOS:
+        raise ProfileError(f"its ratios cannot be those of {ratios!r}: use {' or '.join(RATIOS)}.")
+    if any(key in content for key in _PRUNE_RATIOS):
+        return _read_prune_ratios(content, scheme, ratios, otherwise)
+    if ratios == KERNELS:
+        raise ProfileError(f"its ratios are of weights, as all but {_PRUNE_RATIOS[0]} are: do not say {KERNELS}.")
     if scheme is not None:
         raise ProfileError(f"it says its schemes itself: leave out the scheme {scheme!r} that was given beside it.")
     _check_keys("a sparsity profile", content, _KEYS)
@@ -67,25 +81,46 @@ def dump_profile(
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def _read_prune_ratios(content: Mapping[str, object], scheme: str | None) -> dict[str, object]:
-    """Exactly the named layers are sparse; a ratio of 0 means dense."""
-    _check_keys(f"a sparsity profile with {_PRUNE_RATIOS}", content, _PRUNE_KEYS)
+def _read_prune_ratios(
+    content: Mapping[str, object], scheme: str | None, ratios: str | None, otherwise: str | None
+) -> dict[str, object]:
+    """Exactly the named layers are sparse; a ratio of 0 means dense. Keys of other methods, such as ADMM's rho, are
+    left; `notes` names them, and says what the ratios were taken for."""
+    key, *second = [key for key in _PRUNE_RATIOS if key in content]
+    if second:
+        raise ProfileError(f"it has both {key!r} and {second[0]!r}: keep one of them.")
+    if ours := [other for other in content if other in _KEYS and other not in _PRUNE_KEYS]:
+        raise ProfileError(
+            f"{ours[0]!r} is no key of a sparsity profile with {key}: use {key} and scheme, or layers instead of {key}."
+        )
     if "scheme" in content and scheme is not None:
         raise ProfileError(f"it says its scheme itself: leave out the scheme {scheme!r} that was given beside it.")
-    chosen = content.get("scheme", scheme)
+    said = content.get("scheme", scheme)
+    chosen = otherwise if said is None else said
     if chosen is None:
-        raise ProfileError(f"{_PRUNE_RATIOS} need a scheme: add the key 'scheme', or give --scheme.")
+        raise ProfileError(f"{key} need a scheme: add the key 'scheme', or give --scheme.")
+    kind = get_scheme(chosen)
     layers: dict[str, Rule] = {}
-    for name, sparsity in _mapping(_PRUNE_RATIOS, content).items():
+    for name, ratio in _mapping(key, content).items():
         parameter = str(name).removeprefix(_PARALLEL)
         parameter = parameter if parameter.endswith(_WEIGHT) else parameter + _WEIGHT
         if parameter in layers:
             raise ProfileError(
                 f"The ratio of {parameter!r} is said twice, the second time as {name!r}: keep one of them."
             )
-        check_sparsity(f"layer {parameter!r}", sparsity)
-        layers[parameter] = Rule(chosen, sparsity)
-    return {"default": LayerPlan(chosen, 0.0), "layers": layers}
+        where = f"layer {parameter!r}"
+        check_sparsity(where, ratio)
+        layers[parameter] = Rule(
+            chosen, kind.sparsity_of_kernels(where, ratio) if ratios == KERNELS and ratio else ratio
+        )
+    notes = []
+    if left := [str(other) for other in content if other not in _PRUNE_KEYS]:
+        notes.append(f"keys that say nothing here were left: {', '.join(left)}")
+    if said is None:
+        notes.append(f"no scheme is said, so {chosen} is taken")
+    taken = ratios or f"{WEIGHTS} (--profile-ratios says nothing else)"
+    notes.append(f"{key} are taken as fractions of {taken}")
+    return {"default": LayerPlan(chosen, 0.0), "layers": layers, "notes": tuple(notes)}
 
 
 def _rule(where: str, rule: object) -> Rule | None:

@@ -97,6 +97,18 @@ class Scheme(ABC):
         """Raise ProfileError, naming the place, unless the scheme can have this sparsity of weights."""
         check_sparsity(where, sparsity)
 
+    def sparsity_of_kernels(self, where: str, removed: float) -> float:
+        """The sparsity of weights where this fraction of the kernels is removed whole, as the MEST authors' scripts
+        write the ratios of their pattern networks.
+
+        Raises:
+            ProfileError: kernels are not what the scheme removes.
+        """
+        raise ProfileError(
+            f"The ratio of {where} is said to be one of kernels, but scheme {self.name!r} does not remove whole "
+            "kernels: say that it is one of weights, or use scheme pattern."
+        )
+
     def kept_units(self, shape: Shape, sparsity: float) -> int:
         """Units kept at this sparsity of weights: round((1 - s) * units), halves to even.
 

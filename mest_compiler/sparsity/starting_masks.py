@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mest_compiler.errors import ModelError
+from mest_compiler.errors import MaskError, ModelError
 
 from .decisions import Decisions, all_dense
 from .masks import Masks, masks_from_zeros, random_masks
 from .profile import Profile
 from .schemes import Shape, get_scheme, kernel_shape
+
+NO_ZEROS = "The weights have no zeros that masks could be taken from: prune them by magnitude, or give other weights."
 
 
 def starting_masks(
@@ -52,6 +54,8 @@ def starting_masks(
     shapes = {name: kernel_shape(shape) for name, shape in {**convolutions, **linears}.items()}
     if from_weights:
         masks = masks_from_zeros(weights, plan, shapes)
+        if masks and all(mask.all() for mask in masks.values()):
+            raise MaskError(NO_ZEROS)
     elif masks is None:
         masks = random_masks(plan, shapes, seed)
     missing, surplus = sorted(set(plan) - set(masks)), sorted(set(masks) - set(plan))

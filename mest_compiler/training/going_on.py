@@ -17,7 +17,8 @@ from mest_compiler.training.records import Position
 ACCEPT = "--accept-changed-data"
 """The option that goes on with other images."""
 # The same data may lie elsewhere on the day a run goes on; its files tell whether they are the same.
-MAY_CHANGE = {"data_root"}
+# What a run started from is in its checkpoint, which goes on without those files.
+MAY_CHANGE = {"data_root", "weights", "weights_key", "masks", "masks_from", "profile_ratios"}
 EPOCHS = "epochs"
 
 

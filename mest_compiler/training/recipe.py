@@ -20,6 +20,8 @@ from mest_compiler.training.schedule import cosine, step_decay
 
 RECIPES = "mest_compiler.training.recipes"
 SCHEDULES = ("cosine", "step")
+FILES = ("profile", "data_root", "weights", "masks", "masks_from")
+"""Fields that name a file or a folder."""
 PLAIN_TYPES = {"int": (int, "a whole number"), "bool": (bool, "true or false"), "str": (str, "a text")}
 
 
@@ -34,7 +36,10 @@ class Recipe:
     warmup_epochs: linear warm-up before `lr`; schedule: "cosine", or "step" with `milestones` (epochs) at
     which the rate is multiplied by `decay`; momentum, nesterov, weight_decay: as in torch.optim.SGD; scheme
     and sparsity (fraction of weights that are zero, in [0, 1)) for one ratio everywhere, or profile, a YAML
-    file with ratios by layer, or none of the three for a dense run; seed: draws weights, masks, order,
+    file with ratios by layer (profile_ratios says whether they are those of "weights" or of "kernels", scheme what a
+    file without schemes means), or none of the three for a dense run; weights: a file of weights to start from, under
+    weights_key in it, which scheme or profile prune by magnitude; masks: a file of masks to start from, or masks_from,
+    one of pruned weights with their zeros, and with either a scheme is enough; seed: draws weights, masks, order,
     augmentation, dropouts and mutation; augment: whether images are moved as their data set says; examples: only so
     many training images, equally many of each class; label_smoothing: as in cross_entropy.
 
@@ -62,6 +67,11 @@ class Recipe:
     scheme: str | None = None
     sparsity: float | None = None
     profile: str | None = None
+    profile_ratios: str | None = None
+    weights: str | None = None
+    weights_key: str | None = None
+    masks: str | None = None
+    masks_from: str | None = None
     data_root: str | None = None
     augment: bool = True
     examples: int | None = None
@@ -85,9 +95,11 @@ class Recipe:
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _converted(field.name, field.type, value))
         self._check_ranges()
-        if self.profile is not None and (self.scheme is not None or self.sparsity is not None):
+        if self.profile is not None and self.sparsity is not None:
             raise MestError("a recipe has either a profile or a scheme with its sparsity, not both: remove one of them")
-        if (self.scheme is None) != (self.sparsity is None):
+        masked = self.masks is not None or self.masks_from is not None
+        complete = self.profile is not None or masked or self.sparsity is not None
+        if (self.scheme is not None and not complete) or (self.scheme is None and self.sparsity is not None):
             raise MestError(
                 "a recipe names a scheme and its sparsity together: add the missing one or remove the other"
             )
@@ -220,9 +232,7 @@ class Recipe:
             raise MestError(f"recipe {path} is not YAML ({reason}): correct the file") from None
         recipe = cls.from_mapping(content, f"recipe {path}")
         folder = path.resolve().parent
-        changes = {
-            n: str(folder / value) for n in ("profile", "data_root") if (value := getattr(recipe, n)) is not None
-        }
+        changes = {n: str(folder / value) for n in FILES if (value := getattr(recipe, n)) is not None}
         if ":" in recipe.model:
             changes["model"] = str(folder / recipe.model)
         return dataclasses.replace(recipe, **changes)

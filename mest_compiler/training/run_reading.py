@@ -49,7 +49,7 @@ def described(recipe: Recipe) -> str:
     if recipe.profile is not None:
         words.append(f"profile {Path(recipe.profile).name}")
     elif recipe.scheme is not None:
-        words.append(f"{recipe.scheme} {recipe.sparsity:.4g}")
+        words.append(f"{recipe.scheme} {'as masks say' if recipe.sparsity is None else f'{recipe.sparsity:.4g}'}")
     elif recipe.mutation == STATIC:
         words.append("dense")
     if recipe.mutation != STATIC:

@@ -1,4 +1,4 @@
-"""Masks: drawn alike everywhere, kept in files, read off zeros."""
+"""Masks: drawn alike everywhere, checked where they come from a file, read off zeros."""
 
 import hashlib
 import time
@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file
 
 from mest_compiler.errors import MaskError, ProfileError
-from mest_compiler.sparsity.masks import load_masks, masks_from_zeros, random_masks, save_masks
+from mest_compiler.sparsity.masks import checked_masks, masks_from_zeros, random_masks, save_masks
 from mest_compiler.sparsity.profile import LayerPlan
 
 SHAPES = {"first": (8, 3, 3, 3), "a.weight": (8, 6, 3, 3), "b.weight": (12, 8, 1, 1)}
@@ -19,11 +19,6 @@ PLAN = {"a.weight": LayerPlan("unstructured", 0.9), "b.weight": LayerPlan("block
 def digest(masks):
     """One number for all masks, in the order of their names."""
     return hashlib.sha256(b"".join(np.packbits(masks[name]).tobytes() for name in sorted(masks))).hexdigest()[:16]
-
-
-def write(path, masks):
-    save_file({name: np.ascontiguousarray(mask) for name, mask in masks.items()}, path)
-    return path
 
 
 def test_random_masks_are_the_same_on_every_machine():
@@ -67,23 +62,31 @@ def test_random_masks_refuse_bad_seeds_and_plans():
         random_masks({"a.weight": LayerPlan("pattern", 0.1)}, SHAPES, 0)
 
 
-def test_save_and_load(tmp_path):
+def test_saved_masks_are_bool_tensors_by_name(tmp_path):
     masks = random_masks(PLAN, SHAPES, 0)
     masks["a.weight"][0], masks["a.weight"][1] = False, True
     save_masks(tmp_path / "m.safetensors", masks)
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    found = load_file(tmp_path / "m.safetensors")
     for plan in (PLAN, None):
-        loaded = load_masks(tmp_path / "m.safetensors", plan, SHAPES)
+        loaded = checked_masks(found, plan, SHAPES, "m")
         assert list(loaded) == list(PLAN)
         for name, mask in masks.items():
             np.testing.assert_array_equal(loaded[name], mask)
             assert loaded[name].dtype == np.bool_
 
 
-def test_load_takes_uint8_of_zeros_and_ones(tmp_path):
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64, np.float16, np.float64])
+def test_exact_zeros_and_ones_of_any_dtype_are_masks(dtype):
     masks = random_masks(PLAN, SHAPES, 0)
-    path = write(tmp_path / "m", {name: mask.astype(np.uint8) for name, mask in masks.items()})
-    assert digest(load_masks(path, PLAN, SHAPES)) == digest(masks)
+    found = {name: mask.astype(dtype) for name, mask in masks.items()}
+    assert digest(checked_masks(found, PLAN, SHAPES, "m")) == digest(masks)
+
+
+def test_a_mask_of_a_linear_layer_may_have_its_shape():
+    mask = np.eye(4, 6)
+    checked = checked_masks({"fc": mask}, {"fc": LayerPlan("unstructured", 0.5)}, {"fc": (4, 6, 1, 1)}, "m")
+    np.testing.assert_array_equal(checked["fc"][:, :, 0, 0], mask == 1)
 
 
 MISFITS = {
@@ -93,7 +96,7 @@ MISFITS = {
     ),
     "unknown name": (
         {"features.0.weight": np.ones((8, 3, 3, 3), bool)},
-        r"another model: this one has no convolution 'features\.0\.weight'",
+        r"another model: this one has no layer 'features\.0\.weight' that can be sparse",
     ),
     "missing": ({"b.weight": None}, r"lacks a mask for 'b\.weight', which the profile makes sparse"),
     "dense layer": (
@@ -108,37 +111,29 @@ MISFITS = {
         {"a.weight": np.full((8, 6, 3, 3), 2, np.uint8)},
         r"'a\.weight' of mask file .* has the value 2: store 0 or 1",
     ),
-    "dtype": (
-        {"a.weight": np.ones((8, 6, 3, 3), np.float32)},
-        r"'a\.weight' of mask file .* is F32: store bool or uint8",
+    "no number": (
+        {"a.weight": np.full((8, 6, 3, 3), np.nan)},
+        r"'a\.weight' of mask file .* has the value nan: store 0 or 1",
+    ),
+    "weights": (
+        {"a.weight": np.linspace(-1, 1, 432, dtype=np.float32).reshape(8, 6, 3, 3)},
+        r"'a\.weight' of mask file .* has the value -1\.0: store 0 or 1",
     ),
 }
 
 
 @pytest.mark.parametrize("case", MISFITS)
-def test_load_refuses_masks_that_do_not_fit(tmp_path, case):
+def test_masks_that_do_not_fit_are_refused(case):
     change, sentence = MISFITS[case]
     masks = {**random_masks(PLAN, SHAPES, 0), **change}
-    path = write(tmp_path / "m", {name: mask for name, mask in masks.items() if mask is not None})
     with pytest.raises(MaskError, match=sentence):
-        load_masks(path, PLAN, SHAPES)
+        checked_masks({name: mask for name, mask in masks.items() if mask is not None}, PLAN, SHAPES, "m")
 
 
-def test_load_names_the_layer_that_a_scheme_does_not_fit(tmp_path):
-    path = write(tmp_path / "m", random_masks(PLAN, SHAPES, 0))
+def test_the_layer_that_a_scheme_does_not_fit_is_named():
     plan = {**PLAN, "b.weight": LayerPlan("pattern", 0.9)}
     with pytest.raises(MaskError, match=r"m, 'b.weight': Layer 'b.weight' has 1x1 kernels, but scheme 'pattern'"):
-        load_masks(path, plan, SHAPES)
-
-
-def test_load_refuses_what_is_no_mask_file(tmp_path):
-    with pytest.raises(MaskError, match="none cannot be read"):
-        load_masks(tmp_path / "none", PLAN, SHAPES)
-    with pytest.raises(MaskError, match="cannot be read"):
-        load_masks(tmp_path, PLAN, SHAPES)
-    (tmp_path / "junk").write_bytes(b"\x80\x04junk that is no safetensors")
-    with pytest.raises(MaskError, match=r"junk cannot be read .* give a safetensors file"):
-        load_masks(tmp_path / "junk", PLAN, SHAPES)
+        checked_masks(random_masks(PLAN, SHAPES, 0), plan, SHAPES, "m")
 
 
 def test_save_refuses_other_arrays_and_places_and_leaves_nothing(tmp_path):

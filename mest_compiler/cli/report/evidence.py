@@ -95,7 +95,7 @@ def _check(base: Recipe, data: Examples, cells: Sequence[Cell]) -> None:
 
     for cell in cells:
         recipe = recipe_of(cell, base, 0)
-        check_start(recipe, data, first_start(recipe, data, None, None))
+        check_start(recipe, data, first_start(recipe, data))
 
 
 def _trained(
