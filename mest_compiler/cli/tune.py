@@ -9,7 +9,18 @@ import typer
 
 from mest_compiler.cli.devices.options import Adb, Key, Server, TrackerAt
 from mest_compiler.cli.model_options import Channels, Classes, Plane, Width
-from mest_compiler.cli.options import Batch, Device, Json, Profile, Scheme, Seed, Sparsity, Threads, writable
+from mest_compiler.cli.options import (
+    Batch,
+    Device,
+    Json,
+    Profile,
+    ProfileRatios,
+    Scheme,
+    Seed,
+    Sparsity,
+    Threads,
+    writable,
+)
 from mest_compiler.cli.output import write_json
 from mest_compiler.errors import TuningError
 
@@ -81,6 +92,7 @@ def command(
     scheme: Scheme = None,
     sparsity: Sparsity = None,
     profile: Profile = None,
+    profile_ratios: ProfileRatios = None,
     width: Width = 1.0,
     channels: Channels = 3,
     plane: Plane = "32x32",
@@ -134,8 +146,22 @@ def command(
         where = Where.of(tracker, key, server, adb)
         places = tuning.places(where, devices)
         asked = tuning.Asked(
-            what, scheme, sparsity, profile, width, channels, plane, classes, batch, device, threads, seed, where
+            what,
+            scheme,
+            sparsity,
+            profile,
+            width,
+            channels,
+            plane,
+            classes,
+            batch,
+            device,
+            threads,
+            seed,
+            profile_ratios,
+            where,
         )
+        asked.say_notes()
         if check_model:
             result = tuning.checked(asked, trials, places, cool_down)
         else:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mest_compiler.passes.tiling.state import LayerKernels
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
+    from mest_compiler.sparsity.automatic import Automatic
+    from mest_compiler.sparsity.profile import Profile
     from mest_compiler.tuning.finals import LastComparison, Outcome
     from mest_compiler.tuning.in_step import Step
     from mest_compiler.tuning.measure import Care, Opener
@@ -51,7 +53,16 @@ class Asked:
     device: str
     threads: int | None
     seed: int
+    profile_ratios: str | None = None
     where: Where | None = None
+
+    def say_notes(self) -> None:
+        """Print how the profile was read, where there is something to say."""
+        from mest_compiler.bench.layer_spec import PREFIX
+
+        if self.profile is not None and not self.what.startswith(PREFIX):
+            for note in getattr(self._rules(), "notes", ()):
+                say(f"profile {self.profile}: {note}")
 
     @cached_property
     def target(self) -> Device:
@@ -100,11 +111,14 @@ class Asked:
             self.what, classes=self.classes, in_channels=self.channels, width=self.width, seed=self.seed
         )
 
+    def _rules(self) -> Profile | Automatic | None:
+        return profile_of(self.scheme, self.sparsity, self.profile, self.profile_ratios)
+
     def _arguments(self) -> dict[str, Any]:
         return {
             "input_shape": (self.channels, *plane_of(self.plane)),
             "batch": self.batch,
-            "profile": profile_of(self.scheme, self.sparsity, self.profile),
+            "profile": self._rules(),
             "device": self.device,
             "threads": self.threads,
         }

@@ -287,8 +287,10 @@ def _dtype(tensor: torch.Tensor) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names in one line: those that end alike counted, the first few of the others spelled out."""
-    ends = Counter(name.rpartition(".")[2] for name in names)
-    words = [f"{end} ({count} times)" if count > 1 else end for end, count in ends.items()]
+    """Names in one line: those that end alike counted, of the others the first few."""
+    ends: dict[str, list[str]] = {}
+    for name in names:
+        ends.setdefault(name.rpartition(".")[2], []).append(name)
+    words = [alike[0] if len(alike) == 1 else f"{end} ({len(alike)} times)" for end, alike in ends.items()]
     more = len(words) - _NAMED
     return ", ".join(words[:_NAMED]) + (f" and {more} more" if more > 0 else "")

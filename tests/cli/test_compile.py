@@ -85,6 +85,7 @@ def test_masks_and_start_from_trained_weights(mest, folder: Path, mask: np.ndarr
         ([MODEL, "--scheme", "block", "--masks-from", "other.safetensors"], "are of another model"),
         ([MODEL, "--scheme", "block", "--masks-from", "net.py"], "Weights net.py cannot be read"),
         ([MODEL, "--nesterov", "--momentum", "0"], "with --nesterov above 0"),
+        ([MODEL, "--profile", "authors.yaml"], "prune_ratios need a scheme: add the key 'scheme', or give --scheme"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(
@@ -94,6 +95,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     ragged[0] = False
     save_file({LAYER: ragged}, "ragged.safetensors")
     save_file({"conv1.weight": np.ones((4, 3, 3, 3), bool)}, "other.safetensors")
+    Path("authors.yaml").write_text("prune_ratios: {3: 0.5}")
     before = sorted(folder.iterdir())
     small = [part for part in SMALL if not ("--plane" in arguments and part in SMALL[:2])]
     assert sentence in refused("compile", *arguments, *small, "--output", "runs/step")

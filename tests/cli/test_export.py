@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 
 from mest_compiler import models
-from mest_compiler.cli.model_options import sparse_model
+from mest_compiler.cli.sparse_model import Sources, sparse_model
 from mest_compiler.errors import ModelError
 from mest_compiler.runtime import checkpoint
 from mest_compiler.sparsity.profile import Profile
@@ -92,11 +92,11 @@ def test_our_own_options_read_the_torch_files(mest, run_dir: Path) -> None:
 
     def read(**files: Path | None) -> np.ndarray:
         fresh = models.build("net.py:make", classes=CLASSES, in_channels=1)
-        return sparse_model(fresh, **usual, **files).masks[LAYER]
+        return sparse_model(fresh, (1, 8, 8), **usual, sources=Sources(**files)).masks[LAYER]
 
-    given = read(masks=Path("net.masks.safetensors"), masks_from=None)
+    given = read(masks=Path("net.masks.safetensors"))
     np.testing.assert_array_equal(given, _mask(run_dir))
-    np.testing.assert_array_equal(read(masks=None, masks_from=Path("net.safetensors")), given)
+    np.testing.assert_array_equal(read(masks_from=Path("net.safetensors")), given)
 
 
 def test_a_broken_off_dense_run(mest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from mest_compiler import models
 from mest_compiler.cli.network_layers import network_layers
 from mest_compiler.frontend import trace
 from mest_compiler.sparsity.profile import LayerPlan, Profile
+from mest_compiler.sparsity.schemes import get_scheme
 
 MODEL = "net.py:make"
 SMALL = ("--plane", "8x8")
@@ -130,6 +132,45 @@ def test_the_authors_files_take_their_scheme_from_the_command_line(mest, folder:
     }
 
 
+ADMM = """
+# a profile in the layout of the MEST authors' scripts
+rho:
+  0.001
+prune_ratio:
+  3.weight: 0.75
+"""
+
+
+def test_the_authors_files_with_keys_of_another_method(mest, refused, folder: Path) -> None:
+    Path("p.yaml").write_text(ADMM)
+    usual = ("profile", MODEL, *SMALL, "--profile", "p.yaml", "--json", "-")
+    done = mest(*usual, "--scheme", "pattern", "--profile-ratios", "kernels")
+    result = json.loads(done.stdout)
+    assert "profile p.yaml: keys that say nothing here were left: rho\n" in done.stderr
+    assert "profile p.yaml: prune_ratio are taken as fractions of kernels\n" in done.stderr
+    assert result["profile_notes"][0].endswith("rho")
+    (layer,) = (layer for layer in result["layers"] if layer["scheme"] != "dense")
+    assert (layer["name"], layer["kept_units"], layer["units"]) == (LAYER, 16 * 2, 16 * 8)
+    assert layer["sparsity"] == pytest.approx(1 - 0.25 * 4 / 9)
+    # where nothing says a scheme the table is there too, and says under which
+    done = mest(*usual)
+    assert "no scheme is said, so unstructured is taken" in done.stderr
+    assert json.loads(done.stdout)["layers"][1]["sparsity"] == 0.75
+    assert "does not remove whole kernels" in refused(*usual, "--scheme", "block", "--profile-ratios", "kernels")
+    assert "use weights or kernels" in refused(*usual, "--profile-ratios", "filters")
+    assert "add --profile" in refused("profile", MODEL, *SMALL, *BLOCK, "--profile-ratios", "kernels")
+
+
+def test_what_given_masks_keep(mest, folder: Path) -> None:
+    mask = get_scheme("block").random_mask((16, 8, 3, 3), 0.75, np.random.default_rng(1))
+    np.savez("masks.npz", **{"module.3": mask.astype(np.float32)})
+    done = mest("profile", MODEL, *SMALL, "--masks", "masks.npz", "--scheme", "block", "--json", "-")
+    result = json.loads(done.stdout)
+    assert (result["layers"][1]["kept_units"], result["sparse_layers"]) == (72, 1)
+    assert (result["masks"]["from"], result["masks"]["sparsity"]) == ("masks", 0.75)
+    assert "masks masks.npz: renamed: 1 without 'module.', 1 with '.weight'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -180,7 +221,6 @@ def test_another_number_of_classes_than_was_asked_for_is_refused(refused, folder
     [
         ("{scheme: block, sparsity: 0.5}", BLOCK, "A profile says all ratios: leave out --sparsity, or --profile."),
         ("{scheme: block, sparsity: 0.5}", BLOCK[:2], "says its schemes itself: leave out the scheme 'block'"),
-        ("prune_ratios: {3: 0.5}", (), "prune_ratios need a scheme: add the key 'scheme', or give --scheme"),
         (
             "prune_ratios: {5: 0.5}",
             BLOCK[:2],

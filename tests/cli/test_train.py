@@ -79,6 +79,22 @@ def test_one_way_takes_the_place_of_the_other(tmp_path: Path) -> None:
     assert (recipe.de_epoch, recipe.de_threshold, recipe.de_remove) == (14, None, 500)
 
 
+def test_masks_take_the_place_of_a_recipes_ratio(tmp_path: Path) -> None:
+    recipe = chosen_recipe("demo", RUN, False, {"masks_from": tmp_path / "w.pt"})
+    assert (recipe.scheme, recipe.sparsity, recipe.masks_from) == ("block", None, str(tmp_path / "w.pt"))
+    assert chosen_recipe("demo", RUN, False, {"masks": tmp_path / "m.npz", "sparsity": 0.8}).sparsity == 0.8
+    recipe = chosen_recipe("demo", RUN, False, {"weights": tmp_path / "w.pt", "weights_key": "ema"})
+    assert (recipe.scheme, recipe.sparsity, recipe.weights_key) == ("block", 0.9, "ema")
+    recipe.dump(tmp_path / "recipe.yaml")
+    again = chosen_recipe(str(tmp_path / "recipe.yaml"), RUN, False, {"masks_from": tmp_path / "w.pt"})
+    assert (again.weights, again.weights_key, again.sparsity) == (None, None, None)
+    both = chosen_recipe(str(tmp_path / "recipe.yaml"), RUN, False, {"masks": tmp_path / "m.npz"})
+    assert (both.weights, both.weights_key) == (recipe.weights, "ema")
+    given = {"profile": tmp_path / "p.yaml", "scheme": "pattern", "profile_ratios": "kernels"}
+    recipe = chosen_recipe("demo", RUN, False, given)
+    assert (recipe.scheme, recipe.sparsity, recipe.profile_ratios) == ("pattern", None, "kernels")
+
+
 def test_what_makes_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(MestError, match="lacks the keys model, data, epochs"):
         chosen_recipe(None, tmp_path, False, {})
@@ -95,7 +111,7 @@ def test_every_recipe_is_listed(mest) -> None:
 def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
     mask = get_scheme("block").random_mask(SHAPE, 0.75, np.random.default_rng(5))
     save_file({LAYER: mask}, "masks.safetensors")
-    arguments = (*TINY, *BLOCK, "--epochs", "2", "--masks", "masks.safetensors")
+    arguments = (*TINY, "--scheme", "block", "--epochs", "2", "--masks", "masks.safetensors")
     done = mest(*arguments, "--json", "-")
     result = json.loads(done.stdout)
     assert result["epochs"] == len(result["records"]) == 2
@@ -113,12 +129,20 @@ def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
     assert {path.name for path in RUN.iterdir()} == left
     assert np.array_equal(load_file(RUN / "masks.safetensors")[LAYER], mask)
     assert np.array_equal(load_file(RUN / "weights.safetensors")[LAYER] != 0, mask)
-    # the whole recipe came first, as the folder keeps it
-    printed, _, _ = done.stderr.partition("\n\n")
+    # what was made of the files came first, and then the whole recipe, as the folder keeps it
+    said, _, printed = done.stderr.partition("# runs")
+    assert said == (
+        "masks masks.safetensors: taken as they are\nmasks of the file: 1 of 3 layers are sparse, with 75.00 % zeros\n"
+    ).replace("masks masks", f"masks {folder}/masks")
+    assert result["masks"]["from"] == "masks"
+    assert (result["masks"]["sparsity"], result["masks"]["layers"], result["weights"]) == (0.75, 1, None)
+    printed, _, _ = f"# runs{printed}".partition("\n\n")
     assert yaml.safe_load(printed) == yaml.safe_load((RUN / "recipe.yaml").read_text()) == result["recipe"]
 
     assert "already holds a run" in refused(*arguments)
-    assert "goes on with its own masks" in refused(*TINY, "--resume", "--masks", "masks.safetensors")
+    for name, value in (("masks", "masks.safetensors"), ("weights", "net.py"), ("profile-ratios", "weights")):
+        sentence = refused(*TINY, "--resume", f"--{name}", value)
+        assert f"goes on with its own weights and its own masks: leave out --{name}." in sentence
     # finished, so there is nothing left to do; its recipe is the one beside the checkpoint
     again = json.loads(mest("train", "--run-dir", RUN, "--resume", "--json", "-").stdout)
     assert again["records"] == result["records"]
@@ -156,23 +180,24 @@ kinds: {linear: unstructured}
 
 @pytest.mark.parametrize(
     "way",
-    ["drawn", "masks-from", *(pytest.param(way, marks=pytest.mark.slow) for way in ("masks", "profile"))],
+    ["drawn", "masks-from", "magnitude", *(pytest.param(way, marks=pytest.mark.slow) for way in ("masks", "profile"))],
 )
 def test_both_backends_start_the_same(stopped, folder: Path, way: str) -> None:
     mask = get_scheme("block").random_mask(SHAPE, 0.75, np.random.default_rng(5))
     if way == "masks":
         save_file({LAYER: mask}, "masks.safetensors")
+    torch.manual_seed(3)
+    model = models.build("net.py:make", classes=10, in_channels=1)
+    weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     if way == "masks-from":
-        torch.manual_seed(3)
-        model = models.build("net.py:make", classes=10, in_channels=1)
-        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
         weights[LAYER] = weights[LAYER] * mask
-        save_file(weights, "weights.safetensors")
+    save_file(weights, "weights.safetensors")
     Path("profile.yaml").write_text(PROFILE)
     chosen = {
         "drawn": (*BLOCK, *SOFT),
-        "masks": (*BLOCK, "--masks", "masks.safetensors"),
-        "masks-from": (*BLOCK, "--masks-from", "weights.safetensors"),
+        "masks": ("--scheme", "block", "--masks", "masks.safetensors"),
+        "masks-from": ("--scheme", "block", "--masks-from", "weights.safetensors"),
+        "magnitude": (*BLOCK, "--weights", "weights.safetensors"),
         "profile": ("--profile", "profile.yaml"),
     }[way]
     starts = []
@@ -190,6 +215,12 @@ def test_both_backends_start_the_same(stopped, folder: Path, way: str) -> None:
     if way.startswith("masks"):
         kept = np.flatnonzero(get_scheme("block").mask_to_units(mask))
         assert np.array_equal(starts[0].units[LAYER], kept)
+    if way == "magnitude":
+        sums = np.abs(weights[LAYER]).reshape(4, 4, -1).sum(axis=1).reshape(-1)  # of 4 filters at a place
+        kept = np.sort(np.argsort(sums)[len(sums) // 2 :])
+        assert np.array_equal(starts[0].units[LAYER], kept)
+        for name in ("0.weight", "1.running_mean", "8.bias"):
+            assert np.array_equal(starts[0].state[name], weights[name])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from mest_compiler.errors import ProfileError
 from mest_compiler.sparsity.profile import LayerPlan, Profile, Rule
+from mest_compiler.sparsity.schemes import get_scheme
 
 LAYERS = {
     "conv1.weight": (16, 3, 3, 3),
@@ -131,6 +132,62 @@ def test_the_authors_form_may_prune_the_first_convolution_and_linear_layers(tmp_
         "conv1.weight": LayerPlan("unstructured", 0.5),
         "fc.weight": LayerPlan("unstructured", 0.8),
     }
+
+
+ADMM = """
+rho:
+  0.001
+admm_epochs: 3
+{key}:
+  layer1.0.conv1.weight: 0.775
+  layer1.0.conv2.weight: 0.9
+"""
+
+
+@pytest.mark.parametrize("key", ["prune_ratios", "prune_ratio"])
+def test_keys_of_another_method_are_named_and_left(tmp_path, key):
+    profile = load(tmp_path, ADMM.format(key=key), scheme="unstructured")
+    assert profile.assign(LAYERS) == {
+        "layer1.0.conv1.weight": LayerPlan("unstructured", 0.775),
+        "layer1.0.conv2.weight": LayerPlan("unstructured", 0.9),
+    }
+    left, taken = profile.notes
+    assert left == "keys that say nothing here were left: rho, admm_epochs"
+    assert taken == f"{key} are taken as fractions of weights (--profile-ratios says nothing else)"
+    assert Profile.load(tmp_path / "profile.yaml", "unstructured", "weights").notes[1].endswith("fractions of weights")
+
+
+def test_ratios_of_kernels_are_more_as_ratios_of_weights(tmp_path):
+    (tmp_path / "profile.yaml").write_text(ADMM.format(key="prune_ratios"))
+    profile = Profile.load(tmp_path / "profile.yaml", "pattern", "kernels")
+    plan = profile.assign(LAYERS)
+    assert plan["layer1.0.conv1.weight"].sparsity == pytest.approx(0.9)
+    kept = get_scheme("pattern").kept_units((16, 16, 3, 3), plan["layer1.0.conv2.weight"].sparsity)
+    assert kept == 16 * round(0.1 * 16)  # a tenth of each filter's kernels
+    assert "fractions of kernels" in profile.notes[1]
+    whole = Profile.from_mapping({"prune_ratios": {"layer1.0.conv1": 0.0}}, "pattern", "kernels")
+    assert whole.assign(LAYERS) == {}
+
+
+def test_a_scheme_that_nobody_says_is_said(tmp_path):
+    profile = Profile.from_mapping({"prune_ratios": {"layer1.0.conv1": 0.9}}, otherwise="unstructured")
+    assert profile.assign(LAYERS) == {"layer1.0.conv1.weight": LayerPlan("unstructured", 0.9)}
+    assert profile.notes[0] == "no scheme is said, so unstructured is taken"
+    assert Profile.from_mapping({"scheme": "block", "prune_ratios": {}}, otherwise="unstructured").notes[1:] == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "scheme", "ratios", "sentence"),
+    [
+        ({"prune_ratios": {}, "prune_ratio": {}}, "block", None, "has both 'prune_ratios' and 'prune_ratio'"),
+        ({"prune_ratios": {"a": 0.5}}, "block", "kernels", "scheme 'block' does not remove whole kernels"),
+        ({"scheme": "block", "sparsity": 0.9}, None, "kernels", "its ratios are of weights"),
+        ({"prune_ratios": {"a": 0.5}}, "pattern", "filters", "cannot be those of 'filters': use kernels or weights"),
+    ],
+)
+def test_ratios_that_cannot_be_meant_are_refused(content, scheme, ratios, sentence):
+    with pytest.raises(ProfileError, match=sentence):
+        Profile.from_mapping(content, scheme, ratios)
 
 
 def test_the_authors_form_without_a_ratio_is_a_dense_network(tmp_path):

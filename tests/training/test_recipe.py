@@ -30,10 +30,16 @@ def test_numbers_that_yaml_takes_for_text_are_read(tmp_path):
 
 
 def test_relative_paths_start_at_the_files_folder(tmp_path):
-    text = "model: nets/net.py:build\ndata: cifar10\nepochs: 2\nprofile: p.yaml\ndata_root: /data\n"
+    text = "model: nets/net.py:build\ndata: cifar10\nepochs: 2\nprofile: p.yaml\ndata_root: /data\nweights: w.pt\n"
     recipe = Recipe.load(write(tmp_path, text))
     assert recipe.model == f"{tmp_path}/nets/net.py:build"
     assert (recipe.profile, recipe.data_root) == (str(tmp_path / "p.yaml"), "/data")
+    assert (recipe.weights, recipe.masks) == (str(tmp_path / "w.pt"), None)
+
+
+@pytest.mark.parametrize("more", ["masks: m.npz", "masks_from: w.pt", "profile: p.yaml"])
+def test_a_scheme_is_enough_where_something_else_says_the_ratios(tmp_path, more):
+    assert Recipe.load(write(tmp_path, MINIMAL + f"scheme: block\n{more}\n")).sparsity is None
 
 
 def test_the_demo_is_what_the_readme_says():
@@ -123,6 +129,8 @@ def test_every_recipe_of_the_package_loads(name):
         (MINIMAL + "milestones: [1]\n", "milestones of a recipe is left out unless"),
         (MINIMAL + "milestones: 1\n", "milestones of a recipe is a list of whole numbers"),
         (MINIMAL + "scheme: block\n", "names a scheme and its sparsity together"),
+        (MINIMAL + "sparsity: 0.9\nmasks: m.npz\n", "names a scheme and its sparsity together"),
+        (MINIMAL + "weights: w.pt\nscheme: block\n", "names a scheme and its sparsity together"),
         (MINIMAL + "scheme: block\nsparsity: 1\n", "sparsity of a recipe is at least 0 and below 1, not 1.0"),
         (MINIMAL + "profile: p.yaml\nscheme: block\nsparsity: 0.9\n", "not both"),
         (MINIMAL + "noise: -1\n", "noise of a recipe is at least 0, not -1.0"),
