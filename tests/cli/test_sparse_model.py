@@ -193,6 +193,7 @@ def test_a_compiled_step_starts_from_them(mest, refused, files: Path) -> None:
     assert sorted(path.name for path in files.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_bench_starts_from_them(mest, refused, files: Path) -> None:
     usual = ("bench", MODEL, *SMALL, "--rounds", "1", "--json", "-")
     done = mest(*usual, "--masks-from", "sparse.pt", "--scheme", "block")
