@@ -242,9 +242,10 @@ def _structures(
         masks=masks, from_weights=from_weights, seed=seed,
     )  # fmt: skip
     built = {}
-    for name, layer in decisions.plans.items():
-        capacity = _capacity(name, layer.scheme, chosen[name], headroom)
-        built[name] = structure.build(chosen[name], layer.scheme, capacity, device.threads)
+    plans = decisions.plans
+    for name in (name for name in graph.parameters if name in plans):
+        capacity = _capacity(name, plans[name].scheme, chosen[name], headroom)
+        built[name] = structure.build(chosen[name], plans[name].scheme, capacity, device.threads)
     return decisions, built
 
 
@@ -274,7 +275,8 @@ def _manifest(
 ) -> dict[str, object]:
     graph, lowered, layers = fitted.graph, fitted.lowered, {}
     plan, masks = decisions.plans, {param: structure.to_mask() for param, structure in structures.items()}
-    for param, layer in lowered.tiles.layers.items():
+    for param in (param for param in graph.parameters if param in lowered.tiles.layers):
+        layer = lowered.tiles.layers[param]
         layers[param] = {
             "scheme": plan[param].scheme if param in plan else "dense",
             "sparsity": 1 - masks[param].mean() if param in masks else 0.0,

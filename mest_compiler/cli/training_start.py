@@ -27,8 +27,8 @@ class Start:
     """A network with its weights, and how it is sparse.
 
     sparse: as the compiler is told it. schemes, masks: of each sparse layer by parameter name, masks bool
-    [F, C, kh, kw]; both empty where "auto" has the compiler choose. decisions: what each layer gets, and why; None
-    where the compiler chooses.
+    [F, C, kh, kw], in any order; both empty where "auto" has the compiler choose. decisions: what each layer gets, and
+    why; None where the compiler chooses.
     """
 
     sparse: SparseModel
@@ -46,7 +46,11 @@ class Start:
         """As of a `Backend`."""
         from mest_compiler.sparsity.schemes import get_scheme
 
-        return {name: (get_scheme(self.schemes[name]), mask.shape) for name, mask in self.masks.items()}
+        return {
+            name: (get_scheme(self.schemes[name]), self.masks[name].shape)
+            for name, _ in self.sparse.model.named_parameters()
+            if name in self.masks
+        }
 
     def kept_units(self) -> dict[str, np.ndarray]:
         """As of a `Backend`."""

@@ -58,7 +58,7 @@ class Artifact:
         manifest: JSON values; see `compile.py` for its keys.
         library: the shared library's bytes.
         tensors: parameters and buffers by torch name; a sparse weight as values [capacity, unit_size].
-        structures: of the sparse weights.
+        structures: of the sparse weights, by name in the manifest's order of parameters.
     """
 
     manifest: Mapping[str, object]
@@ -124,7 +124,10 @@ class Artifact:
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:
-        """Reads and verifies an artifact.
+        """Reads and verifies an artifact: whole, of this version, and its tensors those that the manifest names.
+
+        An artifact is code: whoever made it decides what runs in this process once a session loads its library. Its
+        hashes show damage and say nothing about its author, so load only artifacts of people you trust.
 
         Raises:
             ArtifactError: missing, damaged, of another version or another TVM.
@@ -143,6 +146,9 @@ class Artifact:
         except (SafetensorError, StructureError, ValueError) as error:
             raise ArtifactError(f"Artifact {path} is damaged: {error}. Compile it again.") from error
         _check_tensors(path, manifest, tensors, structures)
+        # The files are in an order of their own (safetensors sorts by name); the manifest's is the network's.
+        tensors = {n: tensors[n] for kind in ("parameters", "buffers") for n in manifest[kind]}
+        structures = {p: structures[p] for p in manifest["parameters"] if p in structures}
         return cls(manifest, files[LIBRARY], tensors, structures)
 
 

@@ -37,7 +37,7 @@ FORM = "mest-checkpoint-2"
 
 @dataclass(frozen=True)
 class Content:
-    """All of a checkpoint.
+    """All of a checkpoint. The order of names in it is the file's and means nothing: the model's own counts.
 
     state, momentum: by torch name, compact where sparse; units: of the sparse parameters; extra: JSON values and
     arrays: arrays, both the caller's; seed and steps: what draws the masks of the dropouts; schemes: of the sparse
@@ -99,11 +99,12 @@ class Content:
         return dense
 
     def masks(self, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
-        """bool masks [F, C, kh, kw], True = kept, of the sparse parameters by name; arguments and errors as of
-        `dense_state`, which is asked first whether the model is this one."""
+        """bool masks [F, C, kh, kw], True = kept, of the sparse parameters by name in the order of `shapes`; arguments
+        and errors as of `dense_state`, which is asked first whether the model is this one."""
         return {
-            name: self._scheme(name, shapes[name], source).mask_of(units, kernel_shape(shapes[name]))
-            for name, units in self.units.items()
+            name: self._scheme(name, shape, source).mask_of(self.units[name], kernel_shape(shape))
+            for name, shape in shapes.items()
+            if name in self.units
         }
 
     def _scheme(self, name: str, shape: Sequence[int], source: str) -> Scheme:

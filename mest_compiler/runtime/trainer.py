@@ -80,15 +80,16 @@ class Trainer:
         artifact = self.artifact
         self.dtype = np.dtype(self.manifest["dtype"])
         self.parameters, self.buffers = list(self.manifest["parameters"]), list(self.manifest["buffers"])
-        self.layers = {p: layer for p, layer in self.manifest["layers"].items() if "capacity" in layer}
+        layers = self.manifest["layers"]
+        self.layers = {p: layers[p] for p in self.parameters if "capacity" in layers.get(p, ())}
         self.structures: dict[str, Structure] = {}
         # What the last call of the step handed out: loss, logits, then gradients in parameter order.
         self._gradients: Mapping[str, tvm.runtime.Tensor] | None = None
-        self._tensors = {n: self.session.tensor(a) for n, a in artifact.tensors.items()}
+        self._tensors = {n: self.session.tensor(artifact.tensors[n]) for n in (*self.parameters, *self.buffers)}
         self._momenta = {p: self.session.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
-        for name, structure in artifact.structures.items():
-            self._bind(name, structure)
+        for name in self.layers:
+            self._bind(name, artifact.structures[name])
         self._lr = self.session.tensor(np.zeros((), self.dtype))
         self._step_seed = self.session.tensor(np.zeros((), np.uint32))
         self._inputs = self._input_buffers()
@@ -226,7 +227,7 @@ class Trainer:
 
     # ---- structures
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
-        """Scheme and weight shape (F, C, kh, kw) of the sparse layers."""
+        """Scheme and weight shape (F, C, kh, kw) of the sparse layers, in the order of the parameters."""
         return {name: (get_scheme(layer["scheme"]), tuple(layer["shape"])) for name, layer in self.layers.items()}
 
     def masks(self) -> dict[str, np.ndarray]:

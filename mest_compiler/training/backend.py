@@ -29,7 +29,10 @@ class Backend(Protocol):
         ...
 
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
-        """Scheme and weight shape (F, C, kh, kw) of every sparse layer, by parameter name."""
+        """Scheme and weight shape (F, C, kh, kw) of every sparse layer, by parameter name.
+
+        Their order is that of the model's parameters, however masks or a file were ordered: mutation draws in it.
+        """
         ...
 
     def kept_units(self) -> dict[str, np.ndarray]:

@@ -23,7 +23,8 @@ class Mutated:
 
 
 class Mutator:
-    """Every random draw comes from one generator, whose state goes into checkpoints."""
+    """Every random draw comes from one generator, whose state goes into checkpoints, layer by layer in the order of the
+    backend's `sparse_layers`."""
 
     def __init__(self, schedule: MutationSchedule, backend: Backend, seed: int) -> None:
         """The units that the backend keeps now are its target sparsity.
@@ -56,9 +57,9 @@ class Mutator:
         if not phases[0].grow:
             weights = self._backend.importance(self.schedule.coefficient)
         changes, removed, grown = {}, 0, 0
-        for name, units in self._backend.kept_units().items():
-            scheme, shape = self._layers[name]
-            survivors = kept = units
+        all_units = self._backend.kept_units()
+        for name, (scheme, shape) in self._layers.items():
+            survivors = kept = units = all_units[name]
             for phase in phases:
                 count = self._count(name, phase)
                 if phase.grow:

@@ -26,13 +26,13 @@ PREDICT_BATCH = 256
 class TorchBackend:
     """Trains `model` by SGD with the weights outside the masks kept at zero (implements `Backend`).
 
-    masks: parameter name -> bool array of the parameter's shape, True = kept (a linear layer's may be [F, C, 1, 1]);
-    parameters without one are dense. schemes: of the masks, "unstructured" where none is named. Gradients of removed
-    weights are cleared before the update, so their momentum stays zero too. momentum, nesterov, weight_decay: as in
-    torch.optim.SGD, for all parameters. label_smoothing: as in cross_entropy. dtype: torch.float32 or torch.float64
-    (the tests' reference). device: "cpu", "cuda" or "cuda:N". seed: at least 0, draws what the dropouts of each step
-    keep. ranks: the processes that train together, each on its share of every batch. The model itself is trained in
-    place.
+    masks: parameter name -> bool array of the parameter's shape, True = kept (a linear layer's may be [F, C, 1, 1]), in
+    any order; parameters without one are dense. schemes: of the masks, "unstructured" where none is named. Gradients of
+    removed weights are cleared before the update, so their momentum stays zero too. momentum, nesterov, weight_decay:
+    as in torch.optim.SGD, for all parameters. label_smoothing: as in cross_entropy. dtype: torch.float32 or
+    torch.float64 (the tests' reference). device: "cpu", "cuda" or "cuda:N". seed: at least 0, draws what the dropouts
+    of each step keep. ranks: the processes that train together, each on its share of every batch. The model itself is
+    trained in place.
 
     Raises DeviceError where there is no such device, MaskError where the masks do not fit.
     """
@@ -70,9 +70,12 @@ class TorchBackend:
         self._units: dict[str, np.ndarray] = {}
         self._removed: dict[str, torch.Tensor] = {}
         self._has_gradients = False
-        for name, mask in (masks or {}).items():
+        masks = masks or {}
+        for name in masks:
+            self._shape(name)  # raises where the model has no such parameter
+        for name in (name for name in self._parameters if name in masks):
+            mask, shape = masks[name], self._shape(name)
             self._schemes[name] = get_scheme((schemes or {}).get(name, "unstructured"))
-            shape = self._shape(name)
             if mask.dtype != np.bool_ or mask.shape not in (shape, tuple(self._parameters[name].shape)):
                 raise MaskError(f"The mask of {name} is {mask.dtype} {mask.shape}, expected bool {shape}.")
             self._keep(name, self._schemes[name].units_of(mask.reshape(shape)))
@@ -142,7 +145,7 @@ class TorchBackend:
 
     # ---- structures
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
-        """Scheme and weight shape (F, C, kh, kw) of the sparse layers."""
+        """Scheme and weight shape (F, C, kh, kw) of the sparse layers, in the order of the parameters."""
         return {name: (scheme, self._shape(name)) for name, scheme in self._schemes.items()}
 
     def kept_units(self) -> dict[str, np.ndarray]:

@@ -102,6 +102,19 @@ def test_a_whole_run_keeps_to_its_bounds(schedule, seed):
     assert set(backend.coefficients) <= {schedule.coefficient}
 
 
+def test_the_order_of_the_kept_units_decides_nothing():
+    """They may come as a file has them; draws follow the order of the layers."""
+    ends = []
+    for order in (list(LAYERS), sorted(LAYERS, reverse=True)):
+        backend = Notebook()
+        backend.units = {name: backend.units[name] for name in order}
+        mutator = Mutator(MutationSchedule(EM, 0.05, 1, 3), backend, 0)
+        for epoch in range(4):
+            mutator.after(epoch)
+        ends.append({name: backend.units[name].tolist() for name in LAYERS})
+    assert ends[0] == ends[1]
+
+
 def test_growth_alone_needs_no_gradient():
     backend = Notebook()
     mutator = Mutator(MutationSchedule(EM_S, 0.05, 2, 5), backend, 0)

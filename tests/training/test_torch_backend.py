@@ -46,6 +46,16 @@ def test_removed_weights_and_their_momentum_stay_zero(new_backend, data):
     assert np.all(backend.momentum()[NAME][~removed] != 0)
 
 
+def test_sparse_layers_have_the_networks_order():
+    """Whatever the order of the masks: by name 10 comes before 3."""
+    model = nn.Sequential(*(nn.Conv2d(2, 2, 3) for _ in range(12)))
+    names = [f"{number}.weight" for number in range(12)]
+    masks = {name: np.ones((2, 2, 3, 3), np.bool_) for name in sorted(names)}
+    backend = TorchBackend(model, masks)
+    for found in (backend.sparse_layers(), backend.kept_units(), backend.masks()):
+        assert list(found) == names != sorted(names)
+
+
 def test_without_masks_a_step_is_plain_sgd(data):
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
