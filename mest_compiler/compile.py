@@ -13,6 +13,7 @@ import tvm
 from torch import nn
 
 from .devices import Device, get_device
+from .devices.machine_code import needs_of
 from .errors import MaskError, ModelError, ProfileError
 from .frontend import TrainingGraph, trace
 from .kernels.sgd import Sgd
@@ -273,7 +274,7 @@ def _manifest(
     name: str,
     batch: int,
 ) -> dict[str, object]:
-    graph, lowered, layers = fitted.graph, fitted.lowered, {}
+    graph, lowered, layers, needs = fitted.graph, fitted.lowered, {}, needs_of(target.target)
     plan, masks = decisions.plans, {param: structure.to_mask() for param, structure in structures.items()}
     for param in (param for param in graph.parameters if param in lowered.tiles.layers):
         layer = lowered.tiles.layers[param]
@@ -297,6 +298,7 @@ def _manifest(
         "schema": SCHEMA,
         "tvm": tvm.__version__,
         "device": {**asdict(target), "name": device, "kind": target.kind},
+        "needs": {"triple": needs.triple, "features": list(needs.features)},
         "model": name,
         "batch": batch,
         "micro_batch": graph.batch,

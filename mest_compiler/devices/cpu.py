@@ -10,6 +10,8 @@ from tvm.target import codegen
 
 from mest_compiler.errors import DeviceError
 
+from .machine_code import lacking, needs_of
+
 # LLVM feature -> (vector bits, vector registers), widest first.
 _VECTORS = (("avx512f", 512, 32), ("avx2", 256, 16), ("avx", 256, 16), ("neon", 128, 32), ("sse2", 128, 16))
 
@@ -59,7 +61,12 @@ class CpuProfile:
         LLVM's own vectoriser of straight-line code is off: our kernels are written in vectors, and it breaks some small
         float64 matrix products ("Instruction does not dominate all uses").
         """
-        return tvm.target.Target({"kind": "llvm", "mcpu": self.mcpu, "cl-opt": ["-vectorize-slp=false"]})
+        return tvm.target.Target({**self.llvm, "cl-opt": ["-vectorize-slp=false"]})
+
+    @property
+    def llvm(self) -> dict[str, object]:
+        """LLVM's target of this CPU, as TVM takes it, without options."""
+        return _llvm(self.mcpu)
 
     def lanes(self, dtype: str) -> int:
         """Numbers of a dtype in one vector: the batch lanes L."""
@@ -67,6 +74,15 @@ class CpuProfile:
         if bits is None:
             raise DeviceError(f"The CPU kernels compute in float32 or float64, not in {dtype}.")
         return self.vector_bits // bits
+
+
+def _llvm(mcpu: str) -> dict[str, object]:
+    named = {"kind": "llvm", "mcpu": mcpu}
+    if mcpu != codegen.llvm_get_system_cpu():
+        return named
+    # A virtual machine may hide instruction sets that its model of CPU has.
+    hidden = lacking(needs_of(tvm.target.Target(named)).features)
+    return {**named, "mattr": [f"-{name}" for name in hidden]} if hidden else named
 
 
 def available_cores() -> int:
@@ -90,7 +106,7 @@ def local_cpu(threads: int | None = None, mcpu: str | None = None) -> CpuProfile
     if not 1 <= threads <= cores:
         raise DeviceError(f"{threads} threads were asked for, and this machine has {cores} cores: use 1 to {cores}.")
     mcpu = mcpu or str(codegen.llvm_get_system_cpu())
-    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
+    target = tvm.target.Target(_llvm(mcpu))
     for feature, bits, registers in _VECTORS:
         if codegen.target_has_features(feature, target):
             return CpuProfile(mcpu, bits, registers, threads)

@@ -33,6 +33,7 @@ _KEYS = (
     "schema",
     "tvm",
     "device",
+    "needs",
     "batch",
     "micro_batch",
     "memory",

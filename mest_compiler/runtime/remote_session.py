@@ -11,6 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from mest_compiler.devices.machine_code import machine_of, same_machines
 from mest_compiler.errors import ArtifactError
 
 from .artifact import Artifact
@@ -27,6 +28,10 @@ class Place(Protocol):
 
     def device(self, kind: str) -> tvm.runtime.Device:
         """The device of this kind there."""
+        ...
+
+    def llvm(self) -> tuple[str, str] | None:
+        """LLVM's triple and name of the CPU there; None: it has no compiler that could say."""
         ...
 
     def during(self, what: str) -> AbstractContextManager[None]:
@@ -90,7 +95,7 @@ class RemoteSession:
         """Loads the artifact's library at the place.
 
         Raises:
-            ArtifactError: a step of micro-batches, which has its state in two functions.
+            ArtifactError: a step of micro-batches, which has its state in two functions, or code for another machine.
             DeviceError: the place is gone or cannot load it.
         """
         wanted = artifact.manifest["device"]
@@ -100,6 +105,7 @@ class RemoteSession:
                 "A step that trains a batch in parts does not run over RPC: compile it without a memory limit, or with "
                 "one that a whole batch fits in."
             )
+        _check_code(artifact.manifest["needs"], place)
         self.threads, self.device, self._place = wanted["threads"], place.device(wanted["kind"]), place
         module = place.load(artifact.library)
         with self.during("the start of the step's program"):
@@ -146,6 +152,26 @@ class RemoteSession:
     def sync(self) -> None:
         """Waits until the device has done all it was asked for."""
         self.device.sync()
+
+
+def _check_code(needs: Mapping[str, Any], place: Place) -> None:
+    """Raise ArtifactError where the place says that it cannot run the code: by its triple, and by what LLVM knows of
+    its model of CPU. One that does not say (a phone's tvm_rpc) has its loader, which refuses another machine's code."""
+    said = place.llvm()
+    if said is None:
+        return
+    triple, mcpu = said
+    if not same_machines(needs["triple"], triple):
+        raise ArtifactError(
+            f"The artifact was compiled for {needs['triple']}, and the server's machine is {triple}: compile it for "
+            "that one, with a device profile whose host is that."
+        )
+    machine = machine_of(triple, mcpu)
+    absent = sorted(set(needs["features"]) - set(machine.features)) if machine is not None else []
+    if absent:
+        raise ArtifactError(
+            f"The artifact's code may use {', '.join(absent)}, which the server's CPU ({mcpu}) lacks: compile it there."
+        )
 
 
 class Results(Sequence):

@@ -13,6 +13,7 @@ import tvm
 from tvm import relax
 
 from mest_compiler.devices import available_cores, local_cpu
+from mest_compiler.devices.machine_code import lacking, needs_of, same_machines
 from mest_compiler.errors import ArtifactError, DeviceError
 
 from .allocated import bytes_in_use
@@ -31,6 +32,7 @@ class Session:
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         """Raises ArtifactError or DeviceError where this machine cannot run the artifact, or has fewer threads."""
         wanted = artifact.manifest["device"]
+        _check_code(wanted, artifact.manifest["needs"])
         self.threads, self.device = _OPEN[wanted["kind"]](wanted, threads)
         # Loading a path whose file was overwritten would return the old library: a fresh name each time.
         self._folder = tempfile.TemporaryDirectory(prefix="mest-")
@@ -63,14 +65,31 @@ class Session:
         self.device.sync()
 
 
+def _check_code(wanted: Mapping[str, Any], needs: Mapping[str, Any]) -> None:
+    """Raise ArtifactError unless this machine can load and run the library."""
+    if wanted.get("host") is not None:
+        raise ArtifactError(
+            f"The artifact was compiled for {wanted['name']} with the host {wanted['host']}, which is not this "
+            "machine: run it there, with --tracker HOST:PORT --key KEY."
+        )
+    here = local_cpu(1)
+    triple = needs_of(here.target).triple
+    if not same_machines(needs["triple"], triple):
+        raise ArtifactError(
+            f"The artifact was compiled for {needs['triple']}, and this machine is {triple}: compile it here."
+        )
+    absent = lacking(needs["features"])
+    if absent:
+        compiled = f"for {wanted['mcpu']}" if "mcpu" in wanted else "elsewhere"
+        raise ArtifactError(
+            f"The artifact was compiled {compiled}, and its code may use {', '.join(absent)}, which this CPU "
+            f"({here.mcpu}) lacks: compile it here."
+        )
+
+
 def _cpu(wanted: dict[str, Any], threads: int | None) -> tuple[int, tvm.runtime.Device]:
     threads = min(wanted["threads"], available_cores()) if threads is None else threads
-    here = local_cpu(threads)
-    if here.vector_bits < wanted["vector_bits"] or here.registers < wanted["registers"]:
-        raise ArtifactError(
-            f"The artifact was compiled for {wanted['mcpu']} with {wanted['vector_bits']}-bit vectors, and this "
-            f"CPU ({here.mcpu}) has {here.vector_bits}: compile it here."
-        )
+    local_cpu(threads)  # raises where there are fewer cores
     tvm.get_global_func("runtime.config_threadpool")(ONE_THREAD_A_CORE, threads)
     started = int(tvm.get_global_func("runtime.NumThreads")())
     if started < threads:
@@ -84,11 +103,6 @@ def _cpu(wanted: dict[str, Any], threads: int | None) -> tuple[int, tvm.runtime.
 def _opencl(wanted: dict[str, Any], threads: int | None) -> tuple[int, tvm.runtime.Device]:
     from . import opencl
 
-    if wanted["host"] is not None:
-        raise ArtifactError(
-            f"The artifact was compiled for {wanted['name']} with the host {wanted['host']}, which is not this "
-            "machine: run it there, with --tracker HOST:PORT --key KEY."
-        )
     opencl.load()
     return wanted["threads"], tvm.opencl()
 

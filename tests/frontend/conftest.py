@@ -10,6 +10,7 @@ import tvm
 from torch import nn
 from tvm import relax
 
+from mest_compiler.devices import local_cpu
 from mest_compiler.frontend import TrainingGraph, plain_legalizations, trace
 
 from .dropouts import seed_dropouts, with_reference_dropouts
@@ -42,7 +43,7 @@ def compile_plain(module: tvm.IRModule) -> relax.VirtualMachine:
         t.AttachGlobalSymbol(),
     ]
     # Unoptimised: a third of the compile time, and LLVM's vectoriser breaks some tiny float64 matmuls here.
-    target = tvm.target.Target({"kind": "llvm", "mcpu": tvm.target.codegen.llvm_get_system_cpu(), "opt-level": 0})
+    target = tvm.target.Target({**local_cpu().llvm, "opt-level": 0})
     with target:
         lowered = tvm.transform.Sequential(passes)(module)
         return relax.VirtualMachine(relax.build(lowered, target, relax_pipeline=None), tvm.cpu())

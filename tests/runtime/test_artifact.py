@@ -55,7 +55,7 @@ def test_all_is_as_it_was(saved: Path, artifact: Artifact) -> None:
     assert set(manifest.pop("sha256")) == set(FILES)
     assert manifest == as_loaded(dict(artifact.manifest))
     assert loaded.library == artifact.library
-    assert set(loaded.tensors) == set(artifact.tensors) and set(loaded.structures) == set(artifact.structures)
+    assert list(loaded.tensors) == list(artifact.tensors) and list(loaded.structures) == list(artifact.structures)
     for name, tensor in artifact.tensors.items():
         assert loaded.tensors[name].dtype == tensor.dtype
         np.testing.assert_array_equal(loaded.tensors[name], tensor)
@@ -300,7 +300,36 @@ def test_a_copy_is_an_artifact(folder: Path, tmp_path: Path) -> None:
     Artifact.load(tmp_path / "copy")
 
 
-def test_vectors_that_this_machine_lacks(artifact: Artifact) -> None:
-    device = {**artifact.manifest["device"], "vector_bits": 4096}
-    with pytest.raises(ArtifactError, match=r"4096-bit vectors.*compile it here"):
-        Trainer(replace(artifact, manifest={**artifact.manifest, "device": device}))
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (
+            {"features": ["amx-of-tomorrow", "sse2"]},
+            r"may use amx-of-tomorrow, which this CPU \(.*\) lacks: compile it",
+        ),
+        (
+            {"triple": "riscv64-unknown-linux-gnu"},
+            r"compiled for riscv64-unknown-linux-gnu, and this machine is .*",
+        ),
+        ({"triple": "x86_64-pc-windows-msvc"}, r"compiled for x86_64-pc-windows-msvc, and this machine is .*: comp"),
+    ],
+)
+def test_code_for_another_machine_is_not_loaded(
+    artifact: Artifact, changed: dict[str, object], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tvm.runtime.load_module", None)
+    needs = {**artifact.manifest["needs"], **changed}
+    with pytest.raises(ArtifactError, match=sentence):
+        Trainer(replace(artifact, manifest={**artifact.manifest, "needs": needs}))
+
+
+def test_what_the_files_hold_comes_in_the_manifests_order(folder: Path) -> None:
+    """safetensors sorts by name: here a buffer before a parameter, and the last layer first."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for kind in ("parameters", "layers"):
+        manifest[kind] = dict(reversed(manifest[kind].items()))
+    rewrite(folder, parameters=manifest["parameters"], layers=manifest["layers"])
+    loaded = Artifact.load(folder)
+    assert list(loaded.tensors) == [*manifest["parameters"], *manifest["buffers"]]
+    sparse = [name for name in manifest["parameters"] if "capacity" in manifest["layers"].get(name, ())]
+    assert list(loaded.structures) == sparse and sparse != sorted(sparse)

@@ -28,7 +28,7 @@ def vector(bits: int, dtype: str) -> Vec:
 
 def compile_kernels(functions: Mapping[str, tirx.PrimFunc], opt_level: int = 0) -> dict[str, Callable]:
     """Machine code of kernels by name; unoptimised is several times faster to compile and computes the same."""
-    target = tvm.target.Target({"kind": "llvm", "mcpu": local_cpu().mcpu, "opt-level": opt_level})
+    target = tvm.target.Target({**local_cpu().llvm, "opt-level": opt_level})
     names = {f"kernel_{i}": name for i, name in enumerate(functions)}
     module = {symbol: functions[name].with_attr("global_symbol", symbol) for symbol, name in names.items()}
     with tvm.transform.PassContext(disabled_pass=list(local_cpu().needless_passes)):

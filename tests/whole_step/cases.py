@@ -100,7 +100,7 @@ def _prefer(indexing: str) -> Pick:
 
 def unoptimised(profile: CpuProfile) -> tvm.target.Target:
     """A CPU's target without LLVM's optimiser."""
-    return tvm.target.Target({"kind": "llvm", "mcpu": profile.mcpu, "opt-level": 0})
+    return tvm.target.Target({**profile.llvm, "opt-level": 0})
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ HEARTBEAT_S = 10.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _ALIVE = "runtime.RPCTimeEvaluator"
 """A function that every server has; asking for it is the smallest request."""
+_TRIPLE, _CPU = "target.llvm_get_system_triple", "target.llvm_get_system_cpu"
+"""Functions of a server that has a compiler."""
 _FROM_THERE = "RPCError: Error caught from RPC call"
 """Before what the server said, in TVM's errors."""
 _LONGEST = 1000
@@ -89,6 +91,14 @@ class Connection:
         except AttributeError:
             return False
         return True
+
+    def llvm(self) -> tuple[str, str] | None:
+        """LLVM's triple and name of the CPU there; None: a server without a compiler, such as a phone's tvm_rpc."""
+        if not self.has(_TRIPLE):
+            return None
+        triple, mcpu = (self.function(name) for name in (_TRIPLE, _CPU))
+        with self.during("the search for its machine"):
+            return str(triple()), str(mcpu())
 
     def function(self, name: str) -> Callable[..., Any]:
         """A global function of the server."""

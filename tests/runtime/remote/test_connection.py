@@ -14,13 +14,16 @@ import pytest
 import tvm
 
 from mest_compiler.bench.probe import check
-from mest_compiler.devices import get_device
-from mest_compiler.errors import DeviceError, DeviceLostError
+from mest_compiler.devices import get_device, local_cpu
+from mest_compiler.devices.machine_code import machine_of, needs_of
+from mest_compiler.errors import ArtifactError, DeviceError, DeviceLostError
+from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.remote import connection, facts, supervisor
 from mest_compiler.runtime.remote.connection import Connection
 from mest_compiler.runtime.remote.supervisor import Supervisor
 from mest_compiler.runtime.remote.tracker import Tracker, Waiting
 from mest_compiler.runtime.remote.where import LOOPBACK, Address, Where
+from mest_compiler.runtime.remote_session import RemoteSession
 
 from .conftest import KEY
 from .programs import NUMBERS, adding
@@ -40,6 +43,20 @@ def test_libraries_of_one_name_do_not_replace_each_other(there: Connection) -> N
 def test_opencl_computes_there(there: Connection) -> None:
     check(get_device("opencl"), there)
     assert facts.opencl_devices(there)[0]["max_work_group"] > 0
+
+
+def test_code_for_another_machine_is_not_sent(there: Connection) -> None:
+    """Asked is the server's LLVM; an artifact is refused before anything else of it is looked at."""
+    triple, mcpu = there.llvm()
+    said = machine_of(triple, mcpu)
+    assert set(needs_of(local_cpu(1).target).features) <= set(said.features)
+    for needs, sentence in (
+        ({"triple": "aarch64-linux-android", "features": []}, "aarch64-linux-android, and the server's machine is"),
+        ({"triple": triple, "features": ["amx-of-tomorrow"]}, r"amx-of-tomorrow, which the server's CPU \(.*\) lacks"),
+    ):
+        manifest = {"device": {"kind": "cpu", "threads": 1}, "step_places": [0], "needs": needs}
+        with pytest.raises(ArtifactError, match=sentence):
+            RemoteSession(Artifact(manifest, b"", {}, {}), there)
 
 
 def test_a_server_without_opencl_is_sent_ours(stock: Where) -> None:
