@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tvm
 
 from .devices import Device
 from .errors import DeviceError
-
-NDK = "TVM_NDK_CC"
-"""Environment variable of TVM: the NDK's compiler for the phone, such as aarch64-linux-android29-clang++."""
-PHONE_PAGE = 16384  # bytes of a page of memory on newer Android phones; a library must not assume smaller ones
+from .phone_linking import NDK, phone_linker
 
 
 def library_bytes(executable: tvm.relax.VMExecutable, device: Device) -> bytes:
@@ -26,7 +19,7 @@ def library_bytes(executable: tvm.relax.VMExecutable, device: Device) -> bytes:
         DeviceError: no compiler or linker for the device's host, or it failed.
     """
     host = getattr(device, "host", None)
-    linker = None if host is None else _phone_linker(host)
+    linker = None if host is None else phone_linker(host)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "library.so"
         try:
@@ -39,32 +32,3 @@ def library_bytes(executable: tvm.relax.VMExecutable, device: Device) -> bytes:
                 f"{tempfile.gettempdir()}."
             ) from error
         return path.read_bytes()
-
-
-def _phone_linker(host: str) -> Callable[[str, Sequence[str]], None]:
-    """Links objects for another machine: with an NDK where there is one, else with ld.lld.
-
-    The code needs nothing but what TVM's runtime on the phone gives it, so no sysroot is needed.
-    """
-    compiler = os.environ.get(NDK)
-    if compiler:
-        from tvm.support import ndk
-
-        return ndk.create_shared
-    linker = shutil.which("ld.lld")
-    if linker is None:
-        raise DeviceError(
-            f"Code for {host} is linked with ld.lld, which is not there: install Debian's package lld, or set {NDK} to "
-            "the compiler of an Android NDK."
-        )
-
-    def link(output: str, objects: Sequence[str] | str, options: Sequence[str] | None = None) -> None:
-        files = [objects] if isinstance(objects, str) else list(objects)
-        command = [linker, "-shared", "-z", f"max-page-size={PHONE_PAGE}", "-o", output, *files, *(options or ())]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-
-    link.output_format = "so"
-    link.get_target_triple = lambda: host
-    return link
