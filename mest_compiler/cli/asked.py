@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mest_compiler.cli.output import say
-from mest_compiler.errors import DeviceError, ModelError
+from mest_compiler.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import typer
 
     from mest_compiler.cli.network_layers import NetworkLayers
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 Said = dict[str, Any]
 """`asked` and `done` of a result, see `sparsity.decisions`."""
+Say = Callable[[str], None]
+IDLE_THREADS = "changes nothing here, since it is about a CPU"
 
 
 def given(context: typer.Context, name: str) -> bool:
@@ -26,11 +27,16 @@ def given(context: typer.Context, name: str) -> bool:
 
 
 def check_device(device: str, threads: int | None) -> None:
-    """Raise DeviceError for a device that is none, or threads of one that is no CPU: nothing there has so many."""
+    """Raise DeviceError for a device that is none; say where --threads is about none."""
     from mest_compiler.devices import get_device
 
     if get_device(device, threads).kind != "cpu" and threads is not None:
-        raise DeviceError(f"--threads is about the CPU, and the step is for {device}: leave it out.")
+        say_idle_threads(device)
+
+
+def say_idle_threads(device: str) -> None:
+    """Print that --threads changes nothing."""
+    say(f"--threads {IDLE_THREADS}: the step is for {device}")
 
 
 def check_classes(layers: NetworkLayers, classes: int, wanted: str) -> None:
@@ -56,6 +62,8 @@ def say_start(sparse: SparseModel, layers: NetworkLayers, seed: int) -> Said | N
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.starting_masks import starting_masks
 
+    for sentence in sparse.said:
+        say(sentence)
     if isinstance(sparse.profile, Automatic):
         say_measured(sparse.profile)
         return None
@@ -67,7 +75,7 @@ def say_start(sparse: SparseModel, layers: NetworkLayers, seed: int) -> Said | N
     return found
 
 
-def say_measured(profile: Automatic) -> None:
+def say_measured(profile: Automatic, say: Say = say) -> None:
     """Print what is known of scheme "auto" before a step is compiled."""
     from mest_compiler.sparsity.automatic import AUTO
 
@@ -77,7 +85,7 @@ def say_measured(profile: Automatic) -> None:
     )
 
 
-def say_all(said: Mapping[str, Any]) -> None:
+def say_all(said: Mapping[str, Any], say: Say = say) -> None:
     """Print `asked` and `done`."""
     from mest_compiler.sparsity.decisions import sentences
 
@@ -85,11 +93,11 @@ def say_all(said: Mapping[str, Any]) -> None:
         say(sentence)
 
 
-def say_otherwise(said: Mapping[str, Any] | None, manifest: Mapping[str, Any]) -> None:
+def say_otherwise(said: Mapping[str, Any] | None, manifest: Mapping[str, Any], say: Say = say) -> None:
     """Print what a compiled step got where that was not known before, or is not what was said."""
     if said is None or _schemes(said) != _schemes(manifest):
         say("as it was compiled:")
-        say_all(manifest)
+        say_all(manifest, say)
 
 
 def _schemes(said: Mapping[str, Any]) -> dict[str, str]:

@@ -214,8 +214,6 @@ def command(
             ratios=profile_ratios,
             sources=Sources(weights, weights_key, masks, masks_from),
         )
-        for sentence in sparse.said:
-            say(sentence)
         options = step_options(memory_limit, activations)
         said = _said(case, sparse, classes if given(context, "classes") else None)
         turns = rounds or NETWORK_ROUNDS

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mest_compiler.cli.asked import say_idle_threads
 from mest_compiler.cli.measuring import measured, measured_remotely
 from mest_compiler.errors import ArtifactError, BenchError
 
@@ -55,7 +56,7 @@ def bench_artifacts(
         raise BenchError("On this machine a sparse artifact is compared with a dense one, and with no other.")
     kind = next(iter(artifacts.values())).manifest["device"]["kind"]
     if kind != "cpu" and threads is not None:
-        raise BenchError("--threads is about the CPU, and the artifact was compiled for another device: leave it out.")
+        say_idle_threads(next(iter(artifacts.values())).manifest["device"]["name"])
     threads = get_device("cpu", threads).threads if kind == "cpu" else available_cores()
     return measured(artifacts, by_name, None, seed, threads, rounds, profile_kernels)
 

@@ -115,8 +115,6 @@ def command(
         ratios=profile_ratios,
         sources=Sources(weights, weights_key, masks, masks_from),
     )
-    for sentence in sparse.said:
-        say(sentence)
     layers = network_layers(sparse.model, input_shape)
     if given(context, "classes"):
         check_classes(layers, classes, f"--classes asks for {classes}")

@@ -131,16 +131,15 @@ def begin_run(
         data = load_recipe_data(recipe)
         start = first_start(recipe, data)
         check_start(recipe, data, start)
-        _show(recipe, run_dir, ranks)
-        if ranks.rank == 0:
-            for sentence in start.sparse.said:
-                say(sentence)
         said = _say_start(start, ranks)
         if backend == TORCH:
             built = torch_backend(recipe, start, device, threads, ranks)
         else:
             built = compiled_backend(recipe, data, start, device, threads, options, where)
             said = _compiled(built, said)
+        _show(recipe, run_dir, ranks)
+        if built.artifact is not None:
+            say_plan(built.artifact.manifest["memory"])
         with _unless_begun(run_dir) if ranks.rank == 0 else nullcontext():
             if ranks.rank == 0:
                 clear_run(run_dir)  # of one that was killed before its first checkpoint
@@ -192,12 +191,13 @@ def resume_run(
             start = start_of_checkpoint(recipe, data, run_dir / CHECKPOINT)
             built = torch_backend(recipe, start, device, threads, ranks)
         _check_resumable(recipe, run_dir, data, built, accepts_data)
-        _show(recipe, run_dir, ranks)
         said = _began_with(built) if loads else _say_start(start, ranks)
+        _show(recipe, run_dir, ranks)
         if built.kind != backend:
             say(f"{run_dir} holds no compiled step: compiling it")
             built = compiled_backend(recipe, data, start, device, threads, PLAIN, where)
             said = _compiled(built, said)
+            say_plan(built.artifact.manifest["memory"])
             built.artifact.save(run_dir / ARTIFACT)
         return _train(recipe, run_dir, data, built, said, ranks, True, checkpoint_steps, accepts_data)
 
@@ -253,29 +253,35 @@ def _show(recipe: Recipe, run_dir: Path, ranks: Ranks) -> None:
         say(f"# {run_dir / RECIPE_FILE}\n{recipe.text()}")
 
 
+def _comment(sentence: str) -> None:
+    """Print a sentence before a recipe, in whose YAML it is a comment."""
+    say(f"# {sentence}")
+
+
 def _say_start(start: Start, ranks: Ranks) -> Said | None:
     """What of the asked sparsity a run begins with, printed; None where compiling will tell."""
     said = start.said()
     if ranks.rank == 0:
+        for sentence in start.sparse.said:
+            _comment(sentence)
         if said is None:
-            say_measured(start.sparse.profile)
+            say_measured(start.sparse.profile, _comment)
         else:
-            say_all(said)
+            say_all(said, _comment)
     return said
 
 
 def _compiled(built: Built, said: Said | None) -> Said:
-    """What of the asked sparsity a compiled step has; printed where it was not, and so is the step's plan of memory."""
+    """What of the asked sparsity a compiled step has, printed where it was not."""
     manifest = built.artifact.manifest
-    say_otherwise(said, manifest)
-    say_plan(manifest["memory"])
+    say_otherwise(said, manifest, _comment)
     return {"asked": manifest["asked"], "done": manifest["done"]}
 
 
 def _began_with(built: Built) -> Said:
     """What of the asked sparsity the step of a run has that goes on, printed."""
     manifest = built.artifact.manifest
-    say_all(manifest)
+    say_all(manifest, _comment)
     return {"asked": manifest["asked"], "done": manifest["done"]}
 
 

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import click
 import numpy as np
 import pytest
-import yaml
 from safetensors.numpy import save_file
 from typer import main as typer_main
 
@@ -24,13 +21,11 @@ from mest_compiler.bench import compare
 from mest_compiler.cli import bench, bench_artifacts, compiling, training
 from mest_compiler.cli.main import app
 from mest_compiler.errors import MestError
-from mest_compiler.kernels.sgd import Sgd
-from mest_compiler.passes.options import StepOptions
 from mest_compiler.runtime.artifact import Artifact
-from mest_compiler.runtime.remote.where import Address, Where
 from mest_compiler.training import data as data_sets
 
 from .conftest import LAYER, SHAPE
+from .option_tables import BLOCK, TABLES, Does, Seen
 from .tiny_runs import CLASSES, rows
 
 OTHER = """
@@ -48,377 +43,12 @@ def wide(num_classes=10, in_chans=3, width_mult=1.0):
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes),
     )
 """
-BLOCK = ("--scheme", "block", "--sparsity", "0.5")
-EM = ("--mutation", "em", "--mutate-every", "1", "--mutate-until", "3")
-STEPS = ("--schedule", "step", "--milestones", "2,3")
-TRACKED = ("--tracker", "127.0.0.1:9190", "--key", "phone")
-TRACKER = Where(tracker=Address("127.0.0.1", 9190), key="phone")
-PHONE = ("--device", "galaxy-s20")
 
 
 class Enough(MestError):
     """What was to be seen has been seen."""
 
 
-@dataclass
-class Seen:
-    """What a command came to. recipe: as it was printed; of: arguments by the function that they were given to; stderr,
-    stdout, status: of the command."""
-
-    of: dict[str, dict[str, Any]] = field(default_factory=dict)
-    stderr: str = ""
-    stdout: str = ""
-    status: int = 0
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """Of a training run."""
-        return yaml.safe_load(self.stderr.partition("\n\n")[0])
-
-    @property
-    def step(self) -> dict[str, Any]:
-        """Arguments of `compile_step`."""
-        return self.of["compile_with_bar"]
-
-
-Does = Callable[[Seen], object]
-Option = tuple[tuple[str, ...], Does]
-"""Arguments with the option among them, and what shows that it was done."""
-
-
-def refuses(sentence: str) -> Does:
-    """One sentence and status 2, before anything is compiled, trained or timed."""
-
-    def check(seen: Seen) -> bool:
-        (line,) = seen.stderr.splitlines()
-        return sentence in line and (seen.status, seen.stdout) == (2, "")
-
-    return check
-
-
-def recipe(**fields: object) -> Does:
-    """These fields of the recipe that the run prints and keeps."""
-    return lambda seen: fields.items() <= seen.recipe.items()
-
-
-TRAIN: dict[str, list[Option]] = {
-    "recipe": [(("demo", "--data", "rows"), recipe(model="resnet20", momentum=0.9, mutation="em"))],
-    "list_recipes": [(("--list",), lambda seen: "mnist-em" in seen.stdout and seen.status == 0)],
-    "data": [((), recipe(data="rows")), (("--data", "row"), refuses("unknown data set 'row'"))],
-    "data_root": [
-        (("--data-root", "."), lambda seen: seen.of["load"]["root"] == str(Path.cwd())),
-        (("--data", "mnist", "--data-root", "."), refuses("is not read from a folder")),
-    ],
-    "size": [
-        (("--size", "8"), lambda seen: seen.of["load"]["size"] == 8),
-        (("--data", "mnist", "--size", "8"), refuses("cannot be cut to 8x8")),
-    ],
-    "examples": [
-        (("--examples", "40"), lambda seen: seen.of["begin_run"]["data"] == 40),
-        (("--examples", "97"), refuses("has 96 training images, 97 were asked for")),
-    ],
-    "noise": [(("--noise", "0.5"), recipe(noise=0.5)), (("--noise", "-1"), refuses("noise of a recipe is at least 0"))],
-    "augment": [(("--no-augment",), recipe(augment=False))],
-    "model": [((), lambda seen: seen.recipe["model"].endswith("net.py:make") and "title" in seen.step)],
-    "width": [
-        (("--model", "other.py:wide", "--width", "2"), lambda seen: seen.step["model"][1].weight.shape[0] == 16),
-        (("--width", "2"), refuses("net.py:make takes no width, and 2.0 was asked for")),
-    ],
-    "epochs": [(("--epochs", "7"), recipe(epochs=7))],
-    "batch": [(("--batch", "32"), lambda seen: seen.step["batch"] == 32)],
-    "lr": [(("--lr", "0.02"), recipe(lr=0.02))],
-    "end_lr": [
-        (("--end-lr", "0.01"), recipe(end_lr=0.01)),
-        ((*STEPS, "--end-lr", "0.01"), refuses("--end-lr changes nothing here, since it needs schedule cosine")),
-    ],
-    "warmup_epochs": [(("--warmup-epochs", "1"), recipe(warmup_epochs=1))],
-    "schedule": [(STEPS, recipe(schedule="step"))],
-    "milestones": [
-        (STEPS, recipe(milestones=[2, 3])),
-        (("--milestones", "2"), refuses('left out unless schedule is "step"')),
-        ((*STEPS, "--milestones", "9"), refuses("--milestones changes nothing here, since it needs milestones below")),
-    ],
-    "decay": [
-        ((*STEPS, "--decay", "0.2"), recipe(decay=0.2)),
-        (("--decay", "0.2"), refuses("--decay changes nothing here, since it needs schedule step with milestones")),
-    ],
-    "momentum": [(("--momentum", "0.5"), lambda seen: seen.step["optimizer"] == Sgd(0.5, 5e-4, False))],
-    "nesterov": [
-        (("--nesterov",), lambda seen: seen.step["optimizer"].nesterov),
-        (("--nesterov", "--momentum", "0"), refuses("nesterov of a recipe is false without momentum")),
-    ],
-    "weight_decay": [(("--weight-decay", "0.1"), lambda seen: seen.step["optimizer"].weight_decay == 0.1)],
-    "label_smoothing": [(("--label-smoothing", "0.1"), lambda seen: seen.step["label_smoothing"] == 0.1)],
-    "scheme": [
-        (BLOCK, lambda seen: seen.step["profile"].default.scheme == "block"),
-        (("--scheme", "block"), refuses("names a scheme and its sparsity together")),
-    ],
-    "sparsity": [
-        (BLOCK, lambda seen: "sparsity: 50.00% asked (block), 44.72% reached: 50.00% in 1 of 3" in seen.stderr),
-        (("--sparsity", "0.5"), refuses("names a scheme and its sparsity together")),
-    ],
-    "profile": [
-        (("--profile", "profile.yaml"), lambda seen: seen.step["profile"].default.sparsity == 0.75),
-        (("--profile", "profile.yaml", *BLOCK), refuses("either a profile or a scheme")),
-    ],
-    "masks": [
-        ((*BLOCK, "--masks", "masks.safetensors"), lambda seen: seen.step["masks"][LAYER].mean() == 0.25),
-        (("--masks", "masks.safetensors"), refuses("Masks need to know their scheme")),
-    ],
-    "masks_from": [
-        ((*BLOCK, "--masks-from", "four.safetensors"), lambda seen: seen.step["masks_from_weights"]),
-        (("--masks-from", "four.safetensors"), refuses("Masks need to know their scheme")),
-    ],
-    "mutation": [
-        ((*BLOCK, *EM), recipe(mutation="em")),
-        (EM, refuses("needs a scheme with its sparsity, or a profile")),
-        (
-            ("--model", "other.py:wide", "--scheme", "channel", "--sparsity", "0.01", *EM),
-            refuses("Mutation 'em' has nothing to change, since no layer is sparse"),
-        ),
-        ((*BLOCK, *EM, "--mutate-every", "3"), refuses("never happens with mutate_every 3 and mutate_until 3")),
-    ],
-    "p": [
-        ((*BLOCK, *EM, "--mutation", "em&s", "--p", "0.1"), lambda seen: seen.step["headroom"] == 0.1),
-        ((*BLOCK, "--p", "0.1"), refuses("--p changes nothing here, since it needs mutation em, em&s or vanilla")),
-    ],
-    "mutate_every": [
-        ((*BLOCK, *EM), recipe(mutate_every=1)),
-        ((*BLOCK, "--mutate-every", "1"), refuses("--mutate-every changes nothing here")),
-    ],
-    "mutate_until": [
-        ((*BLOCK, *EM), recipe(mutate_until=3)),
-        ((*BLOCK, "--mutate-until", "1"), refuses("--mutate-until changes nothing here")),
-    ],
-    "p_milestones": [
-        ((*BLOCK, *EM, "--p-milestones", "2"), recipe(p_milestones=[2])),
-        ((*BLOCK, "--p-milestones", "2"), refuses("--p-milestones changes nothing here")),
-        ((*BLOCK, *EM, "--mutation", "vanilla", "--p-milestones", "2"), refuses("needs mutation em or em&s")),
-        ((*BLOCK, *EM, "--p-milestones", "3"), refuses("p_milestones below mutate_until")),
-    ],
-    "p_decay": [
-        ((*BLOCK, *EM, "--p-milestones", "2", "--p-decay", "0.9"), recipe(p_decay=0.9)),
-        ((*BLOCK, *EM, "--p-decay", "0.9"), refuses("--p-decay changes nothing here")),
-    ],
-    "importance_lambda": [
-        ((*BLOCK, *EM, "--importance-lambda", "0.5"), recipe(importance_lambda=0.5)),
-        ((*BLOCK, "--importance-lambda", "0.5"), refuses("--importance-lambda changes nothing here")),
-    ],
-    "de_epoch": [
-        (("--de-epoch", "2", "--de-remove", "8"), recipe(de_epoch=2)),
-        (("--de-epoch", "2"), refuses("data efficiency of a recipe is de_epoch with")),
-    ],
-    "de_threshold": [
-        (("--de-epoch", "2", "--de-threshold", "1"), recipe(de_threshold=1)),
-        (("--de-threshold", "1"), refuses("data efficiency of a recipe is de_epoch with")),
-    ],
-    "de_remove": [
-        (("--de-epoch", "2", "--de-remove", "8"), recipe(de_remove=8)),
-        (("--de-remove", "8"), refuses("data efficiency of a recipe is de_epoch with")),
-    ],
-    "run_dir": [((), lambda seen: seen.of["begin_run"]["run_dir"] == Path("runs/net"))],
-    "resume": [(("--resume",), refuses("holds no run to resume"))],
-    "checkpoint_steps": [
-        (("--backend", "torch", "--checkpoint-steps", "3"), lambda seen: seen.of["train"]["checkpoint_steps"] == 3)
-    ],
-    "backend": [
-        (("--backend", "torch"), lambda seen: list(seen.of) == ["load", "begin_run", "train"]),
-        (("--backend", "tvm"), refuses("There is no backend 'tvm'")),
-    ],
-    "device": [
-        (PHONE, lambda seen: seen.step["device"] == "galaxy-s20"),
-        (("--device", "cuda"), refuses("add --backend torch")),
-        (("--backend", "torch", "--device", "opencl"), refuses("opencl")),
-    ],
-    "threads": [
-        (("--threads", "1"), lambda seen: seen.step["threads"] == 1),
-        ((*PHONE, "--threads", "1"), refuses("--threads is about the CPU, and the step is for galaxy-s20")),
-    ],
-    "tracker": [
-        (TRACKED, lambda seen: seen.of["begin_run"]["where"] == TRACKER and seen.step["measure"] is False),
-        (TRACKED[:2], refuses("say which one, with --key KEY")),
-        ((*TRACKED, "--backend", "torch"), refuses("--backend torch trains on this machine")),
-    ],
-    "key": [
-        (TRACKED, lambda seen: seen.of["begin_run"]["where"].key == "phone"),
-        (TRACKED[2:], refuses("needs a tracker that knows it")),
-    ],
-    "server": [
-        (("--server", "127.0.0.1:5001"), lambda seen: seen.of["begin_run"]["where"].server.port == 5001),
-        ((*TRACKED, "--server", "127.0.0.1:5001"), refuses("A device is reached in one way")),
-    ],
-    "adb": [
-        (("--adb", "R5"), lambda seen: seen.of["begin_run"]["where"].adb == "R5"),
-        (("--adb", "", "--backend", "torch"), refuses("--backend torch trains on this machine")),
-    ],
-    "memory_limit": [
-        (("--memory-limit", "1GB"), lambda seen: seen.step["options"] == StepOptions(10**9)),
-        (("--backend", "torch", "--memory-limit", "1GB"), refuses("leave out --memory-limit and --activations")),
-    ],
-    "activations": [
-        (("--activations", "bf16"), lambda seen: seen.step["options"].stored == "bfloat16"),
-        (("--backend", "torch", "--activations", "bf16"), refuses("leave out --memory-limit and --activations")),
-    ],
-    "seed": [(("--seed", "3"), lambda seen: seen.step["seed"] == 3 == seen.recipe["seed"])],
-    "json": [(("--json", "none/x.json"), lambda seen: "the folder 'none' does not exist" in seen.stderr)],
-}  # written: see `test_a_whole_run_says_what_was_asked_and_done`
-
-COMPILE: dict[str, list[Option]] = {
-    "model": [((), lambda seen: seen.step["name"] == "net.py:make")],
-    "output": [(("--output", "net.py"), refuses("net.py exists and is no artifact"))],  # written: `test_compile.py`
-    "scheme": [(BLOCK, lambda seen: seen.step["profile"].default.scheme == "block")],
-    "sparsity": [
-        (BLOCK, lambda seen: "sparsity: 50.00% asked (block), 37.70% reached: 50.00% in 1 of 3 layers" in seen.stderr),
-        (("--sparsity", "0.5"), refuses("--sparsity was given without --scheme")),
-    ],
-    "profile": [
-        (("--profile", "profile.yaml"), lambda seen: seen.step["profile"].default.sparsity == 0.75),
-        (("--profile", "profile.yaml", "--sparsity", "0.5"), refuses("A profile says all ratios")),
-    ],
-    "masks": TRAIN["masks"],
-    "masks_from": [
-        ((*BLOCK, "--channels", "1", "--masks-from", "ten.safetensors"), lambda seen: seen.step["masks_from_weights"]),
-        (("--masks-from", "ten.safetensors"), refuses("Masks need to know their scheme")),
-    ],
-    "batch": TRAIN["batch"],
-    "device": [TRAIN["device"][0], (("--device", "cuda"), refuses("There is no device 'cuda'"))],
-    "threads": TRAIN["threads"],
-    "width": [
-        (("other.py:wide", "--width", "2"), TRAIN["width"][0][1]),
-        (("--width", "2"), refuses("net.py:make takes no width, and 2.0 was asked for")),
-    ],
-    "channels": [
-        (("--channels", "1"), lambda seen: seen.step["model"][0].weight.shape[1] == 1 == seen.step["input_shape"][0]),
-        (("other.py:fixed", "--channels", "2"), refuses("give the --plane and --channels it is made for")),
-    ],
-    "plane": [(("--plane", "9x12"), lambda seen: seen.step["input_shape"] == (3, 9, 12))],
-    "classes": [
-        (("--classes", "7"), lambda seen: seen.step["model"][-1].weight.shape[0] == 7),
-        (
-            ("other.py:fixed", "--channels", "1", "--classes", "7"),
-            refuses("The model has 5 outputs, and --classes asks for 7: let its builder take num_classes (or"),
-        ),
-        (("other.py:fixed", "--channels", "1"), lambda seen: seen.step["model"][-1].weight.shape[0] == 5),
-    ],
-    "momentum": TRAIN["momentum"],
-    "nesterov": [TRAIN["nesterov"][0], (TRAIN["nesterov"][1][0], refuses("with --nesterov above 0"))],
-    "weight_decay": TRAIN["weight_decay"],
-    "memory_limit": TRAIN["memory_limit"][:1],
-    "activations": TRAIN["activations"][:1],
-    "seed": [
-        (("--seed", "3"), lambda seen: seen.step["seed"] == 3),
-        (
-            (*BLOCK, "--channels", "1", "--masks-from", "ten.safetensors", "--seed", "3"),
-            refuses("--seed draws nothing where weights and masks come from --masks-from"),
-        ),
-    ],
-    "json": TRAIN["json"],  # written: `test_compile.py`
-}
-
-ONE_LAYER = "layer:8,8,3,8x8"
-LAYER_BLOCK = (ONE_LAYER, *BLOCK)
-
-
-def of_layer(name: str, value: object) -> Does:
-    """An argument of the comparison of a layer."""
-    return lambda seen: seen.of["compare_layer"][name] == value
-
-
-BENCH: dict[str, list[Option]] = {
-    "what": [
-        ((), lambda seen: seen.step["name"] == "net.py:make"),
-        ((ONE_LAYER,), lambda seen: str(seen.of["compare_layer"]["case"].layer) == ONE_LAYER),
-        (("step",), lambda seen: list(seen.of["measured"]["artifacts"]) == ["sparse"]),
-    ],
-    "scheme": [
-        (BLOCK, lambda seen: seen.step["profile"].default.scheme == "block"),
-        (LAYER_BLOCK, lambda seen: seen.of["compare_layer"]["case"].scheme == "block"),
-        (("step", "--scheme", "block"), refuses("--scheme says nothing about an artifact")),
-        ((ONE_LAYER, "--scheme", "block:3x1", "--sparsity", "0.5"), refuses("has 8 filters, which scheme 'block:3x1'")),
-    ],
-    "sparsity": [
-        (BLOCK, COMPILE["sparsity"][0][1]),
-        (LAYER_BLOCK, lambda seen: "sparsity: 50.00% asked (block), 50.00% reached: 50.00% in 1 of 1" in seen.stderr),
-        (("--sparsity", "0.5"), refuses("--sparsity was given without --scheme")),
-        (("step", "--sparsity", "0.5"), refuses("--sparsity says nothing about an artifact")),
-        ((ONE_LAYER, "--scheme", "filter", "--sparsity", "0.95"), refuses("keeps none of the 8 units of layer")),
-    ],
-    "profile": [
-        (("--profile", "profile.yaml"), lambda seen: seen.step["profile"].default.sparsity == 0.75),
-        ((ONE_LAYER, "--profile", "profile.yaml"), refuses("--profile says nothing about a single layer")),
-        (("step", "--profile", "profile.yaml"), refuses("--profile says nothing about an artifact")),
-    ],
-    "batch": [
-        (("--batch", "4"), lambda seen: seen.step["batch"] == 4),
-        ((ONE_LAYER, "--batch", "4"), lambda seen: seen.of["compare_layer"]["case"].batch == 4),
-        (("step", "--batch", "4"), refuses("was compiled for a batch of 8, not of 4")),
-    ],
-    "device": [
-        (PHONE, lambda seen: seen.step["device"] == "galaxy-s20"),
-        ((ONE_LAYER, "--device", "opencl"), of_layer("device", "opencl")),
-        (("step", *PHONE), refuses("was compiled for cpu, not for galaxy-s20")),
-    ],
-    "threads": [
-        (("--threads", "1"), lambda seen: seen.step["threads"] == 1),
-        ((ONE_LAYER, "--threads", "1"), of_layer("threads", 1)),
-        (("step", "--threads", "1"), lambda seen: seen.of["measured"]["threads"] == 1),
-        ((*PHONE, "--compare", "dense", "--threads", "1"), refuses("--threads is about the CPU")),
-        (("step", *TRACKED, "--threads", "1"), refuses("--threads says nothing about a step on the device behind RPC")),
-    ],
-    "compare": [
-        ((ONE_LAYER, "--compare", "dense"), of_layer("opponents", ("dense",))),
-        (("--compare", "unordered"), refuses("--compare unordered is about a single layer")),
-        ((ONE_LAYER, "--compare", "untuned"), refuses("--compare untuned is about a whole network")),
-        (("step", "--compare", "torch"), refuses("--compare torch says nothing about an artifact")),
-        ((*TRACKED, "--compare", "torch"), refuses("--compare torch is about this machine")),
-    ],
-    "rounds": [((ONE_LAYER, "--rounds", "3"), of_layer("rounds", 3))],
-    "width": [*COMPILE["width"], ((ONE_LAYER, "--width", "2"), refuses("--width says nothing about a single layer"))],
-    "channels": [*COMPILE["channels"], ((ONE_LAYER, "--channels", "1"), refuses("--channels says nothing about a"))],
-    "plane": [*COMPILE["plane"], ((ONE_LAYER, "--plane", "8x8"), refuses("--plane says nothing about a single layer"))],
-    "classes": [*COMPILE["classes"], (("step", "--classes", "9"), refuses("--classes says nothing about an artifact"))],
-    "memory_limit": [
-        TRAIN["memory_limit"][0],
-        ((ONE_LAYER, "--memory-limit", "1GB"), refuses("--memory-limit says nothing about a single layer")),
-    ],
-    "activations": [
-        TRAIN["activations"][0],
-        ((ONE_LAYER, "--activations", "bf16"), refuses("--activations says nothing about a single layer")),
-    ],
-    "seed": [
-        (("--seed", "3"), lambda seen: seen.step["seed"] == 3),
-        ((ONE_LAYER, "--seed", "3"), lambda seen: seen.of["compare_layer"]["case"].seed == 3),
-    ],
-    "tracker": [
-        (("step", *TRACKED), lambda seen: seen.of["measured_remotely"]["where"] == TRACKER),
-        ((*TRACKED, "--device", "galaxy-s20"), lambda seen: seen.step["measure"] is False),
-        ((ONE_LAYER, *TRACKED), refuses("--tracker says nothing about a single layer")),
-        (TRACKED[:2], refuses("say which one, with --key KEY")),
-    ],
-    "key": [(TRACKED[2:], refuses("needs a tracker that knows it"))],
-    "server": [
-        (
-            ("step", "--server", "127.0.0.1:5001"),
-            lambda seen: seen.of["measured_remotely"]["where"].server == Address("127.0.0.1", 5001),
-        )
-    ],
-    "adb": [(("step", "--adb", "R5"), lambda seen: seen.of["measured_remotely"]["where"].adb == "R5")],
-    "rest": [
-        (("step", *TRACKED, "--rest", "2"), lambda seen: seen.of["measured_remotely"]["rest"] == 2),
-        (("step", "--rest", "2"), refuses("--rest says nothing about a step on this machine")),
-        (("--rest", "2"), refuses("--rest says nothing about a step on this machine")),
-        ((ONE_LAYER, "--rest", "2"), refuses("--rest says nothing about a single layer")),
-    ],
-    "uneven": [
-        ((*LAYER_BLOCK, "--uneven"), lambda seen: seen.of["compare_layer"]["case"].uneven),
-        ((ONE_LAYER, "--uneven"), refuses("--uneven says nothing about a dense layer")),
-        (("--uneven",), refuses("--uneven says nothing about a network")),
-        (("step", "--uneven"), refuses("--uneven says nothing about an artifact")),
-    ],
-    "profile_kernels": [(("step", "--profile-kernels"), lambda seen: seen.of["measured"]["profile_kernels"])],
-    "json": TRAIN["json"],  # written: `test_bench_command.py`
-}
-TABLES = {"train": TRAIN, "compile": COMPILE, "bench": BENCH}
 EVERY = [
     pytest.param(command, *option, id=f"{command}-{name}-{number}")
     for command, table in TABLES.items()
@@ -458,16 +88,16 @@ def watched(run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         note("load", root=root, size=size)
         return rows()
 
-    def begun(recipe: object, run_dir: Path, **arguments: object) -> None:
+    def begun(started: object, run_dir: Path, **arguments: object) -> None:
         found = data_sets.load_recipe_data
 
         def counted(recipe: object) -> object:
             examples = found(recipe)
-            note("begin_run", run_dir=run_dir, data=len(examples.train_y), **arguments)
+            note("begin_run", recipe=started, run_dir=run_dir, data=len(examples.train_y), **arguments)
             return examples
 
         monkeypatch.setattr(data_sets, "load_recipe_data", counted)
-        begin_run(recipe, run_dir, **arguments)
+        begin_run(started, run_dir, **arguments)
 
     def compile_with_bar(title: str, model: object, **arguments: object) -> None:
         note("compile_with_bar", title=title, model=model, **arguments)
