@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from mest_compiler.bench.layer_spec import LayerSpec
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.passes.options import StepOptions
-    from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.profile import Profile as Rules
@@ -266,7 +265,7 @@ def _network(
     rest: float,
 ) -> dict[str, Any]:
     from mest_compiler.bench.compare import DENSE, REWRITES, SPARSE, TORCH, TVM, UNTUNED, turned
-    from mest_compiler.cli.compiling import compiled, say_plan
+    from mest_compiler.cli.compiling import compiled, say_plan, settled
     from mest_compiler.sparsity.masks import save_masks
     from mest_compiler.tuning.database import no_logs
 
@@ -346,22 +345,6 @@ def _said(case: NetworkCase, sparse: SparseModel, classes: int | None) -> Said |
     if classes is not None:
         check_classes(layers, classes, f"--classes asks for {classes}")
     return say_start(sparse, layers, case.seed)
-
-
-def settled(rules: Rules | Automatic, artifact: Artifact) -> Rules:
-    """The rules, with the schemes that "auto" chose for the artifact: measured again they could be others."""
-    from mest_compiler.sparsity.automatic import Automatic
-    from mest_compiler.sparsity.profile import LayerPlan, Profile
-
-    if not isinstance(rules, Automatic):
-        return rules
-    of_layers = artifact.manifest["layers"]
-    ratios = {
-        name: 1 - float(one.to_mask().mean()) if rules.sparsity is None else rules.sparsity
-        for name, one in artifact.structures.items()
-    }
-    layers = {name: LayerPlan(of_layers[name]["scheme"], ratio) for name, ratio in ratios.items()}
-    return Profile(LayerPlan("unstructured", 0.0), layers=layers)
 
 
 def _refuse(context: typer.Context, names: tuple[str, ...], what: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.runtime.artifact import Artifact
+    from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.profile import Profile
 
 
@@ -78,3 +79,19 @@ def say_plan(memory: Mapping[str, Any], name: str = "") -> None:
             "which batch norm takes its statistics"
         )
     say("; ".join(parts))
+
+
+def settled(rules: Profile | Automatic, artifact: Artifact) -> Profile:
+    """The rules, with the schemes that "auto" chose for the artifact: measured again they could be others."""
+    from mest_compiler.sparsity.automatic import Automatic
+    from mest_compiler.sparsity.profile import LayerPlan, Profile
+
+    if not isinstance(rules, Automatic):
+        return rules
+    of_layers = artifact.manifest["layers"]
+    ratios = {
+        name: 1 - float(one.to_mask().mean()) if rules.sparsity is None else rules.sparsity
+        for name, one in artifact.structures.items()
+    }
+    layers = {name: LayerPlan(of_layers[name]["scheme"], ratio) for name, ratio in ratios.items()}
+    return Profile(LayerPlan("unstructured", 0.0), layers=layers)

@@ -19,6 +19,8 @@ STEPS = ("--schedule", "step", "--milestones", "2,3")
 TRACKED = ("--tracker", "127.0.0.1:9190", "--key", "phone")
 TRACKER = Where(tracker=Address("127.0.0.1", 9190), key="phone")
 PHONE = ("--device", "galaxy-s20")
+KERNELS = ("--profile", "pruned.yaml", "--profile-ratios", "kernels")
+TEN = ("--channels", "1", "ten.safetensors")
 
 
 @dataclass
@@ -65,6 +67,14 @@ def says(sentence: str) -> Does:
 def recipe(**fields: object) -> Does:
     """These fields of the recipe, which the run prints and keeps."""
     return lambda seen: fields.items() <= seen.recipe.items()
+
+
+def _keeps_a_quarter(seen: Seen) -> bool:
+    return seen.step["masks"][LAYER].mean() == 0.25
+
+
+def _ratio(seen: Seen) -> float:
+    return seen.step["profile"].layers[LAYER].sparsity
 
 
 TRAIN: dict[str, list[Option]] = {
@@ -127,12 +137,34 @@ TRAIN: dict[str, list[Option]] = {
         (("--profile", "profile.yaml"), lambda seen: seen.step["profile"].default.sparsity == 0.75),
         (("--profile", "profile.yaml", *BLOCK), refuses("either a profile or a scheme")),
     ],
+    "profile_ratios": [
+        (("--scheme", "pattern", *KERNELS), lambda seen: 0.89 < _ratio(seen) < 0.91),
+        (
+            ("--profile", "profile.yaml", "--profile-ratios", "kernels"),
+            refuses("its ratios are of weights, as all but prune_ratios"),
+        ),
+        (("--profile-ratios", "kernels"), refuses("--profile-ratios")),
+    ],
+    "weights": [
+        ((*BLOCK, "--weights", "four.safetensors"), lambda seen: seen.step["masks"][LAYER].mean() == 0.5),
+        (("--weights", "four.safetensors"), lambda seen: "four.safetensors: taken as they are" in seen.stderr),
+        (("--weights", "net.py"), refuses("cannot be read")),
+    ],
+    "weights_key": [
+        (
+            ("--weights", "nested.pt", "--weights-key", "ema"),
+            lambda seen: "nested.pt: unwrapped: ema; left: epoch" in seen.stderr,
+        ),
+        (("--weights-key", "ema"), refuses("--weights-key says where in a file weights are")),
+    ],
     "masks": [
-        ((*BLOCK, "--masks", "masks.safetensors"), lambda seen: seen.step["masks"][LAYER].mean() == 0.25),
+        (("--scheme", "block", "--masks", "masks.safetensors"), _keeps_a_quarter),
+        ((*BLOCK, "--masks", "masks.safetensors"), refuses("The masks remove 75.00 % of the weights")),
         (("--masks", "masks.safetensors"), refuses("Masks need to know their scheme")),
     ],
     "masks_from": [
-        ((*BLOCK, "--masks-from", "four.safetensors"), lambda seen: seen.step["masks_from_weights"]),
+        (("--scheme", "block", "--masks-from", "four.safetensors"), _keeps_a_quarter),
+        ((*BLOCK, "--masks-from", "four.safetensors"), refuses("The masks remove 75.00 % of the weights")),
         (("--masks-from", "four.safetensors"), refuses("Masks need to know their scheme")),
     ],
     "mutation": [
@@ -184,6 +216,7 @@ TRAIN: dict[str, list[Option]] = {
     ],
     "run_dir": [((), lambda seen: seen.of["begin_run"]["run_dir"] == Path("runs/net"))],
     "resume": [(("--resume",), refuses("holds no run to resume"))],
+    "accept_changed_data": [(("--accept-changed-data",), refuses("A run that begins has no data that could have"))],
     "checkpoint_steps": [
         (("--backend", "torch", "--checkpoint-steps", "3"), lambda seen: seen.of["train"]["checkpoint_steps"] == 3)
     ],
@@ -242,9 +275,18 @@ COMPILE: dict[str, list[Option]] = {
         (("--profile", "profile.yaml", "--sparsity", "0.5"), refuses("A profile says all ratios")),
     ],
     "masks": TRAIN["masks"],
+    "profile_ratios": TRAIN["profile_ratios"],
+    "weights": [
+        ((*BLOCK, *TEN[:2], "--weights", *TEN[2:]), lambda seen: seen.step["masks"][LAYER].mean() == 0.5),
+        ((*TEN[:2], "--weights", *TEN[2:]), says("weights ten.safetensors")),
+    ],
+    "weights_key": [
+        ((*TEN[:2], "--weights", "nested.pt", "--weights-key", "none"), refuses("none")),
+        (("--weights-key", "ema"), refuses("--weights-key says where in a file weights are")),
+    ],
     "masks_from": [
-        ((*BLOCK, "--channels", "1", "--masks-from", "ten.safetensors"), lambda seen: seen.step["masks_from_weights"]),
-        (("--masks-from", "ten.safetensors"), refuses("Masks need to know their scheme")),
+        (("--scheme", "block", *TEN[:2], "--masks-from", *TEN[2:]), _keeps_a_quarter),
+        ((*TEN[:2], "--masks-from", *TEN[2:]), refuses("Masks need to know their scheme")),
     ],
     "batch": TRAIN["batch"],
     "device": [TRAIN["device"][0], (("--device", "cuda"), refuses("There is no device 'cuda'"))],
@@ -274,7 +316,7 @@ COMPILE: dict[str, list[Option]] = {
     "seed": [
         (("--seed", "3"), lambda seen: seen.step["seed"] == 3),
         (
-            (*BLOCK, "--channels", "1", "--masks-from", "ten.safetensors", "--seed", "3"),
+            ("--scheme", "block", *TEN[:2], "--masks-from", *TEN[2:], "--seed", "3"),
             refuses("--seed draws nothing where weights and masks come from --masks-from"),
         ),
     ],
@@ -314,6 +356,7 @@ BENCH: dict[str, list[Option]] = {
         ((ONE_LAYER, "--profile", "profile.yaml"), refuses("--profile says nothing about a single layer")),
         (("step", "--profile", "profile.yaml"), refuses("--profile says nothing about an artifact")),
     ],
+    **{name: COMPILE[name] for name in ("profile_ratios", "weights", "weights_key", "masks", "masks_from")},
     "batch": [
         (("--batch", "4"), lambda seen: seen.step["batch"] == 4),
         ((ONE_LAYER, "--batch", "4"), lambda seen: seen.of["compare_layer"]["case"].batch == 4),

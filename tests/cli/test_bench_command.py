@@ -106,10 +106,10 @@ def test_an_opponent_that_a_limit_leaves_no_way(run, folder: Path, monkeypatch: 
 
 
 def test_an_opponent_has_the_schemes_that_auto_chose(artifact: Path) -> None:
-    rules = bench.settled(Automatic(0.5), Artifact.load(artifact))
+    rules = compiling.settled(Automatic(0.5), Artifact.load(artifact))
     convolutions = {"0.weight": (8, 3, 3, 3), conftest.LAYER: conftest.SHAPE}
     assert rules.assign(convolutions, {}) == {conftest.LAYER: LayerPlan("block", 0.5)}
-    assert bench.settled(rules, Artifact.load(artifact)) is rules
+    assert compiling.settled(rules, Artifact.load(artifact)) is rules
 
 
 @pytest.mark.slow

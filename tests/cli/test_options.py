@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import click
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 from typer import main as typer_main
 
@@ -163,6 +164,7 @@ def files() -> None:
     Path("step").touch()
     Path("other.py").write_text(OTHER)
     Path("profile.yaml").write_text("{scheme: block, sparsity: 0.75}")
+    Path("pruned.yaml").write_text(f"prune_ratios: {{{LAYER}: 0.775}}")
     mask = np.zeros(SHAPE, bool)
     mask[:4] = True
     save_file({LAYER: mask}, "masks.safetensors")
@@ -170,6 +172,8 @@ def files() -> None:
         state = models.build("net.py:make", classes=classes, in_channels=1, seed=0).state_dict()
         weights = {name: tensor.numpy() for name, tensor in state.items()}
         save_file({**weights, LAYER: weights[LAYER] * mask}, path)
+        if classes == CLASSES:
+            torch.save({"epoch": 3, "ema": state}, "nested.pt")
 
 
 def test_a_whole_run_says_what_was_asked_and_done(mest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
