@@ -22,7 +22,7 @@ from typing import Any
 
 from mest_compiler import schedules
 from mest_compiler.devices import Device
-from mest_compiler.files import append_line, write_text
+from mest_compiler.files import append_line, clear_leftovers, write_text
 
 from .knobs import of_trace
 from .tasks import FACTS, read_facts
@@ -147,6 +147,8 @@ def repaired(folder: Path) -> Log:
     Trials name their workloads by line. So that a kill between the files mixes up none, each workload keeps its line,
     and a damaged one before it is replaced by a copy, which has no trials.
     """
+    for name in (WORKLOADS, RECORDS, README):
+        clear_leftovers(folder / name)  # a run with nothing left to do writes none of them
     log = read_log(folder)
     if log.damaged:
         for line in log.bad:
