@@ -29,10 +29,11 @@ def _in_a_row(scheme: str, ratios: tuple[float, ...], turn: int) -> Network:
 @pytest.mark.parametrize(
     ("scheme", "ratios", "turn"),
     [
-        ("unstructured", (0.3, 0.6, 0.5), 1), ("unstructured", (0.6, 0.3, 0.5), 1), ("filter", (0.75, 0.5, 0.3), 0),
-        ("channel", (0.3, 0.5, 0.75), 1),
+        ("unstructured", (0.3, 0.6, 0.5), 1),
+        pytest.param("unstructured", (0.6, 0.3, 0.5), 1, marks=pytest.mark.slow),
+        pytest.param("channel", (0.3, 0.5, 0.75), 1, marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_either_order_on_opencl(scheme: str, ratios: tuple[float, ...], turn: int) -> None:
     check_on_opencl(_in_a_row(scheme, ratios, turn))
 
