@@ -73,8 +73,9 @@ class Network:
         for _ in self.convs:
             layers.append(nn.Conv2d(CHANNELS, CHANNELS, self.kernel, padding=self.kernel // 2))
             if self.norm:
-                layers.append(nn.BatchNorm2d(CHANNELS))
-                # A removed filter's plane is constant: normalised it is this, and at 0 rounding decides about a ReLU.
+                # A removed filter's plane is constant: its normalisation divides rounding by the root of epsilon, and its
+                # value is the bias alone, at 0 of which rounding would decide about a ReLU.
+                layers.append(nn.BatchNorm2d(CHANNELS, eps=0.1))
                 nn.init.normal_(layers[-1].bias)
             layers += [nn.ReLU()] * self.relu
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
