@@ -21,7 +21,7 @@ from mest_compiler.passes.options import StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.sparsity.profile import Profile
 
-from ..whole_step.cases import _unoptimised
+from ..whole_step.cases import unoptimised
 from .counted import ACTIONS, ALIGNED, DEVICE, MAPPED, ORDINARY, Measured, built, measured, run
 
 PAGE = 4096
@@ -68,7 +68,7 @@ def compiled(network: str, scheme: str | None, options: StepOptions = PLAIN) -> 
     model = Small() if network == "small" else models.build(network, classes=10, in_channels=3, width=0.5)
     profile = Profile.uniform(scheme, 0.9) if scheme else None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CpuProfile, "target", property(_unoptimised))
+        patch.setattr(CpuProfile, "target", property(unoptimised))
         return compile_step(
             model, input_shape=INPUT, batch=BATCH, profile=profile, measure=False, options=options
         )  # fmt: skip

@@ -25,7 +25,7 @@ from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import Summary
 from mest_compiler.training.torch_backend import TorchBackend
 
-from .cases import _unoptimised
+from .cases import unoptimised
 
 Backend = Trainer | TorchBackend
 CLASSES, SHAPE, BATCH, SMOOTHING = 3, (1, 9, 8), 16, 0.1
@@ -63,7 +63,7 @@ def profile(scheme: str) -> Profile:
 def artifact(scheme: str, headroom: float, dropout: float = 0.0) -> Artifact:
     """Compiles the network once a session, without LLVM's optimiser; nobody may change what this returns."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CpuProfile, "target", property(_unoptimised))
+        patch.setattr(CpuProfile, "target", property(unoptimised))
         return compile_step(
             network(dropout), input_shape=SHAPE, batch=BATCH, profile=profile(scheme), seed=RECIPE.seed,
             headroom=headroom, optimizer=Sgd(0.9, 5e-4, False), dtype="float64", measure=False, threads=1,

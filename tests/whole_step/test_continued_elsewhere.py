@@ -22,7 +22,7 @@ from mest_compiler.training.recipe import Recipe
 
 from ..training.interrupted import CtrlC
 from . import continuing, stacked
-from .cases import _unoptimised
+from .cases import unoptimised
 from .continuing import SHAPE, STOP, TORCH, WAYS
 
 _steps: dict[str, Artifact] = {}
@@ -33,7 +33,7 @@ def compiled(run: Recipe, device: str) -> Artifact:
     start = first_start(run, continuing.data(), None, None)
     if device not in _steps:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(CpuProfile, "target", property(_unoptimised))
+            patch.setattr(CpuProfile, "target", property(unoptimised))
             _steps[device] = compile_step(
                 start.sparse.model, input_shape=SHAPE, batch=run.batch, profile=start.sparse.profile, masks=start.masks,
                 optimizer=Sgd(run.momentum, run.weight_decay, run.nesterov), device=device, threads=1, measure=False,

@@ -16,7 +16,7 @@ from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.profile import Profile
 from mest_compiler.training.data import load_data
 
-from .cases import Case, _unoptimised
+from .cases import Case, unoptimised
 from .limits import check_agrees, check_same, limited, narrow_and_wide, planned_peak, smallest, with_options
 from .training import CLASSES, batch
 
@@ -138,7 +138,7 @@ def losses(stored: str) -> list[float]:
     torch.manual_seed(0)
     model = models.build("resnet20", classes=CLASSES, in_channels=1, width=0.25)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CpuProfile, "target", property(_unoptimised))
+        patch.setattr(CpuProfile, "target", property(unoptimised))
         artifact = compile_step(
             model, input_shape=data.input_shape, batch=IMAGES, profile=Profile.uniform("block", 0.7), measure=False,
             options=StepOptions(stored=stored),

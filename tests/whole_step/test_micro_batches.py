@@ -28,7 +28,7 @@ from mest_compiler.sparsity.starting_masks import random_masks
 
 from ..frontend.dropouts import seed_dropouts
 from ..runtime.states import all_state, check_same_bits
-from .cases import _OWN, RULE, SHAPES, WIDTHS, _unoptimised
+from .cases import _OWN, RULE, SHAPES, WIDTHS, unoptimised
 from .training import CLASSES, TOLERANCE, MaskedTraining, batch, check_equal, check_steps
 
 BATCH = 12
@@ -68,7 +68,7 @@ def compiled(case: Case) -> Artifact:
     """Compiles a case once a session, most of them without LLVM's optimiser; nobody may change what this returns."""
     with pytest.MonkeyPatch.context() as patch:
         if not case.optimised:
-            patch.setattr(CpuProfile, "target", property(_unoptimised))
+            patch.setattr(CpuProfile, "target", property(unoptimised))
         return compile_step(
             model_of(case.network), input_shape=SHAPES[case.network], batch=BATCH,
             profile=Profile(LayerPlan(case.scheme, 0.7), "dense") if case.scheme else None, optimizer=case.rule,

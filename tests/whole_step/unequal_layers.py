@@ -73,8 +73,8 @@ class Network:
         for _ in self.convs:
             layers.append(nn.Conv2d(CHANNELS, CHANNELS, self.kernel, padding=self.kernel // 2))
             if self.norm:
-                # A removed filter's plane is constant: its normalisation divides rounding by the root of epsilon, and its
-                # value is the bias alone, at 0 of which rounding would decide about a ReLU.
+                # A removed filter's plane is constant: normalised it is the bias alone, at 0 of which rounding would
+                # decide about a ReLU, and its rounding is divided by the root of epsilon.
                 layers.append(nn.BatchNorm2d(CHANNELS, eps=0.1))
                 nn.init.normal_(layers[-1].bias)
             layers += [nn.ReLU()] * self.relu
