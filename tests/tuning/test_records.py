@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from tvm.s_tir import meta_schedule as ms
 
+from mest_compiler.devices import Device
+from mest_compiler.devices.opencl import OpenClProfile
+from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import choose
 from mest_compiler.tuning import knobs as knob
@@ -19,7 +22,7 @@ from mest_compiler.tuning.database import DAMAGED, FOLDER, RECORDS, WORKLOADS, d
 from mest_compiler.tuning.definitions import workload
 from mest_compiler.tuning.fastest import Fastest, label
 from mest_compiler.tuning.records import Records, TunedOrProbable
-from mest_compiler.tuning.tasks import task_of
+from mest_compiler.tuning.tasks import Task, task_of
 
 from ..schedules.convolutions import Conv
 from ..schedules.sparse_layers import sparse_conv
@@ -32,11 +35,17 @@ TASK = task_of("forward", CHOICE, LAYER)
 FASTER = {"pixels": 2, "groups": 1, "pixels_inner": 0}
 
 
-def write(root: Path, trials: Mapping[float, Mapping[str, int]], device=DEVICE) -> Path:
+def write(
+    root: Path,
+    trials: Mapping[float, Mapping[str, int]],
+    device: Device = DEVICE,
+    log_of: Device = DEVICE,
+    task: Task = TASK,
+) -> Path:
     """A log with trials of the task by their seconds; its folder."""
-    folder = root / device_folder(DEVICE)
+    folder = root / device_folder(log_of)
     folder.mkdir(parents=True, exist_ok=True)
-    database, module, space = ms.database.JSONDatabase(work_dir=str(folder)), workload(TASK, device), TASK.space(DEVICE)
+    database, module, space = ms.database.JSONDatabase(work_dir=str(folder)), workload(task, device), task.space(log_of)
     for seconds, knobs in trials.items():
         known = {name: knobs.get(name, values[0]) for name, values in space.items()}
         trace = knob.scheduled(module, space, known).trace
@@ -103,6 +112,32 @@ def test_the_same_threads_come_first(tmp_path: Path, said: list[str]) -> None:
     assert tuned(tmp_path, said).knobs.pixels == 1
     write(tmp_path, {1e-3: FASTER})
     assert tuned(tmp_path, said).knobs.pixels == 2 and said == []
+
+
+def test_the_same_hardware_comes_first(tmp_path: Path, said: list[str]) -> None:
+    """OpenCL's records say which device and driver they are of; older ones, and another's, are found all the same."""
+    device = OpenClProfile("opencl", batch_lanes=8)
+    layer = sparse_conv(Conv(4, 8, (8, 8)), generators(device).emit.Vec(8, "float32"), "block", spare=0)
+    choice = generators(device).choose.candidates("forward", device, layer)[-1]
+    task = task_of("forward", choice, layer)
+    name = "tiles"
+    default, *others = task.space(device)[name]
+    here, elsewhere = replace(device, hardware="A, driver 1"), replace(device, hardware="A, driver 2")
+
+    def found(wanted: OpenClProfile) -> tuple[int, bool]:
+        records = Records(wanted, tmp_path, said.append)
+        knobs = records.tuned("forward", choice, layer).knobs
+        return getattr(knobs, name), records.compared("forward", choice, layer)
+
+    write(tmp_path, {1e-4: {name: others[0]}}, device, device, task)
+    assert [found(one) for one in (device, here, elsewhere)] == [(others[0], False)] * 3
+    best = {name: others[1]}
+    for trials in ({2e-3: {}, 1e-3: best}, {1e-3: best}, {2e-3: {}}):  # compared once more at the end, the default last
+        write(tmp_path, trials, here, device, task)
+    assert [found(one) for one in (device, here, elsewhere)] == [
+        (others[0], False), (others[1], True), (others[0], False)
+    ]  # fmt: skip
+    assert said == [] and default not in others
 
 
 def test_knobs_that_are_gone(tmp_path: Path, said: list[str]) -> None:
