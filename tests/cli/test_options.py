@@ -26,7 +26,8 @@ from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.training import data as data_sets
 
 from .conftest import LAYER, SHAPE
-from .option_tables import BLOCK, TABLES, Does, Seen
+from .option_checks import Does, Seen
+from .option_tables import BLOCK, TABLES
 from .tiny_runs import CLASSES, rows
 
 OTHER = """
