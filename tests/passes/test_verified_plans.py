@@ -153,12 +153,14 @@ PLANS = [
     ("opencl", "pre-activation", "block", HALF),
     ("opencl", "pre-activation", None, StepOptions(schedules="tvm")),
 ]
+NETWORKS = ("resnet20", "vgg19_bn", "mobilenet_v2_cifar", "odd convolutions", "odd activations")
+SCHEMES = ("block", "unstructured", None, "pattern", "channel", "filter")
+# Every network under every option, the schemes in turn.
 SWEEP = [
-    (device, network, scheme, options)
-    for device, stored in (("cpu", UPPER_HALF), ("opencl", HALF))
-    for network in ("resnet20", "vgg19_bn", "mobilenet_v2_cifar", "odd convolutions", "odd activations")
-    for scheme in ("block", "unstructured", None)
-    for options in (PLAIN, PARTS, LIMITED, stored, *([SUMS] if device == "cpu" else []), UNFUSED)
+    (device, network, SCHEMES[(i + k) % len(SCHEMES)], options)
+    for device, asked in (("cpu", (UPPER_HALF, SUMS)), ("opencl", (HALF,)))
+    for i, network in enumerate(NETWORKS)
+    for k, options in enumerate((PLAIN, PARTS, LIMITED, UNFUSED, *asked))
 ]
 
 
