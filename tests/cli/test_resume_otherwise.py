@@ -177,6 +177,7 @@ OTHERWISE = {
     "mutate_every": "3", "mutate_until": "1", "p_decay": "0.3", "p_milestones": "1", "importance_lambda": "0.5",
     "seed": "1", "size": "24", "data": "mnist", "noise": "0.5", "milestones": "1", "de_epoch": "1", "de_threshold": "1",
     "de_remove": "1", "profile": "profile.yaml", "model": "net.py:other",
+    "weights": "net.py", "weights_key": "ema", "masks": "net.py", "masks_from": "net.py", "profile_ratios": "kernels",
 }  # fmt: skip
 """Every field of a recipe that may not be another one, with another value."""
 

@@ -80,11 +80,13 @@ def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
     assert {path.name for path in RUN.iterdir()} == left
     assert np.array_equal(load_file(RUN / "masks.safetensors")[LAYER], mask)
     assert np.array_equal(load_file(RUN / "weights.safetensors")[LAYER] != 0, mask)
-    # what was made of the files came first, and then the whole recipe, as the folder keeps it
+    # what was made of the files came first, then what each layer gets, then the whole recipe as the folder keeps it
     said, _, printed = done.stderr.partition("# runs")
-    assert said == (
-        "masks masks.safetensors: taken as they are\nmasks of the file: 1 of 3 layers are sparse, with 75.00 % zeros\n"
-    ).replace("masks masks", f"masks {folder}/masks")
+    files, kept, sparsity, *dense = said.splitlines()
+    assert files == f"# masks {folder}/masks.safetensors: taken as they are"
+    assert kept == "# masks of the file: 1 of 3 layers are sparse, with 75.00 % zeros"
+    assert sparsity.startswith("# sparsity: ") and sparsity.endswith("75.00% in 1 of 3 layers")
+    assert [line.split()[:2] for line in dense] == [["#", "dense:"]] * 2
     assert result["masks"]["from"] == "masks"
     assert (result["masks"]["sparsity"], result["masks"]["layers"], result["weights"]) == (0.75, 1, None)
     printed, _, _ = f"# runs{printed}".partition("\n\n")
