@@ -69,7 +69,7 @@ def begun(kind: str, run: Recipe, artifact: Artifact | None) -> Trainer | TorchB
     """A backend before a run's first step. artifact: of the compiled ones."""
     if kind != TORCH:
         return Trainer(artifact, seed=run.seed)
-    return torch_backend(run, first_start(run, data(), None, None), "cpu", 1, Alone()).backend
+    return torch_backend(run, first_start(run, data()), "cpu", 1, Alone()).backend
 
 
 def go_on(backend: Trainer | TorchBackend, run: Recipe, folder: Path, reporter: Reporter | None = None) -> None:
