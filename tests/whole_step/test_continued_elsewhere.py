@@ -30,7 +30,7 @@ _steps: dict[str, Artifact] = {}
 
 def compiled(run: Recipe, device: str) -> Artifact:
     """The step of a run: one program a device, with the weights and masks that the run's seed draws."""
-    start = first_start(run, continuing.data(), None, None)
+    start = first_start(run, continuing.data())
     if device not in _steps:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(CpuProfile, "target", property(unoptimised))
