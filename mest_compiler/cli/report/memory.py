@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mest_compiler.cli.bars import turn_bar
-from mest_compiler.cli.model_options import Channels, Classes, UsualPlane, Width, plane_of, profile_of
+from mest_compiler.cli.model_options import Channels, Classes, UsualPlane, plane_of, profile_of
 from mest_compiler.cli.options import Batch, Device, Json, Seed, Threads, step_options
 from mest_compiler.cli.output import say
 from mest_compiler.cli.places import check_writable, made
@@ -31,6 +31,12 @@ ROUNDS = 5
 ModelName = Annotated[
     str, typer.Option("--model", metavar="MODEL", help="A model's name, or FILE.py:CALLABLE for one of your own.")
 ]
+WidthFactor = Annotated[
+    float | None,
+    typer.Option(
+        "--width", help="Factor on the channels of every layer.", show_default="2, and 1 for a model of your own"
+    ),
+]
 Schemes = Annotated[
     str | None,
     typer.Option(
@@ -45,7 +51,7 @@ Sparsity = Annotated[float, typer.Option(help="Fraction of the weights that are 
 def command(
     context: typer.Context,
     model: ModelName = "resnet32",
-    width: Width = 2.0,
+    width: WidthFactor = None,
     schemes: Schemes = None,
     sparsity: Sparsity = 0.9,
     batch: Batch = 64,
@@ -84,6 +90,8 @@ def command(
     threads = get_device(device, threads).threads
     check_writable(output / CSV)
     shape = (channels, *(models.usual_plane(model) if plane is None else plane_of(plane)))
+    if width is None:
+        width = 2.0 if model in models.available() else 1.0  # a builder of one's own may take none
     case = NetworkCase(model, classes, shape, batch, seed, width)
     with TemporaryDirectory(prefix="mest-") as folder:
         compiler = _Compiler(Path(folder), case, device, threads, sparsity)
