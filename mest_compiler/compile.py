@@ -18,11 +18,9 @@ from .errors import MaskError, ModelError, ProfileError
 from .frontend import TrainingGraph, trace
 from .kernels.sgd import Sgd
 from .linking import library_bytes
-from .passes.accumulate_gradients import UPDATE
 from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
-from .passes.pipeline import Lowered, build, tile
-from .passes.program import dtype_of, relax_functions, shape_of
+from .passes.pipeline import build, tile
 from .passes.sparsify_convolutions import SparseLayer
 from .passes.tiling.plan import Pick
 from .passes.tiling.state import LayerKernels
@@ -125,7 +123,7 @@ def compile_step(
             masks, masks_from_weights = {p: mask for p, mask in weights.items() if not mask.all()}, False
             if not masks:
                 raise MaskError(NO_ZEROS)
-        dense = tile(graph, {}, target).tiles.layers
+        dense = tile(graph, {}, target).layers
         found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
         profile = fastest_schemes(profile, found, fastest, masks)
     decisions, structures = _structures(graph, profile, masks, masks_from_weights, seed, target, headroom)
@@ -166,7 +164,7 @@ def planned_layers(
     target = get_device(device, threads)
     graph = _trace(model, input_shape, batch, "float32", 0.0)
     _, structures = _structures(graph, profile, masks, False, 0, target, 0.0)
-    return tile(graph, _sparse_layers(structures), target).tiles.layers
+    return tile(graph, _sparse_layers(structures), target).layers
 
 
 def planned_bytes(model: nn.Module, **asked: Any) -> dict[str, dict[str, int]]:
@@ -274,10 +272,10 @@ def _manifest(
     name: str,
     batch: int,
 ) -> dict[str, object]:
-    graph, lowered, layers, needs = fitted.graph, fitted.lowered, {}, needs_of(target.target)
+    graph, compiled, layers, needs = fitted.graph, fitted.planned, {}, needs_of(target.target)
     plan, masks = decisions.plans, {param: structure.to_mask() for param, structure in structures.items()}
-    for param in (param for param in graph.parameters if param in lowered.tiles.layers):
-        layer = lowered.tiles.layers[param]
+    for param in (param for param in graph.parameters if param in compiled.layers):
+        layer = compiled.layers[param]
         layers[param] = {
             "scheme": plan[param].scheme if param in plan else "dense",
             "sparsity": 1 - masks[param].mean() if param in masks else 0.0,
@@ -309,22 +307,9 @@ def _manifest(
         "optimizer": asdict(rule),
         "parameters": {p: list(graph.state[p].shape) for p in graph.parameters},
         "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},
-        "index_arrays": _index_arrays(graph, lowered),
-        "step_places": list(lowered.places),
+        "signature": {name: found.to_json() for name, found in compiled.signature.items()},
         "memory": fitted.describe(),
         "asked": decisions.asked(),
         "done": decisions.done(masks),
         "layers": layers,
     }
-
-
-def _index_arrays(graph: TrainingGraph, lowered: Lowered) -> dict[str, list[list[object]]]:
-    """By function, in argument order: [layer, array, length, dtype] of each index array, as its argument is."""
-    held = len(graph.parameters) + len(graph.buffers)
-    first = {"step": held + 2 + graph.seeded, "predict": held + 1, UPDATE: len(graph.parameters)}
-    functions, found = dict(relax_functions(lowered.module)), {}
-    for name, pairs in lowered.tiles.index_names.items():
-        arguments = functions[name].params[first[name] : first[name] + len(pairs)]
-        forms = ((*shape_of(argument), dtype_of(argument)) for argument in arguments)
-        found[name] = [[*pair, *form] for pair, form in zip(pairs, forms, strict=True)]
-    return found

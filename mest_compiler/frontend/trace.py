@@ -7,9 +7,13 @@ import torch
 from torch import nn
 from tvm import relax
 
-from .capture import capture_predict, capture_step, dtype_name
+from ..signature import PREDICT, STEP, FunctionSignature, Role
+from .capture import CapturedGraph, capture_predict, capture_step
+from .signing import signed
 from .training_graph import TrainingGraph
-from .translate import translate
+from .translate import INPUT_NAMES, SEED_NAME, translate
+
+OUTPUT_NAME, LOSS_NAME = "output", "loss"
 
 
 def trace(model: nn.Module, x: torch.Tensor, y: torch.Tensor, label_smoothing: float = 0.0) -> TrainingGraph:
@@ -30,21 +34,37 @@ def trace(model: nn.Module, x: torch.Tensor, y: torch.Tensor, label_smoothing: f
     """
     step, predict = capture_step(model, x, y, label_smoothing), capture_predict(model, x)
     builder = relax.BlockBuilder()
-    layers = translate(builder, "step", step)
-    translate(builder, "predict", predict)
-    module = relax.transform.DeadCodeElimination(["step", "predict"])(builder.finalize())
+    layers = translate(builder, STEP, step)
+    translate(builder, PREDICT, predict)
+    module = relax.transform.DeadCodeElimination([STEP, PREDICT])(builder.finalize())
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    logits = step.results[1].meta["val"]
     return TrainingGraph(
         module=module,
-        parameters=tuple(step.parameters),
-        buffers=tuple(step.buffers),
+        signature={
+            STEP: _step(module[STEP], step, layers.seeded),
+            PREDICT: signed(module[PREDICT], _state(predict), [(Role.OUTPUT, OUTPUT_NAME, None)]),
+        },
         state={name: np.array(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()},
         convolutions=layers.convolutions,
         linears=layers.linears,
-        seeded=layers.seeded,
-        classes=int(logits.shape[1]),
-        batch=int(x.shape[0]),
-        input_shape=tuple(int(n) for n in x.shape[1:]),
-        dtype=dtype_name(x),
     )
+
+
+def _step(function: relax.Function, captured: CapturedGraph, seeded: bool) -> FunctionSignature:
+    arguments = [*_state(captured), (Role.TARGET, INPUT_NAMES[1]), *([(Role.SEED, SEED_NAME)] if seeded else [])]
+    results = [
+        (Role.LOSS, LOSS_NAME, None),
+        (Role.OUTPUT, OUTPUT_NAME, None),
+        *((Role.GRADIENT, name, None) for name in captured.parameters),
+        *((Role.BUFFER, name, None) for name in captured.buffers),
+    ]
+    return signed(function, arguments, results)
+
+
+def _state(captured: CapturedGraph) -> list[tuple[Role, str]]:
+    """What both functions take: the model's state, and x."""
+    return [
+        *((Role.PARAMETER, name) for name in captured.parameters),
+        *((Role.BUFFER, name) for name in captured.buffers),
+        (Role.INPUT, INPUT_NAMES[0]),
+    ]

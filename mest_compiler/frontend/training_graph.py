@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
+from ..signature import STEP, FunctionSignature, Role, StepSignature
+
 
 @dataclass(frozen=True)
 class Convolution:
@@ -40,26 +42,56 @@ class TrainingGraph:
         step(*parameters, *buffers, x [N, ...], y int64 [N], seed uint32 [] if `seeded`) -> (loss [], logits
         [N, classes], a gradient per parameter, a new value per buffer),
         predict(*parameters, *buffers, x) -> logits [N, classes].
-    parameters, buffers : torch names, in argument order; gradients and new values come in the same order.
+    signature : of both; no result of theirs is an argument's memory.
     state : copies of all parameters and buffers by torch name.
     convolutions : by the name of their weight, in the order in which the forward pass runs them.
     linears : shape (F, C) of the weights of linear layers by their name, in the order in which they run; a weight that
     something else reads too is not among them.
-    seeded : whether the step takes a seed, because it has a dropout; predictions never do.
-    classes : number of logits of an example.
-    batch : number of examples N that both functions take.
-    input_shape : shape of one example, e.g. (3, 32, 32).
-    dtype : of parameters, x, loss and logits: "float32" or "float64".
     """
 
     module: tvm.IRModule
-    parameters: tuple[str, ...]
-    buffers: tuple[str, ...]
+    signature: StepSignature
     state: Mapping[str, np.ndarray]
     convolutions: Mapping[str, Convolution]
     linears: Mapping[str, tuple[int, int]]
-    seeded: bool
-    classes: int
-    batch: int
-    input_shape: tuple[int, ...]
-    dtype: str
+
+    @property
+    def step(self) -> FunctionSignature:
+        """Signature of the training step."""
+        return self.signature[STEP]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Torch names in argument order; gradients come in the same order."""
+        return tuple(self.step.places(Role.PARAMETER))
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Torch names in argument order; new values come in the same order."""
+        return tuple(self.step.places(Role.BUFFER))
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the step takes a seed, because it has a dropout; predictions never do."""
+        return bool(self.step.of(Role.SEED))
+
+    @property
+    def classes(self) -> int:
+        """Number of logits of an example."""
+        (logits,) = (result for result in self.step.results if result.role is Role.OUTPUT)
+        return logits.shape[1]
+
+    @property
+    def batch(self) -> int:
+        """Number of examples N that both functions take."""
+        return self.step.of(Role.INPUT)[0].shape[0]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example, e.g. (3, 32, 32)."""
+        return self.step.of(Role.INPUT)[0].shape[1:]
+
+    @property
+    def dtype(self) -> str:
+        """Of parameters, x, loss and logits: "float32" or "float64"."""
+        return self.step.of(Role.PARAMETER)[0].dtype

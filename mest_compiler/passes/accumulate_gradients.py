@@ -5,17 +5,17 @@ before it, and a function of its own updates the weights once all parts are thro
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from dataclasses import replace
 
-import tvm
 from tvm import relax
 
 from mest_compiler.devices import Device
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.partial import Partial
+from mest_compiler.signature import ENTRIES, STEP, UPDATE, FunctionSignature, Role, part_of
 
-from .append_sgd import assign_buffers, optimizer_state, update_weights
+from .append_sgd import assign_buffers, entries_of, optimizer_state, update_weights
 from .program import (
     Env,
     KernelTable,
@@ -27,74 +27,67 @@ from .program import (
     relax_functions,
     shape_of,
 )
+from .step_program import Named, StepProgram, named, write
 
-UPDATE = "update"
-"""Name of the function that updates the weights."""
+FIRST = (Role.FIRST, "first")
 
 
-@tvm.transform.module_pass(opt_level=0, name="AccumulateGradients")
 class AccumulateGradients:
-    """step(parameters, buffers, x, y[, seed], index arrays) -> (loss, logits, gradients, buffers) becomes
-    step(parameters, buffers, x, y[, seed], index arrays, accumulators, first) ->
-    (loss, logits, accumulators, updated buffers) and
-    update(parameters, entries, accumulators, momenta, lr) -> (weight and momentum of each parameter in turn).
+    """step(state, x, y[, seed], index arrays) -> (loss, output, gradients, buffers) becomes
+    step(state, x, y[, seed], index arrays, accumulators, first) -> (loss, output, accumulators, updated buffers) and
+    update(parameters, entries, accumulators, slots, lr) -> (weight and momentum of each parameter in turn).
 
     accumulator = (0 if first else accumulator) + gradient / parts, with `first` int32 []: what k calls leave there is
     the gradient of the mean of their losses. entries: the numbers of entries of the sparse parameters, in parameter
-    order. All outputs but loss and logits alias inputs, as in `AppendSgd`.
+    order. All outputs but loss and output alias inputs, as in `AppendSgd`.
     """
 
-    def __init__(
-        self, device: Device, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
-        entries: dict[str, int], parts: int,
-    ) -> None:  # fmt: skip
-        """As AppendSgd; `parts`: how many calls of the step an update follows."""
-        self.device, self.rule, self.parameters, self.buffers = device, rule, parameters, buffers
-        self.entries, self.parts = entries, parts
+    def __init__(self, device: Device, rule: Sgd, parts: int) -> None:
+        """parts: how many calls of the step an update follows."""
+        self.device, self.rule, self.parts = device, rule, parts
 
-    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with its step adding up gradients, and with `update`."""
+    def __call__(self, program: StepProgram) -> StepProgram:
+        """The program with its step adding up gradients, and with `update`."""
         builder = relax.BlockBuilder()
-        kernels = carry_kernels(builder, mod)
-        for name, function in relax_functions(mod):
-            program = Program.of(function)
-            if name == "step":
-                self._step(builder, program, kernels)
-                self._update(builder, program.params)
+        kernels, signature = carry_kernels(builder, program.module), dict(program.signature)
+        for name, function in relax_functions(program.module):
+            old = Program.of(function)
+            if name == STEP:
+                taken = named(signature[name].arguments, old.params)
+                signature[name] = self._step(builder, old, signature[name], kernels)
+                signature[UPDATE] = self._update(builder, taken)
             else:
-                rebuild(
-                    builder, name, program.params, lambda b, p=program: carry_body(b, p, dict(kernels)), program.single
-                )
-        return builder.finalize()
+                rebuild(builder, name, old.params, lambda b, p=old: carry_body(b, p, dict(kernels)), old.single)
+        return replace(program, module=builder.finalize(), signature=signature)
 
-    def _step(self, builder: relax.BlockBuilder, program: Program, kernels: Env) -> None:
-        count = len(self.parameters)
-        weights, buffers = program.params[:count], program.params[count : count + len(self.buffers)]
-        sums = _accumulators(weights)
-        first = relax.Var("first", relax.TensorType((), "int32"))
-        entries = {p: program.params[i] for p, i in self.entries.items()}
+    def _step(
+        self, builder: relax.BlockBuilder, old: Program, signature: FunctionSignature, kernels: Env
+    ) -> FunctionSignature:
+        taken = named(signature.arguments, old.params)
+        sums, entries = _accumulators(taken), entries_of(taken)
+        taken |= sums | {FIRST: relax.Var(FIRST[1], relax.TensorType((), "int32"))}
+        waiting: dict[relax.Expr, list[str]] = defaultdict(list)  # several where parameters share a gradient
+        for name, place in signature.result_places(Role.GRADIENT).items():
+            waiting[old.outputs[place]].append(name)
 
-        places: dict[relax.Expr, list[int]] = defaultdict(list)  # several where parameters share a gradient
-        for i, gradient in enumerate(program.outputs[2 : 2 + count]):
-            places[gradient].append(i)
-        summed: dict[int, relax.Expr] = {}
-
-        def body(builder: relax.BlockBuilder) -> list[relax.Expr]:
+        def body(builder: relax.BlockBuilder) -> Named:
             made = KernelTable(builder)
+            summed: dict[str, relax.Expr] = {}
 
-            def add(old: relax.Expr, gradient: relax.Expr) -> None:
+            def add(old_value: relax.Expr, gradient: relax.Expr) -> None:
                 """At once, so that the gradients of all layers never take memory at the same time."""
-                for i in places.pop(old, ()):
-                    filled = entries.get(self.parameters[i])
-                    summed[i] = self._added(builder, made, sums[i], gradient, first, filled)
+                for name in waiting.pop(old_value, ()):
+                    total = sums[Role.ACCUMULATOR, name]
+                    summed[name] = self._added(builder, made, total, gradient, taken[FIRST], entries.get(name))
 
-            loss, logits, *rest = carry_body(builder, program, dict(kernels), follow=add)
-            for old in list(places):  # what no binding makes
-                add(old, rest[places[old][0]])
-            kept = assign_buffers(builder, made, self.device, buffers, rest[count:])
-            return [loss, logits, *(summed[i] for i in range(count)), *kept]
+            found = named(signature.results, carry_body(builder, old, dict(kernels), follow=add))
+            for value, names in list(waiting.items()):  # what no binding makes
+                add(value, found[Role.GRADIENT, names[0]])
+            handed_out = {key: value for key, value in found.items() if key[0] in (Role.LOSS, Role.OUTPUT)}
+            handed_out |= {key: summed[key[1]] for key in sums}
+            return handed_out | assign_buffers(builder, made, self.device, taken, found)
 
-        rebuild(builder, "step", [*program.params, *sums, first], body, single=False)
+        return write(builder, STEP, taken, body)
 
     def _added(
         self, builder: relax.BlockBuilder, made: KernelTable, total: relax.Var, gradient: relax.Expr, first: relax.Var,
@@ -111,22 +104,28 @@ class AccumulateGradients:
             function = made.get(Partial(sgd.accumulate_dense, scale, shape, vec, chunks))
         return builder.emit(relax.op.call_tir_inplace(function, args, [0], total.ty))
 
-    def _update(self, builder: relax.BlockBuilder, step: Sequence[relax.Var]) -> None:
-        def copy(var: relax.Var) -> relax.Var:
-            return relax.Var(var.name, var.ty)
+    def _update(self, builder: relax.BlockBuilder, step: Named) -> FunctionSignature:
+        weights = {key: _copy(var) for key, var in step.items() if key[0] is Role.PARAMETER}
+        found = entries_of(step)
+        entries = {(Role.INDEX, part_of(name, ENTRIES)): _copy(found[name]) for _, name in weights if name in found}
+        sums = _accumulators(weights)
+        taken = weights | entries | sums | optimizer_state(weights)
+        gradients = {name: var for (_, name), var in sums.items()}
 
-        weights = {p: copy(var) for p, var in zip(self.parameters, step, strict=False)}
-        entries = {p: copy(step[self.entries[p]]) for p in self.parameters if p in self.entries}
-        sums = _accumulators(list(weights.values()))
-        momenta, lr = optimizer_state(list(weights.values()))
-        gradients = dict(zip(self.parameters, sums, strict=True))
+        def body(builder: relax.BlockBuilder) -> Named:
+            return update_weights(builder, KernelTable(builder), self.device, self.rule, taken, gradients)
 
-        def body(builder: relax.BlockBuilder) -> list[relax.Expr]:
-            made = KernelTable(builder)
-            return update_weights(builder, made, self.device, self.rule, weights, momenta, gradients, lr, entries)
-
-        rebuild(builder, UPDATE, [*weights.values(), *entries.values(), *sums, *momenta, lr], body, single=False)
+        return write(builder, UPDATE, taken, body)
 
 
-def _accumulators(weights: Sequence[relax.Var]) -> list[relax.Var]:
-    return [relax.Var("g_" + w.name, w.ty) for w in weights]
+def _copy(var: relax.Var) -> relax.Var:
+    return relax.Var(var.name, var.ty)
+
+
+def _accumulators(taken: Named) -> Named:
+    """New arguments for the sums of the gradients of all parameters."""
+    return {
+        (Role.ACCUMULATOR, name): relax.Var("g_" + var.name, var.ty)
+        for (role, name), var in taken.items()
+        if role is Role.PARAMETER
+    }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 
-import tvm
 from tvm import relax
 
 from mest_compiler.devices import Device
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.partial import Partial
+from mest_compiler.signature import ENTRIES, MOMENTUM, RATE, STEP, FunctionSignature, Role, part_of
 
 from .program import (
     Env,
@@ -23,116 +24,110 @@ from .program import (
     relax_functions,
     shape_of,
 )
+from .step_program import Named, StepProgram, named, write
 
 
-@tvm.transform.module_pass(opt_level=0, name="AppendSgd")
 class AppendSgd:
-    """step(parameters, buffers, x, y[, seed], index arrays) -> (loss, logits, gradients, buffers) becomes
-    step(parameters, buffers, x, y[, seed], index arrays, momenta, lr) ->
-    (loss, logits, gradients of the sparse parameters, updated tensors, the other arguments).
+    """step(state, x, y[, seed], index arrays) -> (loss, output, gradients, buffers) becomes
+    step(state, x, y[, seed], index arrays, slots, lr) ->
+    (loss, output, gradients of the sparse parameters, updated tensors, the other arguments).
 
     Mutation needs those gradients. The updated tensors alias the inputs: Relax takes in-place calls for pure and would
     remove those whose results nobody uses. With the others, every argument is a result too: what a step computes on
-    over RPC are copies of what it was given, and so the other side gets hold of them. Afterwards `places` says which
-    result each argument is.
+    over RPC are copies of what it was given, and so the other side gets hold of them.
     """
 
-    places: tuple[int, ...] = ()
+    def __init__(self, device: Device, rule: Sgd) -> None:
+        self.device, self.rule = device, rule
 
-    def __init__(
-        self, device: Device, rule: Sgd, parameters: tuple[str, ...], buffers: tuple[str, ...],
-        entries: dict[str, int],
-    ) -> None:  # fmt: skip
-        """`entries`: for a sparse parameter, the position among the step's arguments of its number of entries."""
-        self.device, self.rule, self.parameters, self.buffers = device, rule, parameters, buffers
-        self.entries = entries
-
-    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with its step updating its own state."""
+    def __call__(self, program: StepProgram) -> StepProgram:
+        """The program with its step updating its own state."""
         builder = relax.BlockBuilder()
-        kernels = carry_kernels(builder, mod)
-        for name, function in relax_functions(mod):
-            self._function(builder, name, Program.of(function), kernels)
-        return builder.finalize()
+        kernels, signature = carry_kernels(builder, program.module), dict(program.signature)
+        for name, function in relax_functions(program.module):
+            old = Program.of(function)
+            if name == STEP:
+                signature[name] = self._step(builder, old, signature[name], kernels)
+            else:
+                rebuild(builder, name, old.params, lambda b, p=old: carry_body(b, p, dict(kernels)), old.single)
+        return replace(program, module=builder.finalize(), signature=signature)
 
-    def _function(self, builder: relax.BlockBuilder, name: str, program: Program, kernels: Env) -> None:
-        params = list(program.params)
-        if name == "step":
-            count = len(self.parameters)
-            weights, buffers = params[:count], params[count : count + len(self.buffers)]
-            entries = {p: params[i] for p, i in self.entries.items()}
-            momenta, lr = optimizer_state(weights)
-            params += [*momenta, lr]
+    def _step(
+        self, builder: relax.BlockBuilder, old: Program, signature: FunctionSignature, kernels: Env
+    ) -> FunctionSignature:
+        taken = named(signature.arguments, old.params)
+        taken |= optimizer_state(taken)
 
-        def body(builder: relax.BlockBuilder) -> list[relax.Expr]:
-            outputs = carry_body(builder, program, dict(kernels))
-            if name != "step":
-                return outputs
-            loss, logits, *rest = outputs
-            gradients = dict(zip(self.parameters, rest, strict=False))
+        def body(builder: relax.BlockBuilder) -> Named:
+            found = named(signature.results, carry_body(builder, old, dict(kernels)))
             made = KernelTable(builder)
-            updated = update_weights(
-                builder, made, self.device, self.rule, dict(zip(self.parameters, weights, strict=True)), momenta,
-                gradients, lr, entries,
-            )  # fmt: skip
-            kept = assign_buffers(builder, made, self.device, buffers, rest[count:])
-            handed_out = [loss, logits, *(gradients[p] for p in self.parameters if p in entries)]
-            data = params[count + len(buffers) : -count - 1]  # x, y, seed, index arrays
-            first, state = len(handed_out), len(handed_out) + 2 * count
-            others = state + len(kept)
-            self.places = (
-                *range(first, state, 2), *range(state, others), *range(others, others + len(data)),
-                *range(first + 1, state, 2), others + len(data),
-            )  # fmt: skip
-            return [*handed_out, *updated, *kept, *data, lr]
+            gradients = {name: value for (role, name), value in found.items() if role is Role.GRADIENT}
+            updated = update_weights(builder, made, self.device, self.rule, taken, gradients)
+            updated |= assign_buffers(builder, made, self.device, taken, found)
+            handed_out = {key: value for key, value in found.items() if key[0] in (Role.LOSS, Role.OUTPUT)}
+            handed_out |= {(Role.GRADIENT, name): gradients[name] for name in entries_of(taken)}
+            return handed_out | updated | {key: var for key, var in taken.items() if key not in updated}
 
-        rebuild(builder, name, params, body, program.single)
+        return write(builder, STEP, taken, body)
 
 
-def optimizer_state(weights: Sequence[relax.Var]) -> tuple[list[relax.Var], relax.Var]:
-    """The parameters of a function that hold the momenta of these weights, and the one that holds the learning rate."""
-    momenta = [relax.Var("v_" + w.name, w.ty) for w in weights]
-    return momenta, relax.Var("lr", relax.TensorType((), dtype_of(weights[0])))
+def entries_of(taken: Named) -> dict[str, relax.Var]:
+    """Of a function's arguments those that hold how many entries sparse parameters have, by parameter."""
+    ending = part_of("", ENTRIES)
+    return {
+        name.removesuffix(ending): var
+        for (role, name), var in taken.items()
+        if role is Role.INDEX and name.endswith(ending)
+    }
+
+
+def optimizer_state(taken: Named) -> Named:
+    """New arguments for what an optimiser keeps of a function's parameters, and for its learning rate."""
+    weights = {name: var for (role, name), var in taken.items() if role is Role.PARAMETER}
+    slots = {(Role.SLOT, part_of(name, MOMENTUM)): relax.Var("v_" + w.name, w.ty) for name, w in weights.items()}
+    dtype = dtype_of(next(iter(weights.values())))
+    return slots | {(Role.HYPER, RATE): relax.Var(RATE, relax.TensorType((), dtype))}
 
 
 def update_weights(
-    builder: relax.BlockBuilder, made: KernelTable, device: Device, rule: Sgd, weights: Mapping[str, relax.Var],
-    momenta: Sequence[relax.Var], gradients: Mapping[str, relax.Expr], lr: relax.Var, entries: Mapping[str, relax.Var],
-) -> list[relax.Expr]:  # fmt: skip
-    """Emits SGD in place. entries: of a sparse parameter, the argument that holds its number of entries.
-
-    Gives weight and momentum of each parameter in turn.
-    """
-    results: list[relax.Expr] = []
-    chunks, made_by = device.threads, generators(device)
-    sgd = made_by.sgd
-    for (name, w), v in zip(weights.items(), momenta, strict=True):
-        shape, vec = shape_of(w), made_by.emit.Vec(device.lanes(dtype_of(w)), dtype_of(w))
-        args = [w, v, gradients[name], lr]
-        if name in entries:
-            args.append(entries[name])
-            function = made.get(Partial(sgd.compact, rule, *shape, dtype_of(entries[name]), vec, chunks))
-        else:
-            function = made.get(Partial(sgd.dense, rule, shape, vec, chunks))
-        new = builder.emit(relax.op.call_tir_inplace(function, args, [0, 1], [w.ty, v.ty]))
-        results += [builder.emit(relax.TupleGetItem(new, k)) for k in (0, 1)]
-    return results
-
-
-def assign_buffers(
     builder: relax.BlockBuilder,
     made: KernelTable,
     device: Device,
-    buffers: Sequence[relax.Var],
-    values: Sequence[relax.Expr],
-) -> list[relax.Expr]:
-    """Emits what writes the new values of buffers where the old ones stand."""
-    results: list[relax.Expr] = []
-    for old, value in zip(buffers, values, strict=True):
-        if not (isinstance(value, relax.Var) and _in_place(builder, value)):
-            function = made.get(Partial(generators(device).elementwise.assign, shape_of(old), dtype_of(old)))
-            value = builder.emit(relax.op.call_tir_inplace(function, [old, value], [0], old.ty))
-        results.append(value)
+    rule: Sgd,
+    taken: Named,
+    gradients: Mapping[str, relax.Expr],
+) -> Named:
+    """Emits SGD in place. taken: arguments, with those of `optimizer_state`.
+
+    Gives weight and momentum of each parameter in turn.
+    """
+    results: Named = {}
+    entries, made_by = entries_of(taken), generators(device)
+    for name, gradient in gradients.items():
+        keys = (Role.PARAMETER, name), (Role.SLOT, part_of(name, MOMENTUM))
+        w, v = (taken[key] for key in keys)
+        shape, vec = shape_of(w), made_by.emit.Vec(device.lanes(dtype_of(w)), dtype_of(w))
+        args = [w, v, gradient, taken[Role.HYPER, RATE]]
+        if name in entries:
+            args.append(entries[name])
+            make = Partial(made_by.sgd.compact, rule, *shape, dtype_of(entries[name]), vec, device.threads)
+        else:
+            make = Partial(made_by.sgd.dense, rule, shape, vec, device.threads)
+        new = builder.emit(relax.op.call_tir_inplace(made.get(make), args, [0, 1], [w.ty, v.ty]))
+        results |= {key: builder.emit(relax.TupleGetItem(new, k)) for k, key in enumerate(keys)}
+    return results
+
+
+def assign_buffers(builder: relax.BlockBuilder, made: KernelTable, device: Device, taken: Named, found: Named) -> Named:
+    """Emits what writes the new values of buffers, among what a traced function gives, where the old ones stand."""
+    results: Named = {}
+    for key, value in found.items():
+        if key[0] is Role.BUFFER:
+            old = taken[key]
+            if not (isinstance(value, relax.Var) and _in_place(builder, value)):
+                function = made.get(Partial(generators(device).elementwise.assign, shape_of(old), dtype_of(old)))
+                value = builder.emit(relax.op.call_tir_inplace(function, [old, value], [0], old.ty))
+            results[key] = value
     return results
 
 

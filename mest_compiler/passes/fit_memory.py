@@ -14,15 +14,17 @@ from mest_compiler.devices import Device
 from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph
 from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.signature import STEP, UPDATE, Role
 
 from .dataflow import Dataflow, Schedule
 from .half_storage import FLOAT16
 from .options import StepOptions
-from .pipeline import Lowered, Planned, Tiled, finish, plan, probable, tile
-from .plan_memory import tensor_bytes
-from .program import Program, relax_functions
+from .pipeline import finish, plan, probable, tile
+from .program import Program
 from .recompute import BFLOAT16, cheapest_first, narrowable, trimmed
+from .run import Watch, unwatched
 from .sparsify_convolutions import SparseLayer
+from .step_program import StepProgram
 from .tiling.plan import Pick
 
 SCALARS = 20
@@ -46,8 +48,8 @@ class Fitted:
 
     graph: TrainingGraph
     schedule: Schedule
-    lowered: Lowered
-    planned: Planned
+    lowered: StepProgram
+    planned: StepProgram
     parts: int
     memory: dict[str, int]
     stored: str
@@ -80,6 +82,7 @@ class Fitter:
     rule: Sgd
     device: Device
     options: StepOptions
+    watch: Watch = unwatched
 
     def fit(
         self, graph: TrainingGraph, batch: int, trace: Callable[[int], TrainingGraph], pick: Pick = probable
@@ -122,20 +125,21 @@ class Fitter:
                 if size <= self.device.lanes("float32"):
                     return
 
-    def _path(self, tiled: Tiled) -> Iterator[Schedule]:
-        flow = Dataflow(Program.of(tiled.module["step"]), tiled.tiles.repeats, tiled.tiles.flops)
+    def _path(self, tiled: StepProgram) -> Iterator[Schedule]:
+        flow = Dataflow(Program.of(tiled.module[STEP]), tiled.repeats, tiled.flops)
         packed = narrowable(flow, self.device) if self.options.stored == BFLOAT16 else frozenset()
         return cheapest_first(flow, packed)
 
-    def _finished(self, tiled: Tiled, graph: TrainingGraph, parts: int, schedule: Schedule) -> Fitted:
-        lowered = finish(tiled, graph, self.rule, self.device, schedule, parts)
-        planned = plan(lowered, self.device)
-        stored = BFLOAT16 if schedule.packed else FLOAT16 if tiled.half else graph.dtype
-        return Fitted(graph, schedule, lowered, planned, parts, _bytes(graph, lowered, planned, parts), stored)
+    def _finished(self, tiled: StepProgram, graph: TrainingGraph, parts: int, schedule: Schedule) -> Fitted:
+        lowered = finish(tiled, self.rule, self.device, self.options, schedule, parts, self.watch)
+        planned = plan(lowered, self.device, self.watch)
+        half = self.options.stored == FLOAT16 and graph.dtype == "float32"
+        stored = BFLOAT16 if schedule.packed else FLOAT16 if half else graph.dtype
+        return Fitted(graph, schedule, lowered, planned, parts, _bytes(planned, parts), stored)
 
     def _under(self, limit: float, graph: TrainingGraph, parts: int, pick: Pick) -> Fitted:
         """Within the limit, or the last of the path."""
-        tiled = tile(graph, self.layers, self.device, self.options, pick)
+        tiled = tile(graph, self.layers, self.device, self.options, pick, self.watch)
         path = self._path(tiled)
         found = self._finished(tiled, graph, parts, next(path))
         while found.peak > limit:
@@ -161,22 +165,23 @@ def _next_within(path: Iterator[Schedule], peak: float) -> Schedule | None:
     return schedule
 
 
-def _bytes(graph: TrainingGraph, lowered: Lowered, planned: Planned, parts: int) -> dict[str, int]:
+def _bytes(planned: StepProgram, parts: int) -> dict[str, int]:
     """Bytes of a training session by kind."""
-    step = dict(relax_functions(lowered.module))["step"]
-    sizes = [tensor_bytes(param.ty) for param in step.params]
-    weights, held = len(graph.parameters), len(graph.parameters) + len(graph.buffers)
-    inputs = held + 2 + graph.seeded
-    arrays = inputs + len(lowered.tiles.index_names["step"])
-    parameters = sum(sizes[:weights])
-    arena = planned.arenas["step"]
-    results = sum(arena.returned[:2])  # loss and logits
+    step, arena = planned.signature[STEP], planned.arenas[STEP]
+
+    def taken(*roles: Role) -> int:
+        return sum(arg.bytes for arg in step.of(*roles))
+
+    slots = planned.signature.get(UPDATE, step).of(Role.SLOT)
+    given = dict(zip(step.results, arena.returned, strict=True))
+    handed_out = sum(size for result, size in given.items() if result.role in (Role.LOSS, Role.OUTPUT))
     return {
-        "weights": sum(sizes[:held]),
-        "gradients": parameters if parts > 1 else sum(arena.returned[2:]),
-        "momentum": parameters,
-        "indices": sum(sizes[inputs:arrays]),
+        "weights": taken(Role.PARAMETER, Role.FROZEN, Role.BUFFER),
+        # Sums of gradients where there are parts, else those that a step hands out.
+        "gradients": taken(Role.ACCUMULATOR) if parts > 1 else sum(arena.returned) - handed_out,
+        "momentum": sum(arg.bytes for arg in slots),
+        "indices": taken(Role.INDEX),
         "activations": arena.activations,
         "workspace": arena.workspace,
-        "data": (sum(sizes[held : held + 2]) + results) * parts + SCALARS,
+        "data": (taken(Role.INPUT, Role.TARGET) + handed_out) * parts + SCALARS,
     }

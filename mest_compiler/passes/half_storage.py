@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 from tvm import relax
 
 from mest_compiler.devices import Device
 from mest_compiler.schedules import generators
+from mest_compiler.signature import FunctionSignature, Role, StepSignature
 
 from .program import Env, Program, carry_body, op_name, rebuild, relax_functions, substitute, variables
+from .step_program import StepProgram
 
 FLOAT16 = "float16"
 """Value of the option `stored` that asks for this."""
@@ -30,27 +32,28 @@ Narrowable = Mapping[tvm.ir.GlobalVar, frozenset[int]]
 """Kernel -> the positions of its arguments that can be float16."""
 
 
-@tvm.transform.module_pass(opt_level=0, name="HalfStorage")
 class HalfStorage:
     """Retypes activations and gives the kernels that read or write them copies that do so; what is done already stays.
 
-    An activation is what depends on the images and not on the labels, in batch tiles: so are those that a schedule
+    An activation is what depends on an input and on no target, in batch tiles: so are those that a schedule
     computes again, and a memory limit changes no number. It must be read and written by our kernels alone.
     """
 
-    def __init__(self, device: Device, images: int) -> None:
-        """images: position of the images among the arguments of each function; labels, if any, come next."""
-        self.device, self.images = device, images
+    def __init__(self, device: Device) -> None:
+        self.device = device
         self.narrow = generators(device).narrow
 
-    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with what is stored as float16 typed so."""
+    def __call__(self, program: StepProgram) -> StepProgram:
+        """The program with what is stored as float16 typed so."""
+        return replace(program, module=self._module(program.module, program.signature))
+
+    def _module(self, mod: tvm.IRModule, signature: StepSignature) -> tvm.IRModule:
         kernels = {gvar: f for gvar, f in mod.functions.items() if not isinstance(f, relax.Function)}
         can = {gvar: self.narrow.narrowable(f) for gvar, f in kernels.items()}
         functions = [(name, Program.of(f)) for name, f in relax_functions(mod)]
         lanes = self.device.lanes(_COMPUTED)
         plans = {
-            name: _Plan(program, self._activations(name, program), can, lanes, self.narrow.STORED)
+            name: _Plan(program, _activations(signature[name], program), can, lanes, self.narrow.STORED)
             for name, program in functions
         }
         wanted: dict[tvm.ir.GlobalVar, set[frozenset[int]]] = defaultdict(set)
@@ -79,11 +82,6 @@ class HalfStorage:
             )
         return builder.finalize()
 
-    def _activations(self, name: str, program: Program) -> set[relax.Var]:
-        """Variables that depend on the images and not on the labels."""
-        images = _reached(program, program.params[self.images : self.images + 1])
-        return images - (_reached(program, [program.params[self.images + 1]]) if name == "step" else set())
-
     def _type(self, plan: _Plan, var: relax.Var, ty: tvm.ir.Type) -> tvm.ir.Type:
         def one(index: int, ty: relax.TensorType) -> relax.TensorType:
             return relax.TensorType(ty.shape, self.narrow.STORED) if (var, index) in plan.narrow else ty
@@ -91,6 +89,14 @@ class HalfStorage:
         if isinstance(ty, relax.TupleType):
             return relax.TupleType([one(i, field) for i, field in enumerate(ty.fields)])
         return one(0, ty)
+
+
+def _activations(signature: FunctionSignature, program: Program) -> set[relax.Var]:
+    """Variables that depend on an input and on no target."""
+    inputs, targets = (
+        [program.params[at] for at in signature.places(role).values()] for role in (Role.INPUT, Role.TARGET)
+    )
+    return _reached(program, inputs) - _reached(program, targets)
 
 
 def _reached(program: Program, sources: Iterable[relax.Var]) -> set[relax.Var]:

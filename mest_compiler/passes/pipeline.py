@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import tvm
 from tvm import relax, tirx
@@ -16,8 +16,9 @@ from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
+from mest_compiler.signature import STEP, UPDATE, Role
 
-from .accumulate_gradients import UPDATE, AccumulateGradients
+from .accumulate_gradients import AccumulateGradients
 from .append_sgd import AppendSgd
 from .check_limits import check_limits
 from .dataflow import Schedule
@@ -28,48 +29,17 @@ from .fuse_normalise import FuseNormalise
 from .fuse_weight_gradients import FuseWeightGradients
 from .half_storage import FLOAT16, HalfStorage
 from .options import PLAIN, TVM, StepOptions
-from .plan_memory import Arena, PlanMemory
-from .program import relax_functions
+from .plan_memory import PlanMemory
 from .recompute import Recompute
+from .run import OnModule, Watch, through, unwatched
 from .sparsify_convolutions import SparseLayer, SparsifyConvolutions
+from .step_program import StepProgram
 from .tile_batch import TileBatch
 from .tiling.plan import Pick
-from .verify_plan import Donated, verify_plan
+from .verify_plan import verify_plan
 
 REWRITES = ("forward_sums", "backward_sums", "weight_gradients", "forward_inputs")
 """Options that take kernels of their own."""
-
-
-@dataclass(frozen=True)
-class Tiled:
-    """A module of kernels and calls over batch tiles, and what the passes know of it. ours: or else a module of whole
-    operators on NCHW, for TVM to schedule. half: whether activations are stored as float16."""
-
-    module: tvm.IRModule
-    tiles: TileBatch
-    ours: bool = True
-    half: bool = False
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """A module of kernels and calls with its optimiser, the kernels of each layer, and the index arrays each function
-    takes. donated: the arguments that each function updates in place. places: which of the step's results each of its
-    arguments is; empty where it trains in micro-batches."""
-
-    module: tvm.IRModule
-    tiles: TileBatch
-    donated: Donated
-    places: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A module without memory of its own: every tensor has its place, see `Arena`."""
-
-    module: tvm.IRModule
-    arenas: dict[str, Arena]
-    donated: Donated
 
 
 def probable(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
@@ -108,107 +78,86 @@ def _check_stored(options: StepOptions, device: Device) -> None:
 
 def tile(
     graph: TrainingGraph, layers: Mapping[str, SparseLayer], device: Device, options: StepOptions = PLAIN,
-    pick: Pick = probable,
-) -> Tiled:  # fmt: skip
+    pick: Pick = probable, watch: Watch = unwatched,
+) -> StepProgram:  # fmt: skip
     """From the traced step to kernels over batch tiles with compact values."""
+    program = StepProgram(graph.module, graph.signature)
     if options.schedules == TVM:
-        return _untouched(graph, layers, device, pick)
+        if layers or device.kind == "cpu":
+            raise DeviceError(
+                "TVM's own schedules are for dense steps on OpenCL devices: it has none for a CPU's step."
+            )
+        return program
     options = supported(options, device)
-    # What is computed: masked convolutions on compact values, whole normalisations.
-    mod = SparsifyConvolutions(graph.parameters, layers)(graph.module)
-    mod = FuseNormalise()(mod)
-    mod = FuseWeightGradients()(mod) if options.weight_gradients else mod
-    mod = FuseForwardInputs()(mod) if options.forward_inputs else mod
-    mod = FuseForwardSums()(mod) if options.forward_sums else mod
-    mod = FuseBackwardSums()(mod) if options.backward_sums else mod
-    # Where it lies and which kernel computes it.
-    tiles = TileBatch(device, pick)
-    mod = tiles(mod)
-    # How wide it lies in memory.
-    half = options.stored == FLOAT16 and graph.dtype == "float32"
-    return Tiled(HalfStorage(device, _images(graph))(mod) if half else mod, tiles, half=half)
+    rewrites = (
+        (options.weight_gradients, FuseWeightGradients),
+        (options.forward_inputs, FuseForwardInputs),
+        (options.forward_sums, FuseForwardSums),
+        (options.backward_sums, FuseBackwardSums),
+    )
+    passes = [
+        # What is computed: masked convolutions on compact values, whole normalisations.
+        SparsifyConvolutions(layers),
+        OnModule(FuseNormalise()),
+        *(OnModule(make()) for wanted, make in rewrites if wanted),
+        # Where it lies and which kernel computes it.
+        TileBatch(device, pick),
+        # How wide it lies in memory.
+        *_half_storage(options, device, graph.dtype),
+    ]
+    return through(program, passes, watch)
 
 
-def _images(graph: TrainingGraph) -> int:
-    """Position of the images among the arguments of a traced function."""
-    return len(graph.parameters) + len(graph.buffers)
-
-
-def _untouched(graph: TrainingGraph, layers: Mapping[str, SparseLayer], device: Device, pick: Pick) -> Tiled:
-    """The dense step as TVM takes it."""
-    if layers or device.kind == "cpu":
-        raise DeviceError("TVM's own schedules are for dense steps on OpenCL devices: it has none for a CPU's step.")
-    tiles = TileBatch(device, pick)
-    tiles.index_names = {name: [] for name, _ in relax_functions(graph.module)}
-    return Tiled(graph.module, tiles, ours=False)
+def _half_storage(options: StepOptions, device: Device, dtype: str) -> list[HalfStorage]:
+    return [HalfStorage(device)] if options.stored == FLOAT16 and dtype == "float32" else []
 
 
 def finish(
-    tiled: Tiled, graph: TrainingGraph, rule: Sgd, device: Device, schedule: Schedule | None = None,
-    micro_batches: int = 1,
-) -> Lowered:  # fmt: skip
+    tiled: StepProgram, rule: Sgd, device: Device, options: StepOptions = PLAIN, schedule: Schedule | None = None,
+    micro_batches: int = 1, watch: Watch = unwatched,
+) -> StepProgram:  # fmt: skip
     """From there to the whole step: what is computed again, the optimiser, and what is left in Relax as loops.
 
     schedule: of the tiled step, what it computes again and what waits narrow; None: nothing. micro_batches: how many
     calls of the traced step make up a whole one; see `AccumulateGradients`.
     """
-    tiles = tiled.tiles
-    mod = tiled.module if schedule is None else Recompute(device, schedule)(tiled.module)
-    if tiled.half and mod is not tiled.module:
-        mod = HalfStorage(device, _images(graph))(mod)  # what is computed again, too
+    t, passes = relax.transform, []
+    if schedule is not None and (schedule.dropped or schedule.packed):
+        (dtype,) = {arg.dtype for arg in tiled.signature[STEP].of(Role.PARAMETER)}
+        # What is computed again is stored as the first time.
+        passes += [OnModule(Recompute(device, schedule)), *_half_storage(options, device, dtype)]
     # The optimiser, on the state in place.
-    first = _images(graph) + 2 + graph.seeded
-    entries = {p: first + i for i, (p, array) in enumerate(tiles.index_names["step"]) if array == "entries"}
-    places: tuple[int, ...] = ()
-    if micro_batches == 1:
-        append = AppendSgd(device, rule, graph.parameters, graph.buffers, entries)
-        mod = append(mod)
-        places = append.places
-    else:
-        mod = AccumulateGradients(device, rule, graph.parameters, graph.buffers, entries, micro_batches)(mod)
-        tiles.index_names[UPDATE] = [(p, "entries") for p in graph.parameters if p in entries]
-    # What is left in Relax (the classifier, the loss).
-    t = relax.transform
-    functions = [name for name, _ in relax_functions(mod)]
-    # Ours are not fused: that is little work, and what stands between two fused kernels would be nobody's plan.
-    fused = [] if tiled.ours else [t.AnnotateTIROpPattern(), t.FuseOps(), t.FuseTIR()]
+    one = micro_batches == 1
+    passes.append(AppendSgd(device, rule) if one else AccumulateGradients(device, rule, micro_batches))
+    # What is left in Relax (the classifier, the loss). Ours are not fused: that is little work, and what stands between
+    # two fused kernels would be nobody's plan.
+    fused = [t.AnnotateTIROpPattern(), t.FuseOps(), t.FuseTIR()] if options.schedules == TVM else []
+    functions = [*tiled.signature, *([] if one else [UPDATE])]
+    left = [
+        t.LegalizeOps(plain_legalizations(ordered=device.kind == "cpu")),
+        t.FoldConstant(),
+        *fused,
+        t.DeadCodeElimination(functions),
+    ]
+    passes += map(OnModule, left)
     with device.target:
-        mod = tvm.transform.Sequential(
-            [
-                t.LegalizeOps(plain_legalizations(ordered=device.kind == "cpu")),
-                t.FoldConstant(),
-                *fused,
-                t.DeadCodeElimination(functions),
-            ]
-        )(mod)
-    return Lowered(generators(device).plain.bind(mod, device), tiles, _donated(mod, graph), places)
-
-
-def _donated(module: tvm.IRModule, graph: TrainingGraph) -> dict[str, frozenset[int]]:
-    """Positions of the arguments that are state: see `AppendSgd` and `AccumulateGradients`, which put the momenta, or
-    the sums of gradients, before the last argument."""
-    weights = len(graph.parameters)
-    parameters, buffers = range(weights), range(weights, weights + len(graph.buffers))
-    arguments = {name: len(function.params) for name, function in relax_functions(module)}
-    last = {name: range(count - 1 - weights, count - 1) for name, count in arguments.items()}
-    if UPDATE in arguments:
-        return {"step": frozenset((*buffers, *last["step"])), UPDATE: frozenset((*parameters, *last[UPDATE]))}
-    return {"step": frozenset((*parameters, *buffers, *last["step"]))}
+        finished = through(tiled, passes, watch)
+        return finished.mapped(lambda module: generators(device).plain.bind(module, device))
 
 
 def lower(
     graph: TrainingGraph, layers: Mapping[str, SparseLayer], rule: Sgd, device: Device, pick: Pick = probable
-) -> Lowered:
+) -> StepProgram:
     """`tile` and `finish` without options."""
-    return finish(tile(graph, layers, device, pick=pick), graph, rule, device)
+    return finish(tile(graph, layers, device, pick=pick), rule, device)
 
 
-def plan(lowered: Lowered, device: Device) -> Planned:
+def plan(lowered: StepProgram, device: Device, watch: Watch = unwatched) -> StepProgram:
     """Kernels are called on memory whose places are planned."""
-    t, memory = relax.transform, PlanMemory(device.offsets)
+    t = relax.transform
+    calls = map(OnModule, [t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite()])
     with device.target:
-        calls = [t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite(), memory]
-        return Planned(tvm.transform.Sequential(calls)(lowered.module), memory.arenas, lowered.donated)
+        return through(lowered, [*calls, PlanMemory(device.offsets)], watch)
 
 
 def _releasing(module: tvm.IRModule) -> tvm.IRModule:
@@ -236,13 +185,13 @@ def _promising(module: tvm.IRModule, distinct: bool) -> tvm.IRModule:
     )
 
 
-def build(planned: Planned, device: Device) -> relax.VMExecutable:
+def build(planned: StepProgram, device: Device) -> relax.VMExecutable:
     """Machine code.
 
     Raises:
         DeviceError: a kernel is beyond the limits of the device. PlanError: the plan is wrong.
     """
-    verify_plan(planned.module, device, planned.donated)
+    verify_plan(planned.module, device, {name: found.donated for name, found in planned.signature.items()})
     check_limits(planned.module, device)
     t = relax.transform
     with device.target:

@@ -9,7 +9,7 @@ all with the same memory. What a function returns is allocated apart and outlive
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 
@@ -18,6 +18,7 @@ import tvm
 from tvm import relax, tirx
 
 from .program import Program, op_name, relax_functions, variables
+from .step_program import StepProgram
 
 ALIGNMENT = 64
 """Bytes: what TVM's kernels may assume of a tensor's address."""
@@ -176,34 +177,37 @@ class _Lives:
         return self._roots.get(expr, []) if isinstance(expr, relax.Var) else []
 
 
-@tvm.transform.module_pass(opt_level=0, name="PlanMemory")
 class PlanMemory:
     """Gives every `relax.builtin.alloc_tensor` that does not leave its function a place in the function's arena.
 
     offsets: whether a tensor may start inside a block of memory. To be run on functions of one straight block, after
-    CallTIRRewrite. Afterwards `arenas` holds the `Arena` of each function by name.
+    CallTIRRewrite.
     """
 
     def __init__(self, offsets: bool = True) -> None:
         self.offsets = offsets
-        self.arenas: dict[str, Arena] = {}
 
-    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with its tensors in arenas."""
+    def __call__(self, program: StepProgram) -> StepProgram:
+        """The program with its tensors in arenas, and those."""
+        module, arenas = self.planned(program.module)
+        return replace(program, module=module, arenas=arenas)
+
+    def planned(self, mod: tvm.IRModule) -> tuple[tvm.IRModule, dict[str, Arena]]:
+        """A module with its tensors in arenas, and the arena of each function."""
         lives = {name: _Lives(Program.of(function)) for name, function in relax_functions(mod)}
         places, sizes = (_one_block if self.offsets else _several_blocks)(lives)
         scratch = max((_scratch(f) for f in mod.functions.values() if isinstance(f, tirx.PrimFunc)), default=0)
-        changed = tvm.IRModule(dict(mod.functions.items()), attrs=mod.attrs)
+        changed, arenas = tvm.IRModule(dict(mod.functions.items()), attrs=mod.attrs), {}
         for name, function in relax_functions(mod):
             found = lives[name]
             crossing = [b.size for b in found.blocks if b.first <= found.first_result < b.last]
             returned = [sum(_whole(tensor_bytes(found.tensors[v]), PAGE) for v in roots) for roots in found.returned]
             activations = sum(_whole(size, ALIGNMENT) for size in crossing)
-            self.arenas[name] = Arena(sum(sizes), activations, tuple(returned), scratch)
+            arenas[name] = Arena(sum(sizes), activations, tuple(returned), scratch)
             if places[name]:
                 where = dict(zip(found.kept, places[name], strict=True))
                 changed.update_func(mod.get_global_var(name), _placed(function, where, sizes))
-        return changed
+        return changed, arenas
 
 
 Places = dict[str, list[tuple[int, int]]]

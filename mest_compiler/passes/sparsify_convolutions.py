@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-import tvm
 from tvm import relax
 
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
+from mest_compiler.frontend.signing import typed_as
+from mest_compiler.signature import Role
 
 from .ops import call
 from .program import (
@@ -24,6 +25,7 @@ from .program import (
     shape_of,
     substitute,
 )
+from .step_program import StepProgram
 
 _LAYERS = tuple(
     f"mest.{kind}{direction}"
@@ -41,48 +43,40 @@ class SparseLayer:
     unit_size: int
 
 
-@tvm.transform.module_pass(opt_level=0, name="SparsifyConvolutions")
 class SparsifyConvolutions:
-    """`names` are the parameters' names in argument order; `layers` says which of them are sparse, and how."""
+    """Weights of sparse layers become values [capacity, unit_size], and so do their gradients. layers: which weights
+    are sparse, and how."""
 
-    def __init__(self, names: tuple[str, ...], layers: Mapping[str, SparseLayer]) -> None:
-        self.names, self.layers = names, layers
+    def __init__(self, layers: Mapping[str, SparseLayer]) -> None:
+        self.layers = layers
 
-    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with weights of sparse layers as values [capacity, unit_size], their gradients likewise."""
+    def __call__(self, program: StepProgram) -> StepProgram:
+        """The program with compact weights.
+
+        Raises:
+            ModelError: something else than its layer reads a sparse weight.
+        """
         builder = relax.BlockBuilder()
-        kernels = carry_kernels(builder, mod)
-        for name, function in relax_functions(mod):
-            program = Program.of(function)
-            values, params = self._values(program)
-            self._check_users(program, values)
+        kernels = carry_kernels(builder, program.module)
+        for name, function in relax_functions(program.module):
+            old = Program.of(function)
+            params, values, users = list(old.params), {}, old.users()
+            for parameter, place in program.signature[name].places(Role.PARAMETER, Role.FROZEN).items():
+                if parameter in self.layers:
+                    _check_users(old, users[params[place]], parameter)
+                    values[params[place]] = params[place] = self._values(parameter, params[place])
             rebuild(
                 builder, name, params,
-                lambda b, p=program, env=kernels | values: carry_body(b, p, env, self._changed), program.single,
+                lambda b, p=old, env=kernels | values: carry_body(b, p, env, self._changed), old.single,
             )  # fmt: skip
-        return builder.finalize()
+        module = builder.finalize()
+        return replace(
+            program, module=module, signature={n: typed_as(module[n], s) for n, s in program.signature.items()}
+        )
 
-    def _values(self, program: Program) -> tuple[Env, list[relax.Var]]:
-        env: Env = {}
-        params = list(program.params)
-        for i, name in enumerate(self.names):
-            if name in self.layers:
-                layer, old = self.layers[name], params[i]
-                ty = relax.TensorType([layer.capacity, layer.unit_size], dtype_of(old))
-                env[old] = params[i] = relax.Var(old.name, ty)
-        return env, params
-
-    def _check_users(self, program: Program, weights: Env) -> None:
-        defined, users = program.definitions(), program.users()
-        named = dict(zip(program.params, self.names, strict=False))
-        for weight in weights:
-            for user in users[weight]:
-                if user is None or op_name(defined[user]) not in _LAYERS:
-                    what = op_name(defined[user]) if user is not None else "the result"
-                    raise ModelError(
-                        f"The sparse weight {named[weight]!r} is read by {what or 'another expression'}, not "
-                        "only by its convolution: keep that layer dense in the profile."
-                    )
+    def _values(self, parameter: str, weight: relax.Var) -> relax.Var:
+        layer = self.layers[parameter]
+        return relax.Var(weight.name, relax.TensorType([layer.capacity, layer.unit_size], dtype_of(weight)))
 
     def _changed(self, _: relax.Var, expr: relax.Expr, env: Env) -> relax.Expr:
         name, new = op_name(expr), substitute(expr, env)
@@ -100,3 +94,15 @@ class SparsifyConvolutions:
             attrs["oshape"] = shape_of(expr)
         attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs.items()}
         return call(name.replace("mest.", "mest.sparse_"), new.args, **attrs, weight=list(weight), scheme=layer.scheme)
+
+
+def _check_users(program: Program, users: Iterable[relax.Var | None], parameter: str) -> None:
+    """Raise ModelError for a reader of a sparse weight that is not its layer."""
+    defined = program.definitions()
+    for user in users:
+        if user is None or op_name(defined[user]) not in _LAYERS:
+            what = op_name(defined[user]) if user is not None else "the result"
+            raise ModelError(
+                f"The sparse weight {parameter!r} is read by {what or 'another expression'}, not only by its "
+                "convolution: keep that layer dense in the profile."
+            )

@@ -6,10 +6,13 @@ as NCHW.
 
 from __future__ import annotations
 
-import tvm
+from collections.abc import Mapping
+from dataclasses import replace
+
 from tvm import relax
 
 from mest_compiler.devices import Device
+from mest_compiler.signature import STEP, Arg, Role, part_of
 
 from .dataflow import Repeat
 from .program import (
@@ -25,6 +28,7 @@ from .program import (
     substitute,
     variables,
 )
+from .step_program import StepProgram
 from .tiling import convolution, linear, normalise, pixelwise
 from .tiling.plan import Pick, plan_layers
 from .tiling.state import LayerKernels, Tiling, Value
@@ -32,51 +36,45 @@ from .tiling.state import LayerKernels, Tiling, Value
 _ALWAYS = {**convolution.HANDLERS, **linear.HANDLERS, **normalise.HANDLERS}
 
 
-@tvm.transform.module_pass(opt_level=0, name="TileBatch")
 class TileBatch:
     """Rewrites `step` first (it decides every layer's kernels), then the other functions.
 
-    Afterwards `layers` holds the kernels of each convolution by parameter name, and `index_names[function]` the
-    (parameter, array) pairs that stand behind the function's old parameters. `repeats` says how the outputs of kernels
-    that update state in place are computed again.
+    Afterwards the program has the kernels of its layers, and its functions take the index arrays of the sparse ones
+    behind their other arguments.
     """
 
     def __init__(self, device: Device, pick: Pick) -> None:
         self.device, self.pick = device, pick
-        self.layers: dict[str, LayerKernels] = {}
-        self.index_names: dict[str, list[tuple[str, str]]] = {}
-        self.repeats: dict[str, Repeat] = {}
 
-    def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module over batch tiles, its kernels called by call_tir."""
+    def __call__(self, program: StepProgram) -> StepProgram:
+        """The program over batch tiles, its kernels called by call_tir."""
         builder = relax.BlockBuilder()
-        kernels = KernelTable(builder)
-        carried = carry_kernels(builder, mod)
-        for name, function in relax_functions(mod):
-            program = Program.of(function)
-            tiling = Tiling(builder, program, self.device, self.layers, kernels, self.repeats)
-            if name == "step":
+        kernels, carried = KernelTable(builder), carry_kernels(builder, program.module)
+        layers: dict[str, LayerKernels] = {}
+        repeats: dict[str, Repeat] = {}
+        signature = dict(program.signature)
+        for name, function in relax_functions(program.module):
+            old = Program.of(function)
+            tiling = Tiling(builder, old, self.device, layers, kernels, repeats)
+            if name == STEP:
                 plan_layers(tiling, self.pick)
-            wanted = self._index_arrays(name == "step")
-            for param, array in wanted:
-                form = self.layers[param].forms()[array]
-                var = relax.Var(f"{param}/{array}".replace(".", "_"), relax.TensorType([form.length], form.dtype))
-                tiling.index_params[param, array] = var
-            self.index_names[name] = wanted
-            params = [*program.params, *tiling.index_params.values()]
-            rebuild(builder, name, params, lambda _, t=tiling: _walk(t, carried), program.single)
-        return builder.finalize()
+            taken = _index_arrays(layers, name == STEP)
+            for arg in taken:
+                var = relax.Var(arg.name.replace(".", "_"), relax.TensorType(arg.shape, arg.dtype))
+                tiling.index_params[arg.owner, arg.part] = var
+            signature[name] = signature[name].with_arguments(taken)
+            params = [*old.params, *tiling.index_params.values()]
+            rebuild(builder, name, params, lambda _, t=tiling: _walk(t, carried), old.single)
+        return replace(program, module=builder.finalize(), signature=signature, layers=layers, repeats=repeats)
 
-    def flops(self, kernel: str) -> float:
-        """Floating-point operations of a layer's forward kernel by name; 0 for other kernels."""
-        return next((y.forward_flops for y in self.layers.values() if y.functions.get("forward") == kernel), 0.0)
 
-    def _index_arrays(self, training: bool) -> list[tuple[str, str]]:
-        return [
-            (param, array)
-            for param, layer in self.layers.items()
-            for array in (layer.forms() if training else layer.forms_of("forward"))
-        ]
+def _index_arrays(layers: Mapping[str, LayerKernels], training: bool) -> list[Arg]:
+    """What a step takes of the layers' index arrays, or a prediction, which has no backward kernels."""
+    return [
+        Arg(Role.INDEX, part_of(param, array), (form.length,), form.dtype)
+        for param, layer in layers.items()
+        for array, form in (layer.forms() if training else layer.forms_of("forward")).items()
+    ]
 
 
 def _walk(tiling: Tiling, kernels: Env) -> list[relax.Expr]:

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,10 @@ from safetensors import SafetensorError
 
 from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.files import restore, write_bytes, write_folder
+from mest_compiler.signature import FunctionSignature, StepSignature
 from mest_compiler.sparsity.structure import Structure, build
 
-SCHEMA = 6
+SCHEMA = 7
 MANIFEST, LIBRARY, STATE, STRUCTURES = (
     "manifest.json",
     "library.so",
@@ -37,7 +39,6 @@ _KEYS = (
     "batch",
     "micro_batch",
     "memory",
-    "step_places",
     "input_shape",
     "classes",
     "dtype",
@@ -46,7 +47,7 @@ _KEYS = (
     "done",
     "parameters",
     "buffers",
-    "index_arrays",
+    "signature",
     "layers",
 )
 
@@ -66,6 +67,11 @@ class Artifact:
     library: bytes
     tensors: Mapping[str, np.ndarray]
     structures: Mapping[str, Structure]
+
+    @cached_property
+    def signature(self) -> StepSignature:
+        """What the program's functions take and give."""
+        return {name: FunctionSignature.from_json(found) for name, found in self.manifest["signature"].items()}
 
     def with_state(self, tensors: Mapping[str, np.ndarray], structures: Mapping[str, Structure]) -> Artifact:
         """The same program with other weights and structures (those of a trainer, say)."""
@@ -144,7 +150,9 @@ class Artifact:
                 param, name = key.rsplit("/", 1)
                 found.setdefault(param, {})[name] = value
             structures = {p: Structure.from_arrays(a) for p, a in found.items()}
-        except (SafetensorError, StructureError, ValueError) as error:
+            for function in manifest["signature"].values():
+                FunctionSignature.from_json(function)
+        except (SafetensorError, StructureError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ArtifactError(f"Artifact {path} is damaged: {error}. Compile it again.") from error
         _check_tensors(path, manifest, tensors, structures)
         # The files are in an order of their own (safetensors sorts by name); the manifest's is the network's.

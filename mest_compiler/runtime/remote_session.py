@@ -13,10 +13,9 @@ from tvm import relax
 
 from mest_compiler.devices.machine_code import machine_of, same_machines
 from mest_compiler.errors import ArtifactError
+from mest_compiler.signature import STEP
 
 from .artifact import Artifact
-
-STEP = "step"
 
 
 class Place(Protocol):
@@ -99,8 +98,9 @@ class RemoteSession:
             DeviceError: the place is gone or cannot load it.
         """
         wanted = artifact.manifest["device"]
-        self._places = artifact.manifest["step_places"]
-        if not self._places:
+        step = artifact.signature[STEP]
+        self._places = [step.handed_out.get(at) for at in range(len(step.arguments))]
+        if None in self._places:
             raise ArtifactError(
                 "A step that trains a batch in parts does not run over RPC: compile it without a memory limit, or with "
                 "one that a whole batch fits in."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -13,6 +14,7 @@ import tvm
 from mest_compiler.errors import ArtifactError, CheckpointError, MaskError, MestError, StructureError
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import SparseConv, index_arrays
+from mest_compiler.signature import MOMENTUM, PREDICT, RATE, STEP, UPDATE, Role, part_of
 from mest_compiler.sparsity import mutation
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
@@ -93,44 +95,52 @@ class Trainer:
         self._lr = self.session.tensor(np.zeros((), self.dtype))
         self._step_seed = self.session.tensor(np.zeros((), np.uint32))
         self._inputs = self._input_buffers()
-        self._sums: list[tvm.runtime.Tensor] = []
+        self._sums: dict[str, tvm.runtime.Tensor] = {}
         if len(self._inputs) > 1:
-            self._sums = [self.session.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters]
+            self._sums = {p: self.session.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
         # Micro-batches hand out the sums of all gradients, a whole batch only those that mutation needs.
-        handed_out = self.parameters if self._sums else [p for p in self.parameters if p in self.layers]
-        self._gradient_at = {p: at for at, p in enumerate(handed_out, start=2) if p in self.layers}
-        self._step_args, self._update_args = self._training_args()
-        state = [self._tensors[n] for n in (*self.parameters, *self.buffers)]
-        self._predict_args = [*state, self._inputs[0][0], *self._indices("predict")]
-
-    def _input_buffers(self) -> list[tuple[tvm.runtime.Tensor, tvm.runtime.Tensor]]:
-        """Buffers of x and y for each part of a batch."""
-        part, shape = self.manifest["micro_batch"], self.manifest["input_shape"]
-        zeros = np.zeros((part, *shape), self.dtype), np.zeros(part, np.int64)
-        return [tuple(map(self.session.tensor, zeros)) for _ in range(self.manifest["batch"] // part)]
-
-    def _training_args(self) -> tuple[list[list[tvm.runtime.Tensor]], list[tvm.runtime.Tensor]]:
-        """Arguments of the step for each part of a batch, and those of the update that follows the parts, if any."""
-        weights, momenta = [[t[p] for p in self.parameters] for t in (self._tensors, self._momenta)]
-        before = [*weights, *(self._tensors[b] for b in self.buffers)]
-        between = [*([self._step_seed] if self.manifest["seeded"] else []), *self._indices("step")]
-        if len(self._inputs) == 1:
-            return [[*before, *self._inputs[0], *between, *momenta, self._lr]], []
-        first, later = (self.session.tensor(np.asarray(flag, np.int32)) for flag in (1, 0))
-        parts = [
-            [*before, *inputs, *between, *self._sums, later if number else first]
-            for number, inputs in enumerate(self._inputs)
+        results = artifact.signature[STEP].result_places(Role.GRADIENT, Role.ACCUMULATOR)
+        self._gradient_at = {p: results[p] for p in self.layers}
+        self._loss_at, self._output_at = (
+            next(iter(artifact.signature[STEP].result_places(role).values())) for role in (Role.LOSS, Role.OUTPUT)
+        )
+        flags = [self.session.tensor(np.asarray(flag, np.int32)) for flag in (1, 0)]
+        self._step_args = [
+            self._arguments(STEP, inputs, flags[min(number, 1)]) for number, inputs in enumerate(self._inputs)
         ]
-        return parts, [*weights, *self._indices("update"), *self._sums, *momenta, self._lr]
+        self._update_args = self._arguments(UPDATE) if self._sums else []
+        self._predict_args = self._arguments(PREDICT, self._inputs[0])
 
-    def _indices(self, function: str) -> list[tvm.runtime.Tensor]:
-        return [self._index[name, array] for name, array, *_ in self.manifest["index_arrays"][function]]
+    def _input_buffers(self) -> list[dict[str, tvm.runtime.Tensor]]:
+        """Buffers of inputs and targets by name for each part of a batch."""
+        taken = self.artifact.signature[STEP].of(Role.INPUT, Role.TARGET)
+        return [
+            {arg.name: self.session.tensor(np.zeros(arg.shape, arg.dtype)) for arg in taken}
+            for _ in range(self.manifest["batch"] // self.manifest["micro_batch"])
+        ]
+
+    def _arguments(
+        self,
+        function: str,
+        inputs: Mapping[str, tvm.runtime.Tensor] | None = None,
+        first: tvm.runtime.Tensor | None = None,
+    ) -> list[tvm.runtime.Tensor]:
+        """What a function of the program takes. inputs: of the part of a batch; first: the flag of the first part."""
+        slots = {part_of(name, MOMENTUM): tensor for name, tensor in self._momenta.items()}
+        index = {part_of(*key): tensor for key, tensor in self._index.items()}
+        held = {
+            Role.PARAMETER: self._tensors, Role.FROZEN: self._tensors, Role.BUFFER: self._tensors, Role.SLOT: slots,
+            Role.INPUT: inputs, Role.TARGET: inputs, Role.INDEX: index, Role.ACCUMULATOR: self._sums,
+            Role.SEED: defaultdict(lambda: self._step_seed), Role.FIRST: defaultdict(lambda: first),
+            Role.HYPER: {RATE: self._lr},
+        }  # fmt: skip
+        return [held[arg.role][arg.name] for arg in self.artifact.signature[function].arguments]
 
     def _check_forms(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """That a layer's index arrays are those the program declares: kernels take any length, and would read on."""
         found = {key: f"{array.dtype} [{len(array)}]" for key, array in arrays.items()}
-        entries = (entry for entries in self.manifest["index_arrays"].values() for entry in entries)
-        wanted = {key: f"{dtype} [{length}]" for layer, key, length, dtype in entries if layer == name}
+        taken = (arg for function in self.artifact.signature.values() for arg in function.of(Role.INDEX))
+        wanted = {arg.part: f"{arg.dtype} [{arg.shape[0]}]" for arg in taken if arg.owner == name}
         wrong = next((key for key in {**wanted, **found} if found.get(key) != wanted.get(key)), None)
         if wrong is not None:
             raise ArtifactError(
@@ -175,10 +185,10 @@ class Trainer:
                 f"{self.manifest['classes'] - 1}."
             )
         part = self.manifest["micro_batch"]
-        for number, (images, labels) in enumerate(self._inputs):
+        for number, inputs in enumerate(self._inputs):
             chosen = slice(number * part, (number + 1) * part)
-            images.copyfrom(np.asarray(x[chosen], self.dtype, order="C"))
-            labels.copyfrom(np.asarray(y[chosen], np.int64, order="C"))
+            for tensor, given in zip(inputs.values(), (x, y), strict=True):
+                tensor.copyfrom(np.asarray(given[chosen], tensor.dtype, order="C"))
         self._lr.copyfrom(np.asarray(lr, self.dtype))
         found = [(float(loss.numpy()), logits.numpy()) for loss, logits in self.run()]
         losses, logits = zip(*found, strict=True)
@@ -193,11 +203,11 @@ class Trainer:
                 self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps * parts + number)))
             self._gradients = None  # or two steps' would take memory at the same time
             self.session["release"]()
-            outputs = self.session["step"](*args)
+            outputs = self.session[STEP](*args)
             self._gradients = self.session.chosen(outputs, self._gradient_at)
-            found.append((outputs[0], outputs[1]))
+            found.append((outputs[self._loss_at], outputs[self._output_at]))
         if self._sums:
-            self.session["update"](*self._update_args)
+            self.session[UPDATE](*self._update_args)
         self.steps += 1
         return found
 
@@ -217,8 +227,8 @@ class Trainer:
             part = x[start : start + batch]
             padded = np.zeros((batch, *shape), self.dtype)
             padded[: len(part)] = part
-            self._inputs[0][0].copyfrom(padded)
-            found.append(self.session["predict"](*self._predict_args).numpy()[: len(part)])
+            next(iter(self._inputs[0].values())).copyfrom(padded)
+            found.append(self.session[PREDICT](*self._predict_args).numpy()[: len(part)])
         return np.concatenate(found)
 
     def evaluate(self, x: np.ndarray, y: np.ndarray) -> float:

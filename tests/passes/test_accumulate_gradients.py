@@ -13,10 +13,11 @@ from tvm import relax
 from mest_compiler.devices import local_cpu
 from mest_compiler.frontend import TrainingGraph, trace
 from mest_compiler.kernels.sgd import Sgd
-from mest_compiler.passes.accumulate_gradients import UPDATE, AccumulateGradients
+from mest_compiler.passes.accumulate_gradients import AccumulateGradients
 from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name, shape_of
 from mest_compiler.passes.sparsify_convolutions import SparseLayer
+from mest_compiler.signature import UPDATE
 
 from .programs import bindings, kernel_calls
 
@@ -35,10 +36,7 @@ def modules() -> tuple[TrainingGraph, tvm.IRModule, tvm.IRModule]:
     graph = trace(model, torch.zeros(4, 3, 7, 7), torch.zeros(4, dtype=torch.int64))
     cpu = local_cpu(1)
     tiled = tile(graph, LAYERS, cpu)
-    first = len(graph.parameters) + len(graph.buffers) + 2
-    entries = {p: first + i for i, (p, a) in enumerate(tiled.tiles.index_names["step"]) if a == "entries"}
-    added = AccumulateGradients(cpu, Sgd(0.9, 5e-4, False), graph.parameters, graph.buffers, entries, 3)
-    return graph, tiled.module, added(tiled.module)
+    return graph, tiled.module, AccumulateGradients(cpu, Sgd(0.9, 5e-4, False), 3)(tiled).module
 
 
 def written(mod: tvm.IRModule, function: str) -> list[relax.Var]:

@@ -19,8 +19,9 @@ from mest_compiler.passes.fuse_forward_inputs import FuseForwardInputs
 from mest_compiler.passes.fuse_forward_sums import FuseForwardSums
 from mest_compiler.passes.fuse_weight_gradients import FuseWeightGradients
 from mest_compiler.passes.options import StepOptions
-from mest_compiler.passes.pipeline import Tiled, tile
+from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name
+from mest_compiler.passes.step_program import StepProgram
 
 from .programs import bindings, calls_of, kernel_calls, operators
 from .test_fuse_normalise import Net, fused
@@ -195,7 +196,7 @@ NORMS = 4
 
 
 @cache
-def tiled(scheme: str | None, options: StepOptions) -> Tiled:
+def tiled(scheme: str | None, options: StepOptions) -> StepProgram:
     """A stem and three convolutions as kernels, two of them behind norms of their own; nobody may change it."""
 
     def body(x, c, n):
@@ -206,7 +207,7 @@ def tiled(scheme: str | None, options: StepOptions) -> Tiled:
     return tile(graph, plan(graph, scheme) if scheme else {}, local_cpu(2), options)
 
 
-def of_kind(tiles: Tiled, ending: str) -> int:
+def of_kind(tiles: StepProgram, ending: str) -> int:
     """Calls of kernels whose name ends so."""
     found = kernel_calls(tiles.module, "step")
     return sum(found[name] for name in found if name.endswith(ending))

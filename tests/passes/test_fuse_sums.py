@@ -16,8 +16,9 @@ from mest_compiler.frontend.ops import attributes
 from mest_compiler.passes.fuse_backward_sums import FuseBackwardSums
 from mest_compiler.passes.fuse_forward_sums import FuseForwardSums
 from mest_compiler.passes.options import StepOptions
-from mest_compiler.passes.pipeline import Tiled, tile
+from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import op_name
+from mest_compiler.passes.step_program import StepProgram
 
 from .programs import CALLS, bindings, calls_of, kernel_calls, operators
 from .test_fuse_normalise import Net, fused
@@ -124,7 +125,7 @@ def test_other_gradients_stay_as_they_are(body, convs: int) -> None:
 
 
 @cache
-def tiled(scheme: str | None, options: StepOptions) -> Tiled:
+def tiled(scheme: str | None, options: StepOptions) -> StepProgram:
     """A stem and a block as kernels; nobody may change it."""
     torch.manual_seed(0)
     graph = trace(Net(identity_block, 2, 3), torch.zeros(6, 3, 5, 5), torch.zeros(6, dtype=torch.int64))
@@ -159,7 +160,7 @@ def test_each_can_be_had_alone(scheme: str | None) -> None:
 def test_a_layer_names_the_kernels_of_the_step(options: StepOptions) -> None:
     result = tiled("block", options)
     called = {str(e.args[0].name_hint) for _, e in bindings(result.module, "step") if op_name(e) in CALLS}
-    named = [layer.functions for layer in result.tiles.layers.values()]
+    named = [layer.functions for layer in result.layers.values()]
     assert {name for functions in named for name in functions.values()} <= called
     direction = "forward" if options.forward_sums else "backward_data"
     assert any("_sums" in functions[direction] for functions in named if direction in functions)

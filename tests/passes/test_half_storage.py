@@ -22,6 +22,7 @@ from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name, relax_functions
 from mest_compiler.passes.sparsify_convolutions import SparseLayer
+from mest_compiler.passes.step_program import StepProgram
 
 from .test_lowered_steps import RULE
 
@@ -59,13 +60,14 @@ def traced(dtype: torch.dtype = torch.float32) -> TrainingGraph:
 
 
 @cache
-def module(options: StepOptions = HALF, dtype: torch.dtype = torch.float32) -> tvm.IRModule:
+def program(options: StepOptions = HALF, dtype: torch.dtype = torch.float32) -> StepProgram:
     """The tiled step; nobody may change it."""
-    return tile(traced(dtype), LAYERS, DEVICE, options).module
+    return tile(traced(dtype), LAYERS, DEVICE, options)
 
 
-def images() -> int:
-    return len(traced().parameters) + len(traced().buffers)
+def module(options: StepOptions = HALF, dtype: torch.dtype = torch.float32) -> tvm.IRModule:
+    """Its functions."""
+    return program(options, dtype).module
 
 
 def calls(mod: tvm.IRModule, function: str) -> list[tuple[str, tirx.PrimFunc, list[tvm.ir.Type]]]:
@@ -116,7 +118,7 @@ def test_what_comes_in_and_out_stays() -> None:
 
 
 def test_once_more_changes_nothing() -> None:
-    again = HalfStorage(DEVICE, images())(module())
+    again = HalfStorage(DEVICE)(program()).module
     kernels = [
         {gvar.name_hint: f for gvar, f in mod.functions.items() if isinstance(f, tirx.PrimFunc)}
         for mod in (again, module())

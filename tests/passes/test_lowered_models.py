@@ -11,7 +11,8 @@ from mest_compiler import models
 from mest_compiler.devices import local_cpu
 from mest_compiler.frontend import trace
 from mest_compiler.kernels.sgd import Sgd
-from mest_compiler.passes.pipeline import Lowered, lower
+from mest_compiler.passes.pipeline import lower
+from mest_compiler.passes.step_program import StepProgram
 
 from .programs import kernel_calls
 
@@ -20,7 +21,7 @@ NORMS = {"mobilenet_v2_cifar": 52, "resnet18": 20, "resnet50_cifar": 53}
 
 
 @cache
-def dense(name: str) -> Lowered:
+def dense(name: str) -> StepProgram:
     """A narrow dense step as kernels; nobody may change it."""
     torch.manual_seed(0)
     model = models.build(name, classes=10, in_channels=3, width=0.125)

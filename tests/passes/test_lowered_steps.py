@@ -14,12 +14,15 @@ from mest_compiler import models
 from mest_compiler.devices import local_cpu
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend import TrainingGraph, ops, trace
+from mest_compiler.frontend.signing import signed
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.kernels.sgd import Sgd
-from mest_compiler.passes.pipeline import Lowered, lower
+from mest_compiler.passes.pipeline import lower
 from mest_compiler.passes.program import op_name, shape_of
 from mest_compiler.passes.sparsify_convolutions import SparseLayer, SparsifyConvolutions
+from mest_compiler.passes.step_program import StepProgram
 from mest_compiler.schedules.choice import Choice
+from mest_compiler.signature import Role
 from mest_compiler.sparsity.profile import Profile
 from mest_compiler.sparsity.schemes import get_scheme
 
@@ -40,7 +43,7 @@ def plan(graph: TrainingGraph, scheme: str, sparsity: float = 0.7) -> dict[str, 
 
 def lowered(
     model: nn.Module, shape: tuple[int, int, int], scheme: str, batch: int = 6
-) -> tuple[TrainingGraph, Lowered]:
+) -> tuple[TrainingGraph, StepProgram]:
     """A model's step and prediction as kernels."""
     graph = trace(model, torch.zeros(batch, *shape), torch.zeros(batch, dtype=torch.int64))
     return graph, lower(graph, plan(graph, scheme), RULE, local_cpu(1))
@@ -53,7 +56,7 @@ KERNELS = {"unstructured": "block", "block:4x4": "block", "pattern": "body", "ch
 
 
 @cache
-def built(name: str, scheme: str) -> tuple[TrainingGraph, Lowered]:
+def built(name: str, scheme: str) -> tuple[TrainingGraph, StepProgram]:
     """A network of the registry as kernels; nobody may change it."""
     width, shape = NETWORKS[name]
     torch.manual_seed(0)
@@ -61,7 +64,7 @@ def built(name: str, scheme: str) -> tuple[TrainingGraph, Lowered]:
 
 
 @pytest.fixture(params=SCHEMES)
-def resnet(request: pytest.FixtureRequest) -> tuple[TrainingGraph, Lowered]:
+def resnet(request: pytest.FixtureRequest) -> tuple[TrainingGraph, StepProgram]:
     """ResNet-20 under each scheme."""
     return built("resnet20", request.param)
 
@@ -70,15 +73,15 @@ def resnet(request: pytest.FixtureRequest) -> tuple[TrainingGraph, Lowered]:
     params=[*(("resnet20", scheme) for scheme in SCHEMES), ("vgg19_bn", "block")],
     ids="-".join,
 )
-def network(request: pytest.FixtureRequest) -> tuple[TrainingGraph, Lowered]:
+def network(request: pytest.FixtureRequest) -> tuple[TrainingGraph, StepProgram]:
     """Both networks under several schemes."""
     return built(*request.param)
 
 
 def test_nothing_dense_of_a_sparse_layer_is_left(network) -> None:
     graph, result = network
-    sparse = {p for p, layer in result.tiles.layers.items() if layer.sparse is not None}
-    assert sparse and sparse == set(plan(graph, next(result.tiles.layers[p].sparse.scheme for p in sparse)))
+    sparse = {p for p, layer in result.layers.items() if layer.sparse is not None}
+    assert sparse and sparse == set(plan(graph, next(result.layers[p].sparse.scheme for p in sparse)))
     sizes = {size_of(graph.convolutions[p].shape): p for p in sparse}
     shapes = {tuple(graph.convolutions[p].shape): p for p in sparse}
     floats = [t for t in tensors(result.module) if t[2].startswith("float")]
@@ -107,9 +110,9 @@ def test_layout_changes_once_where_the_image_enters(network) -> None:
         assert calls["add_border"] == 0  # whoever writes an activation writes the border its readers want
 
 
-def sparse_layers(result: Lowered) -> dict[str, SparseConv]:
+def sparse_layers(result: StepProgram) -> dict[str, SparseConv]:
     """Those by parameter name."""
-    return {p: layer.sparse for p, layer in result.tiles.layers.items() if layer.sparse is not None}
+    return {p: layer.sparse for p, layer in result.layers.items() if layer.sparse is not None}
 
 
 def test_kernels_of_a_step(resnet) -> None:
@@ -163,7 +166,7 @@ def test_a_dense_kernel_between_expansion_and_compaction() -> None:
     forward = calls["dense_forward"] + calls["dense_forward_normalised"]
     assert forward == calls["dense_backward_weight"] == len(graph.convolutions)
     assert kernel_calls(result.module, "predict")["expand"] == len(layers)
-    assert {array for _, array in result.tiles.index_names["step"]} == {"entries", "place"}
+    assert {arg.part for arg in result.signature["step"].of(Role.INDEX)} == {"entries", "place"}
 
 
 def test_every_update_is_in_place(network) -> None:
@@ -173,16 +176,17 @@ def test_every_update_is_in_place(network) -> None:
     p, b = len(graph.parameters), len(graph.buffers)
     parameters, buffers = step.params[:p], step.params[p : p + b]
     momenta = step.params[-1 - p : -1]
-    layers = result.tiles.layers
+    layers = result.layers
     sparse = [i for i, name in enumerate(graph.parameters) if name in layers and layers[name].sparse is not None]
     _, _, *rest = outputs = program_outputs(step)
     gradients, updated = rest[: len(sparse)], rest[len(sparse) : len(sparse) + 2 * p + b]
     # behind them the arguments that no step changes: x, y, index arrays and the learning rate
     others = rest[len(sparse) + 2 * p + b :]
     assert [value.name for value in others] == [a.name for a in (*step.params[p + b : -1 - p], step.params[-1])]
-    assert len(result.places) == len(step.params) == len(set(result.places))
-    for argument, place in zip(step.params, result.places, strict=True):
-        value = outputs[place]
+    handed_out = result.signature["step"].handed_out
+    assert len(handed_out) == len(step.params) == len(set(handed_out.values()))
+    for at, argument in enumerate(step.params):
+        value = outputs[handed_out[at]]
         assert value.same_as(argument) or written_in_place(value, defined, argument), argument.name
     # a gradient for each sparse layer, compact as its values are: what a mutation needs
     assert [shape_of(gradient) for gradient in gradients] == [shape_of(parameters[i]) for i in sparse]
@@ -226,21 +230,23 @@ def test_a_sparse_weight_that_others_read_is_refused() -> None:
             y = builder.emit(ops.conv2d(x, w, oshape=(2, 4, 4, 4), **attrs))
             result = builder.emit_output(relax.Tuple([y, builder.emit(relax.op.sum(w))]))
         builder.emit_func_output(result)
-    module, layers = builder.finalize(), {"body.conv.weight": SparseLayer("unstructured", 3, 1)}
+    module = builder.finalize()
+    arguments = [(Role.PARAMETER, "body.conv.weight"), (Role.INPUT, "x")]
+    signature = {"step": signed(module["step"], arguments, [(Role.OUTPUT, name, None) for name in ("y", "sum")])}
+    layers = {"body.conv.weight": SparseLayer("unstructured", 3, 1)}
     with pytest.raises(ModelError, match=r"'body\.conv\.weight' is read by relax\.sum, .*keep that layer dense"):
-        SparsifyConvolutions(("body.conv.weight",), layers)(module)
+        SparsifyConvolutions(layers)(StepProgram(module, signature))
 
 
 def test_geometry_and_index_arrays_are_those_of_the_arguments(resnet) -> None:
-    graph, result = resnet
-    first = len(graph.parameters) + len(graph.buffers) + 2
-    for function, start in (("step", first), ("predict", first - 1)):
-        names = result.tiles.index_names[function]
-        params = result.module[function].params[start : start + len(names)]
-        for (param, array), var in zip(names, params, strict=True):
-            form = result.tiles.layers[param].forms()[array]
+    _, result = resnet
+    dtypes = set()
+    for function in ("step", "predict"):
+        for name, place in result.signature[function].places(Role.INDEX).items():
+            param, _, array = name.rpartition("/")
+            form, var = result.layers[param].forms()[array], result.module[function].params[place]
             assert [int(n) for n in var.ty.shape] == [form.length]
             assert str(var.ty.dtype) == form.dtype
-    assert {array for _, array in result.tiles.index_names["step"]} >= {"entries"}
-    dtypes = {str(var.ty.dtype) for var in result.module["step"].params[first : first + len(result.tiles.layers)]}
+            dtypes.add(form.dtype)
+    assert {arg.part for arg in result.signature["step"].of(Role.INDEX)} >= {"entries"}
     assert "uint16" in dtypes

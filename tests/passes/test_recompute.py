@@ -15,9 +15,10 @@ from mest_compiler.passes import fit_memory
 from mest_compiler.passes.dataflow import Dataflow, Kind, Schedule
 from mest_compiler.passes.fit_memory import Fitted, Fitter, host_bytes
 from mest_compiler.passes.options import StepOptions
-from mest_compiler.passes.pipeline import Lowered, Tiled, tile
+from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program
 from mest_compiler.passes.recompute import Recompute, cheapest_first, narrowable, price, trimmed
+from mest_compiler.passes.step_program import StepProgram
 
 from .programs import kernel_calls
 from .test_fuse_normalise import Net
@@ -42,7 +43,7 @@ def traced() -> TrainingGraph:
 
 
 @cache
-def tiled() -> Tiled:
+def tiled() -> StepProgram:
     """The same as kernels; nobody may change it."""
     return tile(traced(), plan(traced(), "block"), DEVICE)
 
@@ -50,7 +51,7 @@ def tiled() -> Tiled:
 @cache
 def flow() -> Dataflow:
     """Its kernels, read."""
-    return Dataflow(Program.of(tiled().module["step"]), tiled().tiles.repeats, tiled().tiles.flops)
+    return Dataflow(Program.of(tiled().module["step"]), tiled().repeats, tiled().flops)
 
 
 @cache
@@ -100,7 +101,7 @@ def test_trimming_spares_work_and_stays_under_the_peak(narrow: bool) -> None:
 
 
 @pytest.fixture
-def finished(monkeypatch: pytest.MonkeyPatch) -> list[Lowered]:
+def finished(monkeypatch: pytest.MonkeyPatch) -> list[StepProgram]:
     """The steps that are written down from here on."""
     found, finish = [], fit_memory.finish
     monkeypatch.setattr(fit_memory, "finish", lambda *args: found.append(finish(*args)) or found[-1])
@@ -118,20 +119,20 @@ def host() -> int:
     return host_bytes(len(traced().parameters))
 
 
-def test_no_limit_and_a_large_one_repeat_nothing(finished: list[Lowered]) -> None:
+def test_no_limit_and_a_large_one_repeat_nothing(finished: list[StepProgram]) -> None:
     peak = fitted(None).peak
     found = fitted(peak + host())
     assert found.peak == peak and not found.schedule.dropped
     assert len(finished) == 2
 
 
-def test_a_limit_takes_the_first_that_fits(finished: list[Lowered]) -> None:
+def test_a_limit_takes_the_first_that_fits(finished: list[StepProgram]) -> None:
     found = fitted(fitted(None).peak + host() - 1)
     assert found.schedule.dropped == path(False)[1].dropped
     assert len(finished) == 4  # the two plans without repetitions, the first with one, and it trimmed: a byte too much
 
 
-def test_an_impossible_limit_tries_the_last_only(finished: list[Lowered]) -> None:
+def test_an_impossible_limit_tries_the_last_only(finished: list[StepProgram]) -> None:
     with pytest.raises(MemoryLimitError) as caught:
         fitted(1)
     assert len(finished) == 2

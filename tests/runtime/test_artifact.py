@@ -16,6 +16,7 @@ import safetensors.numpy
 from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.runtime.artifact import LIBRARY, MANIFEST, SCHEMA, STATE, STRUCTURES, Artifact
 from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.signature import Role
 
 from ..whole_step.cases import Case, compiled
 from ..whole_step.training import batch
@@ -254,9 +255,9 @@ def test_a_short_index_array_handed_to_a_trainer(name: str, cut: slice, artifact
 
 def test_a_layer_whose_kernel_takes_a_longer_index_array(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    (entry,) = (e for e in manifest["index_arrays"]["step"] if e[:2] == ["conv1.weight", "back_ptr"])
-    entry[2] += 1
-    rewrite(folder, index_arrays=manifest["index_arrays"])
+    (entry,) = (e for e in manifest["signature"]["step"]["arguments"] if e[:2] == ["index", "conv1.weight/back_ptr"])
+    entry[2][0] += 1
+    rewrite(folder, signature=manifest["signature"])
     with pytest.raises(
         ArtifactError, match=r"'back_ptr' of layer 'conv1\.weight' is uint16 \[\d+\], .* compile it again"
     ):
@@ -273,12 +274,10 @@ def test_a_layer_that_is_said_to_be_computed_otherwise(folder: Path) -> None:
 
 def test_the_program_takes_no_short_index_array(artifact: Artifact) -> None:
     trainer = Trainer(artifact)
-    place = next(
-        i for i, (name, array, *_) in enumerate(artifact.manifest["index_arrays"]["step"]) if array == "offset"
-    )
-    first = len(trainer.parameters) + len(trainer.buffers) + 2 + artifact.manifest["seeded"]
+    indices = artifact.signature["step"].places(Role.INDEX)
+    place = next(at for name, at in indices.items() if name.endswith("/offset"))
     (arguments,) = trainer._step_args
-    arguments[first + place] = trainer.session.tensor(arguments[first + place].numpy()[:-1])
+    arguments[place] = trainer.session.tensor(arguments[place].numpy()[:-1])
     before = trainer.state()
     x, y = batch(CASE.batch, CASE.shape, 0)
     with pytest.raises(RuntimeError, match=r"offset.*shape\[0\] mismatch"):  # TVM's, before any kernel is called

@@ -139,7 +139,8 @@ def test_updates_are_in_place(trainer: Trainer, case: Case) -> None:
     run(trainer, case, 0)
     arguments = trainer._step_args[0]
     outputs = trainer.session["step"](*arguments)
-    places = trainer.manifest["step_places"]
+    handed_out = trainer.artifact.signature["step"].handed_out
+    places = [handed_out[at] for at in range(len(arguments))]
     assert len(outputs) == 2 + len(trainer.layers) + len(arguments)  # loss, logits, gradients, and every argument
     assert sorted(places) == list(range(2 + len(trainer.layers), len(outputs)))
     for argument, place in zip(arguments, places, strict=True):

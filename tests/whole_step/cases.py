@@ -18,7 +18,7 @@ from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.fit_memory import Fitted, Fitter
 from mest_compiler.passes.options import PLAIN, StepOptions
-from mest_compiler.passes.pipeline import Lowered
+from mest_compiler.passes.step_program import StepProgram
 from mest_compiler.passes.tiling.plan import Pick
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.schedules.choice import Choice
@@ -110,7 +110,7 @@ class Compiled:
     case: Case
     model: nn.Module
     artifact: Artifact
-    lowered: Lowered
+    lowered: StepProgram
 
 
 def model_of(case: Case) -> nn.Module:
@@ -127,7 +127,7 @@ def model_of(case: Case) -> nn.Module:
 def compiled(case: Case, options: StepOptions = PLAIN) -> Compiled:
     """Compiles a case with options; nobody may change what this returns."""
     model = model_of(case)
-    lowered: list[Lowered] = []
+    lowered: list[StepProgram] = []
 
     def keep(*args: object) -> Fitted:
         fitted = fit(*args)

@@ -282,7 +282,7 @@ def test_a_loss_that_is_no_number_shows_and_leaves_nothing_behind(part: int, tmp
 def test_a_part_that_is_the_batch_is_a_whole_step(tmp_path: Path) -> None:
     artifact = compiled(Case(BLOCK.network, BLOCK.scheme, BATCH))
     assert artifact.manifest["micro_batch"] == artifact.manifest["batch"] == BATCH
-    assert set(artifact.manifest["index_arrays"]) == {"step", "predict"}
+    assert set(artifact.manifest["signature"]) == {"step", "predict"}
     whole, parts = Trainer(artifact), Trainer(compiled(BLOCK))
     assert whole.state_bytes() == parts.state_bytes()
     train(parts, BLOCK, 0, 2)

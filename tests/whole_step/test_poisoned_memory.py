@@ -10,7 +10,7 @@ from tvm.runtime.vm import VMInstrumentReturnKind
 
 from mest_compiler.kernels.sgd import Sgd
 from mest_compiler.passes.options import StepOptions
-from mest_compiler.passes.pipeline import Lowered
+from mest_compiler.passes.step_program import StepProgram
 from mest_compiler.runtime.trainer import Trainer
 
 from .cases import Case, Compiled, compiled
@@ -34,7 +34,7 @@ REWRITTEN = [
 ]
 
 
-def fresh_outputs(lowered: Lowered) -> dict[str, list[int]]:
+def fresh_outputs(lowered: StepProgram) -> dict[str, list[int]]:
     """Kernel -> which of its last arguments are outputs that nobody has written yet, counted from the end."""
     found: dict[str, list[int]] = {}
     for function in lowered.module.functions.values():
@@ -55,7 +55,7 @@ def fresh_outputs(lowered: Lowered) -> dict[str, list[int]]:
     return found
 
 
-def poison(trainer: Trainer, lowered: Lowered) -> dict[str, int]:
+def poison(trainer: Trainer, lowered: StepProgram) -> dict[str, int]:
     """From now on every kernel's outputs are filled before it runs; counts calls by kernel."""
     outputs, seen = fresh_outputs(lowered), {}
 

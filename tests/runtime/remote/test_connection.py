@@ -54,7 +54,11 @@ def test_code_for_another_machine_is_not_sent(there: Connection) -> None:
         ({"triple": "aarch64-linux-android", "features": []}, "aarch64-linux-android, and the server's machine is"),
         ({"triple": triple, "features": ["amx-of-tomorrow"]}, r"amx-of-tomorrow, which the server's CPU \(.*\) lacks"),
     ):
-        manifest = {"device": {"kind": "cpu", "threads": 1}, "step_places": [0], "needs": needs}
+        manifest = {
+            "device": {"kind": "cpu", "threads": 1},
+            "signature": {"step": {"arguments": [], "results": []}},
+            "needs": needs,
+        }
         with pytest.raises(ArtifactError, match=sentence):
             RemoteSession(Artifact(manifest, b"", {}, {}), there)
 
