@@ -7,10 +7,12 @@ from typing import Any
 
 # Public name -> its module. They are imported when first used: `import mest_compiler` and `mest --help` stay quick.
 _PUBLIC = {
+    "Adam": "mest_compiler.optimizers",
+    "AdamW": "mest_compiler.optimizers",
     "Artifact": "mest_compiler.runtime.artifact",
     "MestError": "mest_compiler.errors",
     "Profile": "mest_compiler.sparsity.profile",
-    "Sgd": "mest_compiler.schedules.cpu.sgd",
+    "Sgd": "mest_compiler.optimizers",
     "Trainer": "mest_compiler.runtime.trainer",
     "build_model": "mest_compiler.models",
     "compile_step": "mest_compiler.compile",

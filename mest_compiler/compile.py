@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,8 +16,10 @@ from .devices import Device, get_device
 from .devices.machine_code import needs_of
 from .errors import MaskError, ModelError, ProfileError
 from .frontend import TrainingGraph, trace
-from .kernels.sgd import Sgd
 from .linking import library_bytes
+from .losses import CrossEntropy, Loss
+from .losses.base import INPUT
+from .optimizers import Optimizer, Sgd
 from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, tile
@@ -26,9 +28,10 @@ from .passes.tiling.plan import Pick
 from .passes.tiling.state import LayerKernels
 from .runtime.artifact import SCHEMA, Artifact
 from .runtime.local_device import identified
+from .signature import Role, TensorSpec
 from .sparsity import structure
 from .sparsity.automatic import AUTO, Automatic
-from .sparsity.decisions import Decisions
+from .sparsity.decisions import Decisions, unfit
 from .sparsity.mutation_schedule import units_at
 from .sparsity.profile import Profile
 from .sparsity.schemes import get_scheme
@@ -45,15 +48,16 @@ Progress = Callable[[str], None]
 def compile_step(
     model: nn.Module,
     *,
-    input_shape: tuple[int, int, int],
+    input_shape: Sequence[int] | None = None,
+    inputs: Mapping[str, TensorSpec] | None = None,
     batch: int,
     profile: Profile | Automatic | None = None,
     masks: Mapping[str, np.ndarray] | None = None,
     masks_from_weights: bool = False,
     seed: int = 0,
     headroom: float = 0.0,
-    label_smoothing: float = 0.0,
-    optimizer: Sgd | None = None,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
     device: str = "cpu",
     threads: int | None = None,
     dtype: str = "float32",
@@ -63,11 +67,14 @@ def compile_step(
     pick: Pick | None = None,
     options: StepOptions = PLAIN,
 ) -> Artifact:
-    """Compiles a model's whole training step: forward, cross-entropy, backward, SGD update, and its prediction.
+    """Compiles a model's whole training step: forward, loss, backward, update, and its prediction.
 
     Args:
-        model: maps [N, *input_shape] to logits [N, classes]; left as it is.
-        input_shape: channels, height, width of one example.
+        model: maps inputs [N, ...] to outputs [N, ...]: a tensor, a tuple of them or a dict; left as it is. Parameters
+            with requires_grad=False are frozen: they get no gradient and no update, and stay dense.
+        input_shape: of one example, for a model of one input of its own dtype: channels, height, width, say.
+        inputs: of a model of several inputs, or of another dtype: shape of one example and dtype of each by name, in
+            the order in which its forward takes them. Either this or `input_shape`.
         batch: examples of a step, fixed in the artifact.
         profile: which layers are sparse, under which scheme, at which ratio; None: none; `Automatic`: the scheme that
             is the fastest in each layer, measured. What was asked of each layer, what it got and why it stayed dense
@@ -78,8 +85,8 @@ def compile_step(
         headroom: by how much the sparsity of a layer may fall below that of its masks without compiling again: p of
             the soft-bounded mutation EM&S, whose memory is that of s - p. 0: the masks' units are all there is room
             for.
-        label_smoothing: as in cross_entropy.
-        optimizer: momentum, weight decay, Nesterov; the learning rate is a run-time input. Default: 0.9, 5e-4, no.
+        loss: of the outputs, see `losses`; None: cross-entropy of logits [N, classes] and labels int64 [N].
+        optimizer: SGD, Adam or AdamW with their settings, see `optimizers`; the learning rate is a run-time input.
         device: "cpu", "opencl", "galaxy-s20", or the path of a YAML profile; see `devices`. threads: of the CPU that
             its kernels are made for; None: all cores.
         dtype: "float32", or "float64" for comparisons.
@@ -96,7 +103,8 @@ def compile_step(
         ModelError, ProfileError, MaskError, DeviceError, MemoryLimitError: one sentence each.
     """
     begin, say = time.perf_counter(), progress or (lambda phase: None)
-    rule = optimizer or Sgd(momentum=0.9, weight_decay=5e-4, nesterov=False)
+    rule, rule_of_loss = optimizer or Sgd(), loss or CrossEntropy()
+    specs = _specs(input_shape, inputs, dtype)
     if batch < 1:
         raise ModelError(f"A batch of {batch} examples cannot be trained on: use at least 1.")
     target = get_device(device, threads)
@@ -104,7 +112,7 @@ def compile_step(
     say("trace")
 
     def retrace(size: int) -> TrainingGraph:
-        return _trace(model, input_shape, size, dtype, label_smoothing)
+        return _trace(model, specs, size, dtype, rule_of_loss, in_parts=size < batch)
 
     graph = retrace(_micro_batch(batch, options))
     say("masks")
@@ -143,6 +151,7 @@ def compile_step(
         for p, value in graph.state.items()
     }
     manifest = _manifest(fitted, decisions, structures, rule, target, device, name, batch)
+    manifest["loss"] = rule_of_loss.facts()
     manifest["compile_seconds"] = round(time.perf_counter() - begin, 3)
     return Artifact(manifest, library, tensors, structures)
 
@@ -162,17 +171,18 @@ def planned_layers(
     Arguments and errors as `compile_step`; the kernels are the probable ones.
     """
     target = get_device(device, threads)
-    graph = _trace(model, input_shape, batch, "float32", 0.0)
+    graph = _trace(model, _specs(input_shape, None, "float32"), batch, "float32", CrossEntropy())
     _, structures = _structures(graph, profile, masks, False, 0, target, 0.0)
     return tile(graph, _sparse_layers(structures), target).layers
 
 
 def planned_bytes(model: nn.Module, **asked: Any) -> dict[str, dict[str, int]]:
-    """Bytes that a compiled step allocates for each convolution and sparse linear layer, without compiling it.
+    """Bytes that a step with SGD allocates for each convolution and sparse linear layer, without compiling it.
 
-    Arguments and errors as `planned_layers`. Returns {parameter name: {"weights", "gradients", "momentum", "indices"}}.
+    Arguments and errors as `planned_layers`. Returns {parameter name: {"weights", "gradients", "optimizer",
+    "indices"}}.
     """
-    return {p: layer.state_bytes() for p, layer in planned_layers(model, **asked).items()}
+    return {p: layer.state_bytes(len(Sgd().slots)) for p, layer in planned_layers(model, **asked).items()}
 
 
 def planned_memory(
@@ -189,14 +199,14 @@ def planned_memory(
 
     Arguments and errors as `compile_step`; the kernels are the probable ones.
     """
-    target = get_device(device, threads)
+    target, specs = get_device(device, threads), _specs(input_shape, None, "float32")
 
     def retrace(size: int) -> TrainingGraph:
-        return _trace(model, input_shape, size, "float32", 0.0)
+        return _trace(model, specs, size, "float32", CrossEntropy(), in_parts=size < batch)
 
     graph = retrace(_micro_batch(batch, options))
     _, structures = _structures(graph, profile, None, False, 0, target, 0.0)
-    rule = Sgd(momentum=0.9, weight_decay=0, nesterov=False)
+    rule = Sgd()
     return Fitter(_sparse_layers(structures), rule, target, options).fit(graph, batch, retrace).describe()
 
 
@@ -212,16 +222,30 @@ def _micro_batch(batch: int, options: StepOptions) -> int:
     return size
 
 
+def _specs(
+    input_shape: Sequence[int] | None, inputs: Mapping[str, TensorSpec] | None, dtype: str
+) -> dict[str, TensorSpec]:
+    """An example's inputs by name."""
+    if (input_shape is None) == (not inputs):
+        raise ModelError("The shape of an example is needed, once: give input_shape, or inputs with their shapes.")
+    return dict(inputs) if inputs else {INPUT: TensorSpec(tuple(input_shape), dtype)}
+
+
 def _trace(
-    model: nn.Module, input_shape: tuple[int, int, int], batch: int, dtype: str, label_smoothing: float
+    model: nn.Module,
+    inputs: Mapping[str, TensorSpec],
+    batch: int,
+    dtype: str,
+    loss: Loss,
+    in_parts: bool = False,
 ) -> TrainingGraph:
     kind = {"float32": torch.float32, "float64": torch.float64}[dtype]
     if any(p.dtype != kind for p in model.parameters()):
         raise ModelError(
             f"The model's parameters are not {dtype}: convert it first, for example with model.to(torch.{dtype})."
         )
-    x, y = torch.zeros(batch, *input_shape, dtype=kind), torch.zeros(batch, dtype=torch.int64)
-    return trace(model, x, y, label_smoothing)
+    examples = {n: torch.zeros(batch, *spec.shape, dtype=getattr(torch, spec.dtype)) for n, spec in inputs.items()}
+    return trace(model, examples, loss, in_parts)
 
 
 def _structures(
@@ -234,11 +258,13 @@ def _structures(
     headroom: float,
 ) -> tuple[Decisions, dict[str, Structure]]:
     """What each layer gets, and the index arrays of those that are sparse."""
-    convolutions = {name: c.shape for name, c in graph.convolutions.items() if c.groups == 1}
+    convolutions = {n: c.shape for n, c in graph.convolutions.items() if c.groups == 1 and n not in graph.frozen}
+    linears = {name: shape for name, shape in graph.linears.items() if name not in graph.frozen}
+    every = {name: c.shape for name, c in graph.convolutions.items()} | graph.linears
+    others = {name: shape for name, shape in every.items() if name not in {**convolutions, **linears}}
     decisions, chosen = starting_masks(
-        profile, convolutions, graph.linears, graph.state,
-        grouped={name: c.shape for name, c in graph.convolutions.items() if c.groups != 1},
-        masks=masks, from_weights=from_weights, seed=seed,
+        profile, convolutions, linears, graph.state, dense=unfit(others, graph.frozen), masks=masks,
+        from_weights=from_weights, seed=seed,
     )  # fmt: skip
     built = {}
     plans = decisions.plans
@@ -266,7 +292,7 @@ def _manifest(
     fitted: Fitted,
     decisions: Decisions,
     structures: Mapping[str, Structure],
-    rule: Sgd,
+    rule: Optimizer,
     target: Device,
     device: str,
     name: str,
@@ -274,13 +300,14 @@ def _manifest(
 ) -> dict[str, object]:
     graph, compiled, layers, needs = fitted.graph, fitted.planned, {}, needs_of(target.target)
     plan, masks = decisions.plans, {param: structure.to_mask() for param, structure in structures.items()}
-    for param in (param for param in graph.parameters if param in compiled.layers):
+    names = (*graph.parameters, *graph.frozen)
+    for param in (param for param in names if param in compiled.layers):
         layer = compiled.layers[param]
         layers[param] = {
             "scheme": plan[param].scheme if param in plan else "dense",
             "sparsity": 1 - masks[param].mean() if param in masks else 0.0,
             "shape": list(graph.convolutions[param].shape if param in graph.convolutions else structures[param].shape),
-            "bytes": layer.state_bytes(),
+            "bytes": layer.state_bytes(len(rule.slots)),
             "kernels": {
                 direction: {**choice.describe(), "function": layer.functions[direction]}
                 for direction, choice in layer.choices.items()
@@ -300,16 +327,32 @@ def _manifest(
         "model": name,
         "batch": batch,
         "micro_batch": graph.batch,
-        "input_shape": list(graph.input_shape),
-        "classes": graph.classes,
+        **_examples(graph),
         "dtype": graph.dtype,
         "seeded": graph.seeded,
-        "optimizer": asdict(rule),
+        "optimizer": rule.facts(),
         "parameters": {p: list(graph.state[p].shape) for p in graph.parameters},
+        "frozen": {p: list(graph.state[p].shape) for p in graph.frozen},
         "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},
         "signature": {name: found.to_json() for name, found in compiled.signature.items()},
         "memory": fitted.describe(),
         "asked": decisions.asked(),
         "done": decisions.done(masks),
         "layers": layers,
+    }
+
+
+def _examples(graph: TrainingGraph) -> dict[str, object]:
+    """What the step takes and gives of an example, as JSON values; `input_shape` and `classes` where it is one image,
+    say, and logits."""
+    outputs = [result for result in graph.step.results if result.role is Role.OUTPUT]
+    parts = {
+        "inputs": graph.step.of(Role.INPUT), "targets": graph.step.of(Role.TARGET), "outputs": outputs,
+    }  # fmt: skip
+    found = {key: {arg.name: [list(arg.shape[1:]), arg.dtype] for arg in args} for key, args in parts.items()}
+    inputs, outputs = (list(found[key].values()) for key in ("inputs", "outputs"))
+    return {
+        **found,
+        "input_shape": inputs[0][0] if len(inputs) == 1 else None,
+        "classes": outputs[0][0][0] if len(outputs) == 1 and len(outputs[0][0]) == 1 else None,
     }

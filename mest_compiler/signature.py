@@ -12,8 +12,11 @@ import numpy as np
 
 STEP, PREDICT, UPDATE = "step", "predict", "update"
 """Names of a step's functions: a training step, a prediction, and the update after a step of micro-batches."""
-ENTRIES, MOMENTUM, RATE = "entries", "momentum", "lr"
-"""Names of an index array (how many entries of its capacity a sparse layer has), of a slot and of a hyper."""
+ENTRIES, HYPER = "entries", "hyper"
+"""Names of the index array that says how many entries of its capacity a sparse layer has, and of the one vector of the
+optimiser's hypers."""
+LOSS, WEIGHT = "loss", "loss/weight"
+"""Names of a step's loss, and of its weight."""
 
 
 class Role(Enum):
@@ -35,6 +38,7 @@ class Role(Enum):
     ACCUMULATOR = "accumulator"
     FIRST = "first"
     LOSS = "loss"
+    WEIGHT = "weight"
     OUTPUT = "output"
     GRADIENT = "gradient"
 
@@ -46,6 +50,14 @@ STATE = frozenset({Role.PARAMETER, Role.BUFFER, Role.SLOT, Role.ACCUMULATOR})
 def part_of(parameter: str, part: str) -> str:
     """Name of a parameter's index array or slot."""
     return f"{parameter}/{part}"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of a tensor; where it is an example's, without the batch's axis."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,6 @@ class Kind(Protocol):
 
 
 def generators(device: Kind) -> ModuleType:
-    """The package of generators for a device's kind: its modules `choose`, `elementwise`, `normalise`, `sgd`, ..., and
-    `REWRITES`, the names of the step's options that it has kernels for."""
+    """The package of generators for a device's kind: its modules `choose`, `elementwise`, `normalise`, `update`, ...,
+    and `REWRITES`, the names of the step's options that it has kernels for."""
     return import_module(f"{__name__}.{device.kind}")

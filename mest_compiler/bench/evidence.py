@@ -128,7 +128,6 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
 
     from mest_compiler import models
     from mest_compiler.compile import compile_step
-    from mest_compiler.kernels.sgd import Sgd
     from mest_compiler.runtime.trainer import Trainer
     from mest_compiler.sparsity.masks import random_masks
     from mest_compiler.sparsity.profile import LayerPlan, Profile
@@ -151,8 +150,8 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
                 profile=Profile.uniform(cell.scheme, cell.sparsity) if cell.scheme else None,
                 seed=seed,
                 headroom=recipe.mutations.headroom,
-                label_smoothing=recipe.label_smoothing,
-                optimizer=Sgd(recipe.momentum, recipe.weight_decay, recipe.nesterov),
+                loss=recipe.rule_of_loss,
+                optimizer=recipe.rule,
                 threads=threads,
                 name=recipe.model,
             )

@@ -13,7 +13,7 @@ from mest_compiler.bench.csv_rows import origin
 from mest_compiler.bench.rounds import Progress, Timing, interleave, run_alone
 from mest_compiler.bench.torch_network import NetworkCase
 
-KINDS = ("weights", "gradients", "momentum", "indices", "data", "activations", "workspace")
+KINDS = ("weights", "gradients", "optimizer", "indices", "data", "activations", "workspace")
 """What training memory is made of, as a manifest plans it."""
 REST = "rest"
 """Of PyTorch, what is left of its peak: activations and workspace."""
@@ -41,7 +41,7 @@ class Row:
     memory_limit: float | None
     weights: float | None
     gradients: float | None
-    momentum: float | None
+    optimizer: float | None
     indices: float | None
     data: float | None
     activations: float | None

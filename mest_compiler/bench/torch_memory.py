@@ -19,11 +19,11 @@ Change = tuple[int, int, int]
 def peak_of(iteration: NetworkIteration) -> dict[str, int]:
     """Bytes that a training iteration holds at its peak, by kind.
 
-    Keys: weights (parameters and buffers), momentum, data (the batch), all three held throughout; gradients (of the
+    Keys: weights (parameters and buffers), optimizer, data (the batch), all three held throughout; gradients (of the
     parameters that have theirs at the peak) and rest (activations, their gradients and workspace), by the profiler;
     peak, the sum of all. What a library takes from elsewhere than PyTorch's allocator is not in it.
     """
-    iteration.run()  # the first one makes the momentum
+    iteration.run()  # the first one makes its state
     # What was taken before the profiler begins is not seen when it is given back, so no gradient may be there yet.
     iteration.optimizer.zero_grad(set_to_none=True)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -34,7 +34,7 @@ def peak_of(iteration: NetworkIteration) -> dict[str, int]:
     found = {
         "weights": _bytes([*network.parameters(), *network.buffers()]),
         "gradients": gradients,
-        "momentum": _bytes(value for state in states for value in state.values() if isinstance(value, torch.Tensor)),
+        "optimizer": _bytes(value for state in states for value in state.values() if isinstance(value, torch.Tensor)),
         "data": _bytes([iteration.x, iteration.y]),
         "rest": rest,
     }

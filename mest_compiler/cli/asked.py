@@ -44,11 +44,12 @@ def check_classes(layers: NetworkLayers, classes: int, wanted: str) -> None:
     asks for 10"."""
     from mest_compiler.models import CLASSES
 
-    if layers.outputs is None:
+    shapes = [spec.shape for spec in layers.outputs.values()]
+    if len(shapes) != 1 or len(shapes[0]) != 1:
         raise ModelError("The model returns no single tensor of logits [batch, classes]: let it return that.")
-    if layers.outputs != classes:
+    if shapes[0] != (classes,):
         raise ModelError(
-            f"The model has {layers.outputs} outputs, and {wanted}: let its builder take {CLASSES[0]} (or "
+            f"The model has {shapes[0][0]} outputs, and {wanted}: let its builder take {CLASSES[0]} (or "
             f"{' or '.join(CLASSES[1:])}), with which it is called, or make the two numbers equal."
         )
 
@@ -68,7 +69,7 @@ def say_start(sparse: SparseModel, layers: NetworkLayers, seed: int) -> Said | N
         say_measured(sparse.profile)
         return None
     decisions, masks = starting_masks(
-        sparse.profile, layers.convolutions, layers.linears, {}, grouped=layers.grouped, masks=sparse.masks, seed=seed
+        sparse.profile, layers.convolutions, layers.linears, {}, dense=layers.dense, masks=sparse.masks, seed=seed
     )
     found = {"asked": decisions.asked(), "done": decisions.done(masks)}
     say_all(found)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mest_compiler.cli import optimizer_options
 from mest_compiler.cli.asked import check_classes, check_device, given, say_otherwise, say_start
 from mest_compiler.cli.model_options import Channels, Classes, Plane, Width, plane_of
 from mest_compiler.cli.options import (
@@ -40,9 +41,6 @@ Output = Annotated[
         "--output", metavar="PATH", help="Where the artifact goes: a folder, or one file if the name ends in .zip."
     ),
 ]
-Momentum = Annotated[float, typer.Option(min=0, help="SGD's momentum, below 1, as in torch.optim.SGD.")]
-Nesterov = Annotated[bool, typer.Option(help="Nesterov's momentum.")]
-WeightDecay = Annotated[float, typer.Option(min=0, help="SGD's weight decay, on all parameters.")]
 
 
 def command(
@@ -64,15 +62,18 @@ def command(
     channels: Channels = 3,
     plane: Plane = "32x32",
     classes: Classes = 10,
-    momentum: Momentum = 0.9,
-    nesterov: Nesterov = False,
-    weight_decay: WeightDecay = 5e-4,
+    optimizer: optimizer_options.Name = None,
+    momentum: optimizer_options.Momentum = None,
+    nesterov: optimizer_options.Nesterov = None,
+    betas: optimizer_options.Betas = None,
+    eps: optimizer_options.Eps = None,
+    weight_decay: optimizer_options.WeightDecay = None,
     memory_limit: MemoryLimit = None,
     activations: Activations = None,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Compile a model's training step: forward, loss, backward and SGD update, with its masks.
+    """Compile a model's training step: forward, loss, backward and update, with its masks.
 
     The artifact holds the machine code, the weights it starts from, the masks' index arrays and a manifest; the
     learning rate is given at run time, and masks can be exchanged there without compiling again. Without --scheme and
@@ -93,15 +94,14 @@ def command(
     """
     begin = time.perf_counter()
     check_artifact_place(output)
-    if momentum >= 1 or (nesterov and momentum == 0):
-        raise MestError(f"A momentum of {momentum:g} cannot be used: it is below 1, and with --nesterov above 0.")
+    settings = {"momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    rule = optimizer_options.chosen_optimizer(optimizer, **settings)
     if given(context, "seed") and masks_from is not None:
         raise MestError("--seed draws nothing where weights and masks come from --masks-from: leave it out.")
     check_device(device, threads)
     from mest_compiler import models
     from mest_compiler.cli.compiling import compile_with_bar, say_plan
     from mest_compiler.cli.network_layers import network_layers
-    from mest_compiler.kernels.sgd import Sgd
     from mest_compiler.training.memory import peak_rss_mb
 
     network = models.build(model, classes=classes, in_channels=channels, width=width, seed=seed)
@@ -127,7 +127,7 @@ def command(
         profile=sparse.profile,
         masks=sparse.masks,
         seed=seed,
-        optimizer=Sgd(momentum, weight_decay, nesterov),
+        optimizer=rule,
         device=device,
         threads=threads,
         name=model,

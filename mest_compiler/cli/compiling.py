@@ -42,7 +42,7 @@ def compiled(
 ) -> Artifact:
     """The step of a bench's network, with the optimiser that its opponents have. measure, masks: as `compile_step`."""
     from mest_compiler.bench.inputs import MOMENTUM, WEIGHT_DECAY
-    from mest_compiler.kernels.sgd import Sgd
+    from mest_compiler.optimizers import Sgd
 
     return compile_with_bar(
         title,

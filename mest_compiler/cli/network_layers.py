@@ -5,12 +5,13 @@ Tracing says the same and more, but takes seconds; a look at a profile should be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from mest_compiler.errors import ModelError
+from mest_compiler.signature import TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,22 +30,22 @@ class NetworkLayers:
     Attributes:
         convolutions: (F, C, kh, kw) of those that may be sparse.
         linears: (F, C) of the linear layers.
-        grouped: (F, C / groups, kh, kw) of grouped convolutions, which stay dense.
+        dense: of layers that cannot be sparse, the shape as (F, C, kh, kw) and why; see `sparsity.decisions.unfit`.
         order: the names of them all.
-        outputs: logits of an example; None where the model returns something else.
+        outputs: what the model returns for an example, by name.
     """
 
     convolutions: dict[str, Shape] = field(default_factory=dict)
     linears: dict[str, tuple[int, int]] = field(default_factory=dict)
-    grouped: dict[str, Shape] = field(default_factory=dict)
+    dense: dict[str, tuple[Shape, str]] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
-    outputs: int | None = None
+    outputs: dict[str, TensorSpec] = field(default_factory=dict)
 
     def shape(self, name: str) -> Shape:
         """Of a weight as (F, C, kh, kw); a linear layer's kernel is 1x1."""
         if name in self.linears:
             return (*self.linears[name], 1, 1)
-        return (self.convolutions if name in self.convolutions else self.grouped)[name]
+        return self.convolutions[name] if name in self.convolutions else self.dense[name][0]
 
     def shapes(self) -> dict[str, Shape]:
         """Of all weights by name, as `shape`."""
@@ -55,12 +56,12 @@ class NetworkLayers:
         return sum(prod(self.shape(name)) for name in self.order)
 
 
-def network_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> NetworkLayers:
+def network_layers(model: nn.Module, inputs: Sequence[int] | Mapping[str, TensorSpec]) -> NetworkLayers:
     """The layers that a forward pass in eval mode runs, called as modules or as functions; the model is left as it is.
 
     Args:
-        model: takes float32 [1, *input_shape].
-        input_shape: channels, height, width of one example.
+        model: takes inputs [1, ...].
+        inputs: of one example, by name; of a model of one float32 input its shape alone.
 
     Raises:
         ModelError: the forward pass fails.
@@ -68,20 +69,27 @@ def network_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> Netwo
     import torch
     from torch.overrides import TorchFunctionMode
 
+    from mest_compiler.losses.base import INPUT
+    from mest_compiler.losses.outputs import outputs_of
+    from mest_compiler.sparsity.decisions import unfit
+
     found = NetworkLayers()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    specs = inputs if isinstance(inputs, Mapping) else {INPUT: TensorSpec(tuple(inputs), "float32")}
+    examples = [torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs.values()]
 
     def note(func: Callable, weight: torch.Tensor, groups: int) -> None:
         name = names.get(id(weight))
         if name is None or name in found.order:
             return
         found.order.append(name)
-        if func is torch.nn.functional.linear:
+        if name in frozen or groups != 1:
+            found.dense.update(unfit({name: tuple(weight.shape)}, frozen))
+        elif func is torch.nn.functional.linear:
             found.linears[name] = tuple(weight.shape)
-        elif groups == 1:
-            found.convolutions[name] = tuple(weight.shape)
         else:
-            found.grouped[name] = tuple(weight.shape)
+            found.convolutions[name] = tuple(weight.shape)
 
     class Calls(TorchFunctionMode):
         """Notes every call of a layer's function, which its module makes too."""
@@ -96,15 +104,16 @@ def network_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> Netwo
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad(), Calls():
-            logits = model.eval()(torch.zeros(1, *input_shape))
+            outputs = outputs_of(model.eval()(*examples))
+    except ModelError:
+        raise
     except Exception as error:  # a user's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"The model cannot be run on an input of shape {[1, *input_shape]} ({reason}): give the --plane and "
-            "--channels it is made for."
+            f"The model cannot be run on an input of shape {' and '.join(str([*x.shape]) for x in examples)} "
+            f"({reason}): give the --plane and --channels it is made for."
         ) from error
     finally:
         for module, training in modes:
             module.training = training
-    whole = isinstance(logits, torch.Tensor) and logits.dim() == 2 and len(logits) == 1
-    return replace(found, outputs=logits.shape[1]) if whole else found
+    return replace(found, outputs={n: TensorSpec(tuple(o.shape[1:]), str(o.dtype)[6:]) for n, o in outputs.items()})

@@ -169,7 +169,7 @@ def command(
     if given(context, "classes"):
         check_classes(layers, classes, f"--classes asks for {classes}")
     check_device(device, threads)
-    decisions = rules.decide(layers.convolutions, layers.linears, layers.grouped)
+    decisions = rules.decide(layers.convolutions, layers.linears, layers.dense)
     plan = decisions.plans
     rows = described(layers, plan, weight_bits, index_bits, sparse.masks)
     if program:
@@ -186,7 +186,7 @@ def command(
         )
         # A dense linear layer has no kernels of ours: its weight, gradient and momentum are whole.
         for row in rows:
-            whole = dict.fromkeys(("weights", "gradients", "momentum"), 4 * row["weights"]) | {"indices": 0}
+            whole = dict.fromkeys(("weights", "gradients", "optimizer"), 4 * row["weights"]) | {"indices": 0}
             row["program_bytes"] = planned.get(row["name"], whole)
     totals = summed(rows)
     found = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from mest_compiler.cli import options, sparse_model
+from mest_compiler.cli import optimizer_options, options, sparse_model
 from mest_compiler.errors import MestError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ RECIPE_FILE = "recipe.yaml"
 DATA, NETWORK, OPTIMISER, SPARSITY, MUTATION, EFFICIENCY, RUN = (
     "Data",
     "Network",
-    "Optimiser: SGD and its learning rate",
+    optimizer_options.PANEL,
     "Sparsity: which weights there are at the start",
     "Mutation: MEST's change of masks during training",
     "Data efficiency: leaving out images that are not forgotten",
@@ -76,7 +76,7 @@ WidthFactor = Annotated[float | None, _option(NETWORK, "Factor on the channels o
 
 Epochs = Annotated[int | None, _option(OPTIMISER, "Passes over the training set.")]
 BatchSize = Annotated[int | None, _option(OPTIMISER, "Examples in a step, of all processes together.", "--batch")]
-Lr = Annotated[float | None, _option(OPTIMISER, "Largest learning rate.")]
+Lr = Annotated[float | None, _option(OPTIMISER, "Largest learning rate: 0.1 with sgd, 0.001 with adam and adamw.")]
 EndLr = Annotated[float | None, _option(OPTIMISER, "Learning rate of the last step, for the cosine schedule.")]
 WarmupEpochs = Annotated[int | None, _option(OPTIMISER, "Epochs in which the rate grows linearly to --lr.")]
 Schedule = Annotated[str | None, _option(OPTIMISER, "cosine, or step: --decay times the rate at each of --milestones.")]
@@ -84,9 +84,6 @@ Milestones = Annotated[
     str | None, _option(OPTIMISER, "Epochs at which the step schedule lowers the rate: 80,120.", callback=_epochs)
 ]
 Decay = Annotated[float | None, _option(OPTIMISER, "Factor of the step schedule at each milestone.")]
-Momentum = Annotated[float | None, _option(OPTIMISER, "SGD's momentum.")]
-Nesterov = Annotated[bool | None, _option(OPTIMISER, "Nesterov's momentum.")]
-WeightDecay = Annotated[float | None, _option(OPTIMISER, "SGD's weight decay, on all parameters.")]
 LabelSmoothing = Annotated[
     float | None, _option(OPTIMISER, "Share of a label that is spread over all classes, such as 0.1.")
 ]
@@ -139,7 +136,7 @@ RecipeSeed = Annotated[
     int | None, _option(RUN, "Where all random numbers start: weights, masks, order, mutation.", "--seed", min=0)
 ]
 
-LISTS = ("milestones", "p_milestones")
+LISTS = {"milestones": int, "p_milestones": int, "betas": float}
 INSTEAD = {
     "profile": ("scheme", "sparsity"),
     "scheme": ("profile_ratios",),
@@ -175,9 +172,9 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
     if ":" in fields.get("model", ""):
         path, _, attribute = fields["model"].rpartition(":")
         fields["model"] = f"{Path(path).resolve()}:{attribute}"
-    for key in LISTS:
+    for key, kind in LISTS.items():
         if key in fields:
-            fields[key] = [int(part) for part in fields[key].split(",")]
+            fields[key] = [kind(part) for part in fields[key].split(",")]
     # one way of saying something takes the place of the other
     said = set(fields)
     for one, others in INSTEAD.items():
@@ -194,6 +191,8 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
     recipe = load_recipe(str(run_dir / RECIPE_FILE) if name is None else name)
     if fields.get("schedule", recipe.schedule) != recipe.schedule:
         fields = {"milestones": (), **fields}  # not those of another schedule
+    if fields.get("optimizer", recipe.optimizer) != recipe.optimizer:
+        fields = {"lr": None, "end_lr": 0.0, "weight_decay": None, **fields}  # nor those of another optimiser
     recipe = dataclasses.replace(recipe, **fields)
     _refuse_idle(recipe, given)
     return recipe

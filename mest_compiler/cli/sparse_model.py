@@ -260,8 +260,8 @@ def _refusal(name: str, scheme: str, layers: NetworkLayers) -> str | None:
     from mest_compiler.sparsity.profile import LayerPlan, Profile
     from mest_compiler.sparsity.schemes import get_scheme
 
-    if name in layers.grouped:
-        return "grouped convolutions cannot be sparse"
+    if name in layers.dense:
+        return layers.dense[name][1]
     ratio = max(get_scheme(scheme).lowest, 1e-9)  # 0 would be dense whatever the scheme
     try:
         named = Profile(LayerPlan(scheme, 0.0), layers={name: LayerPlan(scheme, ratio)})
@@ -324,4 +324,4 @@ def _share(part: float) -> str:
 
 def _shapes(layers: NetworkLayers) -> Shapes:
     """Shapes (F, C, kh, kw) of the weights that masks can be of; a linear layer's kernel is 1x1."""
-    return {name: layers.shape(name) for name in layers.order if name not in layers.grouped}
+    return {name: layers.shape(name) for name in layers.order if name not in layers.dense}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mest_compiler.cli import options
+from mest_compiler.cli import optimizer_options, options
 from mest_compiler.cli import recipe_options as of_recipe
 from mest_compiler.cli.devices import options as remote
 from mest_compiler.cli.output import say, write_json
@@ -113,9 +113,12 @@ def command(
     schedule: of_recipe.Schedule = None,
     milestones: of_recipe.Milestones = None,
     decay: of_recipe.Decay = None,
-    momentum: of_recipe.Momentum = None,
-    nesterov: of_recipe.Nesterov = None,
-    weight_decay: of_recipe.WeightDecay = None,
+    optimizer: optimizer_options.Name = None,
+    momentum: optimizer_options.Momentum = None,
+    nesterov: optimizer_options.Nesterov = None,
+    betas: optimizer_options.Betas = None,
+    eps: optimizer_options.Eps = None,
+    weight_decay: optimizer_options.WeightDecay = None,
     label_smoothing: of_recipe.LabelSmoothing = None,
     scheme: of_recipe.Scheme = None,
     sparsity: of_recipe.Sparsity = None,
@@ -184,6 +187,7 @@ def command(
         "model": model, "width": width,
         "epochs": epochs, "batch": batch, "lr": lr, "end_lr": end_lr, "warmup_epochs": warmup_epochs,
         "schedule": schedule, "milestones": milestones, "decay": decay, "momentum": momentum, "nesterov": nesterov,
+        "optimizer": optimizer, "betas": betas, "eps": eps,
         "weight_decay": weight_decay, "label_smoothing": label_smoothing,
         "scheme": scheme, "sparsity": sparsity, "profile": profile, "profile_ratios": profile_ratios,
         "weights": weights, "weights_key": weights_key, "masks": masks, "masks_from": masks_from,

@@ -100,10 +100,8 @@ def torch_backend(recipe: Recipe, start: Start, device: str, threads: int | None
         start.sparse.model,
         start.masks,
         start.schemes,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-        label_smoothing=recipe.label_smoothing,
+        optimizer=recipe.rule,
+        loss=recipe.rule_of_loss,
         device=local,
         seed=recipe.seed,
         ranks=ranks,
@@ -122,7 +120,6 @@ def compiled_backend(
 ) -> Built:
     """Compiles the step."""
     from mest_compiler.cli.compiling import compile_with_bar
-    from mest_compiler.kernels.sgd import Sgd
 
     _one_pool_of_threads()
     artifact = compile_with_bar(
@@ -134,8 +131,8 @@ def compiled_backend(
         masks=start.sparse.masks,
         seed=recipe.seed,
         headroom=recipe.mutations.headroom,
-        label_smoothing=recipe.label_smoothing,
-        optimizer=Sgd(recipe.momentum, recipe.weight_decay, recipe.nesterov),
+        loss=recipe.rule_of_loss,
+        optimizer=recipe.rule,
         device=device,
         threads=threads,
         name=recipe.model,

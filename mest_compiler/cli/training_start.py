@@ -87,7 +87,7 @@ def first_start(recipe: Recipe, data: Examples) -> Start:
         layers.convolutions,
         layers.linears,
         {},
-        grouped=layers.grouped,
+        dense=layers.dense,
         masks=sparse.masks,
         seed=recipe.seed,
     )

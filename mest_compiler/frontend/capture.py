@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.fx.traceback as fx_traceback
-import torch.nn.functional as F
 from torch import nn
 from torch._functorch._aot_autograd.descriptors import (
     BufferAOTInput,
@@ -31,6 +30,9 @@ from torch._functorch.aot_autograd import aot_export_joint_with_descriptors
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from ..errors import ModelError
+from ..losses import Loss
+from ..losses.outputs import outputs_of
+from ..signature import LOSS, WEIGHT, Role
 from .needless import CopiesForNeedless
 
 # WithLoss holds the user's model under this attribute; descriptors name parameters through it.
@@ -44,48 +46,50 @@ class CapturedGraph:
     Attributes
     ----------
     module : the graph, as torch.fx calls it.
-    parameters, buffers : torch name -> placeholder node, in the order of the torch module.
-    inputs : placeholders of x (and y).
+    parameters, frozen, buffers : torch name -> placeholder node, in the order of the torch module; frozen ones are
+    parameters that need no gradient.
+    inputs, targets : their names -> placeholder node.
     tangents : placeholders of the gradient of the loss with respect to itself; the constant 1.
-    results : the nodes whose values the function returns, in order. step: loss, logits, the gradient of every
-    parameter, the new value of every buffer; predict: logits.
+    results : the nodes whose values the function returns, by role and name, in order. step: loss (and its weight), the
+    model's outputs, the gradient of every parameter, the new value of every buffer; predict: the outputs.
     """
 
     module: torch.fx.GraphModule
     parameters: dict[str, torch.fx.Node]
+    frozen: dict[str, torch.fx.Node]
     buffers: dict[str, torch.fx.Node]
-    inputs: tuple[torch.fx.Node, ...]
+    inputs: dict[str, torch.fx.Node]
+    targets: dict[str, torch.fx.Node]
     tangents: tuple[torch.fx.Node, ...]
-    results: tuple[torch.fx.Node, ...]
+    results: dict[tuple[Role, str], torch.fx.Node]
 
 
-def capture_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, label_smoothing: float = 0.0) -> CapturedGraph:
-    """Capture forward, mean cross-entropy and backward of `model` in train mode; the model itself is not
-    changed.
+def capture_step(
+    model: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    targets: Mapping[str, torch.Tensor],
+    loss: Loss,
+    in_parts: bool = False,
+) -> CapturedGraph:
+    """Capture forward, loss and backward of `model` in train mode; the model itself is not changed.
 
     Parameters
     ----------
-    model : maps a batch of shape x.shape to logits [N, classes].
-    x : an example batch [N, ...] of the parameters' dtype; only its shape and dtype matter.
-    y : labels int64 [N].
-    label_smoothing : of the loss, as in cross_entropy.
+    model : maps the inputs, in order, to outputs; see `outputs_of`.
+    inputs, targets : an example batch [N, ...] of each by name; only shapes and dtypes matter.
+    loss : of the outputs and targets.
+    in_parts : differentiate the loss's sum, and give its weight, instead of the mean.
 
     Raises
     ------
     ModelError
-        if the model cannot be traced, returns something else than logits, or has a parameter that is frozen,
-        shared or unused.
+        if the model cannot be traced, or has a parameter that is shared or unused.
     """
-    check_parameters(model, x)
-    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        raise ModelError(
-            f"labels must be int64 of shape [{x.shape[0]}], but are {dtype_name(y)} {list(y.shape)}; "
-            "pass one class index an example"
-        )
-    net = WithLoss(copy.deepcopy(model), label_smoothing).train()
-    graph = _export(net, net.model, (x.detach(), y))
+    check_parameters(model, inputs)
+    net = WithLoss(copy.deepcopy(model), loss, tuple(inputs), tuple(targets), in_parts).train()
+    graph = _export(net, net.model, tuple(tensor.detach() for tensor in (*inputs.values(), *targets.values())))
     placeholders, outputs = _described(graph)
-    parameters, buffers = _state_nodes(placeholders)
+    parameters, frozen, buffers = _state_nodes(placeholders, model)
     new_buffers = buffers | _mutated(outputs)
     for desc in placeholders:
         if isinstance(desc, TangentAOTInput) and desc.output != PlainAOTOutput(idx=0):
@@ -99,43 +103,52 @@ def capture_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, label_smoot
             raise ModelError(
                 f"parameter '{name}' gets no gradient because the loss does not depend on it; remove it from the model"
             )
-    user = {d.idx: n for d, n in outputs if isinstance(d, PlainAOTOutput)}
+    user = [n for d, n in sorted(outputs, key=lambda it: getattr(it[0], "idx", 0)) if isinstance(d, PlainAOTOutput)]
+    values = dict(zip(net.given, user, strict=True))
+    values |= {(Role.GRADIENT, name): gradients[name] for name in parameters}
+    values |= {(Role.BUFFER, name): new_buffers[name] for name in buffers}
+    nodes = _input_nodes(placeholders)
     return CapturedGraph(
         module=graph,
         parameters=parameters,
+        frozen=frozen,
         buffers=buffers,
-        inputs=_input_nodes(placeholders),
+        inputs=dict(zip(inputs, nodes, strict=False)),
+        targets=dict(zip(targets, nodes[len(inputs) :], strict=True)),
         tangents=tuple(n for d, n in placeholders.items() if isinstance(d, TangentAOTInput)),
-        results=(user[0], user[1], *(gradients[p] for p in parameters), *(new_buffers[b] for b in buffers)),
+        results=values,
     )
 
 
-def capture_predict(model: nn.Module, x: torch.Tensor) -> CapturedGraph:
+def capture_predict(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> CapturedGraph:
     """Capture the forward pass of `model` in eval mode (batch norm with its running statistics); the model
     itself is not changed.
 
     Parameters and errors are those of `capture_step`.
     """
-    check_parameters(model, x)
-    net = OneInput(copy.deepcopy(model)).eval()
+    check_parameters(model, inputs)
+    net = Outputs(copy.deepcopy(model)).eval()
     with torch.no_grad():
-        graph = _export(net, net.model, (x.detach(),))
+        graph = _export(net, net.model, tuple(tensor.detach() for tensor in inputs.values()))
     placeholders, outputs = _described(graph)
-    parameters, buffers = _state_nodes(placeholders)
+    parameters, frozen, buffers = _state_nodes(placeholders, model)
     for name in _mutated(outputs):
         raise ModelError(f"the model changes buffer '{name}' in eval mode; a prediction must leave the model as it is")
+    user = [n for d, n in outputs if isinstance(d, PlainAOTOutput)]
     return CapturedGraph(
         module=graph,
         parameters=parameters,
+        frozen=frozen,
         buffers=buffers,
-        inputs=_input_nodes(placeholders),
+        inputs=dict(zip(inputs, _input_nodes(placeholders), strict=True)),
+        targets={},
         tangents=(),
-        results=tuple(n for d, n in outputs if isinstance(d, PlainAOTOutput)),
+        results=dict(zip(net.given, user, strict=True)),
     )
 
 
-def check_parameters(model: nn.Module, x: torch.Tensor) -> None:
-    """Refuse what would make a wrong step: no parameters, several dtypes, frozen or shared parameters.
+def check_parameters(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> None:
+    """Refuse what would make a wrong step: no parameters to train, several dtypes, shared parameters.
 
     Shared ones because the tracer gives every name a gradient of its own instead of their sum.
     """
@@ -147,23 +160,19 @@ def check_parameters(model: nn.Module, x: torch.Tensor) -> None:
                 f"parameters '{names[id(parameter)]}' and '{name}' are one tensor; "
                 "give each layer a parameter of its own"
             )
-        if not parameter.requires_grad:
-            raise ModelError(
-                f"parameter '{name}' has requires_grad=False, but the compiled step trains every parameter; "
-                "make it trainable or register it as a buffer"
-            )
         names[id(parameter)] = name
         dtypes.setdefault(parameter.dtype, name)
-    if not names:
-        raise ModelError("the model has no parameters; there is nothing to train")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ModelError("the model has no parameters that are trained; there is nothing to train")
     if len(dtypes) > 1:
         listed = ", ".join(f"'{name}' is {_spelled(dtype)}" for dtype, name in dtypes.items())
         raise ModelError(f"all parameters must have one dtype, but {listed}; convert the model with .to(dtype)")
     (dtype,) = dtypes
     if dtype not in (torch.float32, torch.float64):
         raise ModelError(f"parameters must be float32 or float64, but are {_spelled(dtype)}; convert the model")
-    if x.dtype != dtype:
-        raise ModelError(f"x is {dtype_name(x)} but the parameters are {_spelled(dtype)}; convert one of them")
+    for name, x in inputs.items():
+        if x.dtype.is_floating_point and x.dtype != dtype:
+            raise ModelError(f"{name} is {dtype_name(x)} but the parameters are {_spelled(dtype)}; convert one of them")
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -185,43 +194,55 @@ def module_of(node: torch.fx.Node) -> str:
     return f"module '{name}'" if name else "the model's own forward"
 
 
-class OneInput(nn.Module):
-    """The user's model with its output checked: logits [N, classes]."""
+class Outputs(nn.Module):
+    """The user's model with its outputs in a row. given: what they are, by role and name, once it has run."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.given: list[tuple[Role, str]] = []
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def outputs(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's outputs by name."""
         with CopiesForNeedless():
-            logits = self.model(x)
-        if not isinstance(logits, torch.Tensor):
-            raise ModelError(
-                f"the model returns {type(logits).__name__}; it must return one tensor of logits [batch, classes]"
-            )
-        if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
-            raise ModelError(
-                f"the model returns a tensor of shape {list(logits.shape)} for a batch of {x.shape[0]}; "
-                "it must return logits [batch, classes]"
-            )
-        return logits
+            found = outputs_of(self.model(*inputs))
+        for name, output in found.items():
+            if output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
+                raise ModelError(
+                    f"the model returns a tensor of shape {list(output.shape)} for a batch of {inputs[0].shape[0]}; "
+                    f"{name!r} must have the batch as its first axis"
+                )
+        return found
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.outputs(*inputs)
+        self.given = [(Role.OUTPUT, name) for name in found]
+        return tuple(found.values())
 
 
-class WithLoss(OneInput):
-    """The user's model followed by the mean cross-entropy; only the loss is differentiated."""
+class WithLoss(Outputs):
+    """The user's model followed by a loss; only that is differentiated."""
 
-    def __init__(self, model: nn.Module, label_smoothing: float) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Loss, inputs: tuple[str, ...], targets: tuple[str, ...], in_parts: bool
+    ) -> None:
         super().__init__(model)
-        self.label_smoothing = label_smoothing
+        self.loss, self.inputs, self.targets, self.in_parts = loss, inputs, targets, in_parts
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = super().forward(x)
-        loss = F.cross_entropy(logits, y)
-        if self.label_smoothing:
-            # cross_entropy's own smoothing, in operators that need no mask for ignored labels
-            even = -F.log_softmax(logits, dim=1).mean(dim=(0, 1))
-            loss = (1 - self.label_smoothing) * loss + self.label_smoothing * even
-        return loss, logits.detach()
+    def forward(self, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.outputs(*args[: len(self.inputs)])
+        targets = dict(zip(self.targets, args[len(self.inputs) :], strict=True))
+        total, weight = self.loss.sums(found, targets)
+        if total.dim() != 0:
+            raise ModelError(
+                f"the loss returns a tensor of shape {list(total.shape)}; it must return a number, shape []"
+            )
+        self.given = [(Role.LOSS, LOSS), *((Role.OUTPUT, name) for name in found)]
+        outputs = [output.detach() for output in found.values()]
+        if not self.in_parts:
+            return (total / weight, *outputs)
+        self.given.insert(1, (Role.WEIGHT, WEIGHT))
+        return (total, (torch.ones_like(total) * weight).detach(), *outputs)
 
 
 class ModuleNames:
@@ -306,10 +327,14 @@ def _name(desc: object) -> str:
     return desc.target.removeprefix(f"{WRAPPED}.")
 
 
-def _state_nodes(placeholders: dict) -> tuple[dict[str, torch.fx.Node], dict[str, torch.fx.Node]]:
-    parameters = {_name(d): n for d, n in placeholders.items() if isinstance(d, ParamAOTInput)}
+def _state_nodes(placeholders: dict, model: nn.Module) -> tuple[dict[str, torch.fx.Node], ...]:
+    """Placeholders of the parameters that are trained, of those that are not, and of buffers."""
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    every = {_name(d): n for d, n in placeholders.items() if isinstance(d, ParamAOTInput)}
+    parameters = {name: n for name, n in every.items() if name in trained}
+    frozen = {name: n for name, n in every.items() if name not in trained}
     buffers = {_name(d): n for d, n in placeholders.items() if isinstance(d, BufferAOTInput)}
-    return parameters, buffers
+    return parameters, frozen, buffers
 
 
 def _input_nodes(placeholders: dict) -> tuple[torch.fx.Node, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..signature import Role
 from .capture import CapturedGraph
 
 aten = torch.ops.aten
@@ -33,7 +34,7 @@ def find_linears(captured: CapturedGraph) -> dict[torch.fx.Node, Product]:
     """The products of all linear layers whose weights are parameters [F, C] that nothing else reads."""
     found: dict[torch.fx.Node, Product] = {}
     gradients = _gradients(captured)
-    for name, parameter in captured.parameters.items():
+    for name, parameter in {**captured.parameters, **captured.frozen}.items():
         if parameter.meta["val"].dim() == 2:
             found |= _layer(name, parameter, gradients.get(name))
     return found
@@ -43,7 +44,7 @@ def _gradients(captured: CapturedGraph) -> dict[str, torch.fx.Node]:
     """The node of every parameter's gradient; none in a prediction."""
     if not captured.tangents:
         return {}
-    return dict(zip(captured.parameters, captured.results[2:], strict=False))
+    return {name: node for (role, name), node in captured.results.items() if role is Role.GRADIENT}
 
 
 def _layer(name: str, parameter: torch.fx.Node, gradient: torch.fx.Node | None) -> dict[torch.fx.Node, Product]:

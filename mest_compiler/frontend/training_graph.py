@@ -37,11 +37,11 @@ class TrainingGraph:
 
     Attributes
     ----------
-    module : Relax functions, each one dataflow block whose output is the tuple it returns (predict: the
-    logits):
-        step(*parameters, *buffers, x [N, ...], y int64 [N], seed uint32 [] if `seeded`) -> (loss [], logits
-        [N, classes], a gradient per parameter, a new value per buffer),
-        predict(*parameters, *buffers, x) -> logits [N, classes].
+    module : Relax functions, each one dataflow block whose output is the tuple it returns (predict: of its only
+    output, where it is that):
+        step(*parameters, *frozen, *buffers, *inputs [N, ...], *targets [N, ...], seed uint32 [] if `seeded`) ->
+        (loss [], its weight [] in parts, *outputs [N, ...], a gradient per parameter, a new value per buffer),
+        predict(*parameters, *frozen, *buffers, *inputs) -> outputs.
     signature : of both; no result of theirs is an argument's memory.
     state : copies of all parameters and buffers by torch name.
     convolutions : by the name of their weight, in the order in which the forward pass runs them.
@@ -76,10 +76,9 @@ class TrainingGraph:
         return bool(self.step.of(Role.SEED))
 
     @property
-    def classes(self) -> int:
-        """Number of logits of an example."""
-        (logits,) = (result for result in self.step.results if result.role is Role.OUTPUT)
-        return logits.shape[1]
+    def frozen(self) -> tuple[str, ...]:
+        """Torch names of the parameters that are not trained, in argument order."""
+        return tuple(self.step.places(Role.FROZEN))
 
     @property
     def batch(self) -> int:
@@ -87,11 +86,6 @@ class TrainingGraph:
         return self.step.of(Role.INPUT)[0].shape[0]
 
     @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example, e.g. (3, 32, 32)."""
-        return self.step.of(Role.INPUT)[0].shape[1:]
-
-    @property
     def dtype(self) -> str:
-        """Of parameters, x, loss and logits: "float32" or "float64"."""
+        """Of parameters and the loss: "float32" or "float64"."""
         return self.step.of(Role.PARAMETER)[0].dtype

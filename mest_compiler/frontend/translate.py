@@ -20,8 +20,6 @@ from .emission import Between, DropoutMask, Emission, Value, WindowIndex, dtype_
 from .linears import find_linears
 from .training_graph import Convolution
 
-INPUT_NAMES = ("x", "y")
-
 # Operators whose arguments may be something else than a tensor: several results, the indices of a pooling, the mask of
 # a dropout, a clamp's comparison, or (None) the statistics that a batch norm in eval mode did not compute.
 READ_PARTS = (
@@ -49,8 +47,9 @@ class Layers:
 
 
 def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -> Layers:
-    """Add the Relax function `name` to `builder`; its arguments are parameters, buffers, inputs and, if a training step
-    has a dropout, the seed (uint32 []); its result are the captured graph's results (a tuple if there are several).
+    """Add the Relax function `name` to `builder`; its arguments are parameters, buffers, inputs, targets and, if a
+    training step has a dropout, the seed (uint32 []); its result are the captured graph's results (a tuple if there are
+    several).
 
     Raises
     ------
@@ -58,18 +57,15 @@ def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -
         naming the operator and its module, if an operator has no converter or its converter does not cover
         this use.
     """
-    state = captured.parameters | captured.buffers
-    variables = {node: _variable(_identifier(torch_name), node) for torch_name, node in state.items()}
-    variables |= {
-        node: _variable(input_name, node)
-        for input_name, node in zip(INPUT_NAMES, captured.inputs, strict=False)  # predict has no y
-    }
+    trained = captured.parameters | captured.frozen
+    arguments_of = trained | captured.buffers | captured.inputs | captured.targets
+    variables = {node: _variable(_identifier(its_name), node) for its_name, node in arguments_of.items()}
     values: dict[torch.fx.Node, Value] = dict(variables)
     arguments, seed = list(variables.values()), None
     if captured.tangents and any(node.target is DROPOUT for node in captured.module.graph.nodes):
         seed = relax.Var(SEED_NAME, relax.TensorType((), "uint32"))
         arguments.append(seed)
-    parameters = {n: (node, variables[node]) for n, node in captured.parameters.items()}
+    parameters = {n: (node, variables[node]) for n, node in trained.items()}
     emission = Emission(builder, parameters, find_linears(captured), seed)
     for node in captured.tangents:  # the gradient of the loss with respect to itself
         values[node] = relax.const(1.0, dtype_name(node.meta["val"]))
@@ -81,7 +77,7 @@ def translate(builder: relax.BlockBuilder, name: str, captured: CapturedGraph) -
                         values[node] = _convert(emission, node, values)
                     elif node.op == "get_attr":
                         values[node] = _constant(getattr(captured.module, node.target))
-                results = [_result(emission, node, values) for node in captured.results]
+                results = [_result(emission, node, values) for node in captured.results.values()]
                 out = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
         except ModelError:
             builder.emit_func_output(relax.Tuple([]))  # a builder left with an open block prints a warning

@@ -10,12 +10,19 @@ from dataclasses import replace
 from tvm import relax
 
 from mest_compiler.devices import Device
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Optimizer
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.partial import Partial
 from mest_compiler.signature import ENTRIES, STEP, UPDATE, FunctionSignature, Role, part_of
 
-from .append_sgd import assign_buffers, entries_of, optimizer_state, update_weights
+from .append_optimizer import (
+    RESULTS,
+    WEIGHT_SUM,
+    assign_buffers,
+    entries_of,
+    optimizer_state,
+    update_weights,
+)
 from .program import (
     Env,
     KernelTable,
@@ -33,18 +40,19 @@ FIRST = (Role.FIRST, "first")
 
 
 class AccumulateGradients:
-    """step(state, x, y[, seed], index arrays) -> (loss, output, gradients, buffers) becomes
-    step(state, x, y[, seed], index arrays, accumulators, first) -> (loss, output, accumulators, updated buffers) and
-    update(parameters, entries, accumulators, slots, lr) -> (weight and momentum of each parameter in turn).
+    """step(state, x, y[, seed], index arrays) -> (loss's sum, its weight, output, gradients, buffers) becomes
+    step(state, x, y[, seed], index arrays, accumulators, first) ->
+    (loss's sum, its weight, output, accumulators, updated buffers) and
+    update(parameters, entries, accumulators, slots, hypers) -> (weight and slots of each parameter in turn).
 
-    accumulator = (0 if first else accumulator) + gradient / parts, with `first` int32 []: what k calls leave there is
-    the gradient of the mean of their losses. entries: the numbers of entries of the sparse parameters, in parameter
-    order. All outputs but loss and output alias inputs, as in `AppendSgd`.
+    accumulator = (0 if first else accumulator) + gradient, with `first` int32 []; the weights are added up likewise,
+    and the update divides by their sum: whatever the parts weigh, that is the gradient of the whole loss. entries: the
+    numbers of entries of the sparse parameters, in parameter order. All results but those of the loss and the outputs
+    alias arguments, as in `AppendOptimizer`.
     """
 
-    def __init__(self, device: Device, rule: Sgd, parts: int) -> None:
-        """parts: how many calls of the step an update follows."""
-        self.device, self.rule, self.parts = device, rule, parts
+    def __init__(self, device: Device, rule: Optimizer) -> None:
+        self.device, self.rule = device, rule
 
     def __call__(self, program: StepProgram) -> StepProgram:
         """The program with its step adding up gradients, and with `update`."""
@@ -67,7 +75,7 @@ class AccumulateGradients:
         sums, entries = _accumulators(taken), entries_of(taken)
         taken |= sums | {FIRST: relax.Var(FIRST[1], relax.TensorType((), "int32"))}
         waiting: dict[relax.Expr, list[str]] = defaultdict(list)  # several where parameters share a gradient
-        for name, place in signature.result_places(Role.GRADIENT).items():
+        for name, place in signature.result_places(Role.GRADIENT, Role.WEIGHT).items():
             waiting[old.outputs[place]].append(name)
 
         def body(builder: relax.BlockBuilder) -> Named:
@@ -81,9 +89,9 @@ class AccumulateGradients:
                     summed[name] = self._added(builder, made, total, gradient, taken[FIRST], entries.get(name))
 
             found = named(signature.results, carry_body(builder, old, dict(kernels), follow=add))
-            for value, names in list(waiting.items()):  # what no binding makes
-                add(value, found[Role.GRADIENT, names[0]])
-            handed_out = {key: value for key, value in found.items() if key[0] in (Role.LOSS, Role.OUTPUT)}
+            for value in list(waiting):  # what no binding makes
+                add(value, value)
+            handed_out = {key: value for key, value in found.items() if key[0] in RESULTS}
             handed_out |= {key: summed[key[1]] for key in sums}
             return handed_out | assign_buffers(builder, made, self.device, taken, found)
 
@@ -93,15 +101,14 @@ class AccumulateGradients:
         self, builder: relax.BlockBuilder, made: KernelTable, total: relax.Var, gradient: relax.Expr, first: relax.Var,
         entries: relax.Var | None,
     ) -> relax.Expr:  # fmt: skip
-        scale, chunks, made_by = 1 / self.parts, self.device.threads, generators(self.device)
-        sgd = made_by.sgd
+        chunks, made_by = self.device.threads, generators(self.device)
         shape, vec = shape_of(total), made_by.emit.Vec(self.device.lanes(dtype_of(total)), dtype_of(total))
         args = [total, gradient, first]
         if entries is not None:
             args.append(entries)
-            function = made.get(Partial(sgd.accumulate_compact, scale, *shape, dtype_of(entries), vec, chunks))
+            function = made.get(Partial(made_by.accumulate.compact, *shape, dtype_of(entries), vec, chunks))
         else:
-            function = made.get(Partial(sgd.accumulate_dense, scale, shape, vec, chunks))
+            function = made.get(Partial(made_by.accumulate.dense, shape, vec, chunks))
         return builder.emit(relax.op.call_tir_inplace(function, args, [0], total.ty))
 
     def _update(self, builder: relax.BlockBuilder, step: Named) -> FunctionSignature:
@@ -109,8 +116,8 @@ class AccumulateGradients:
         found = entries_of(step)
         entries = {(Role.INDEX, part_of(name, ENTRIES)): _copy(found[name]) for _, name in weights if name in found}
         sums = _accumulators(weights)
-        taken = weights | entries | sums | optimizer_state(weights)
-        gradients = {name: var for (_, name), var in sums.items()}
+        gradients = {name: var for (_, name), var in sums.items() if (Role.ACCUMULATOR, name) != WEIGHT_SUM}
+        taken = weights | entries | sums | optimizer_state(weights, self.rule)
 
         def body(builder: relax.BlockBuilder) -> Named:
             return update_weights(builder, KernelTable(builder), self.device, self.rule, taken, gradients)
@@ -123,9 +130,11 @@ def _copy(var: relax.Var) -> relax.Var:
 
 
 def _accumulators(taken: Named) -> Named:
-    """New arguments for the sums of the gradients of all parameters."""
-    return {
+    """New arguments for the sums of the gradients of all parameters, and for that of the parts' weights."""
+    sums = {
         (Role.ACCUMULATOR, name): relax.Var("g_" + var.name, var.ty)
         for (role, name), var in taken.items()
         if role is Role.PARAMETER
     }
+    (dtype,) = {dtype_of(var) for var in sums.values()}
+    return sums | {WEIGHT_SUM: relax.Var("weight_sum", relax.TensorType((), dtype))}

@@ -13,9 +13,10 @@ from typing import Any
 from mest_compiler.devices import Device
 from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Optimizer
 from mest_compiler.signature import STEP, UPDATE, Role
 
+from .append_optimizer import RESULTS
 from .dataflow import Dataflow, Schedule
 from .half_storage import FLOAT16
 from .options import StepOptions
@@ -43,7 +44,7 @@ def host_bytes(parameters: int) -> int:
 @dataclass(frozen=True)
 class Fitted:
     """A step whose memory is planned. schedule: what of it is done again. parts: micro-batches of a whole batch.
-    memory: bytes by kind ("weights", "gradients", "momentum", "indices", "activations", "workspace", "data"), as a
+    memory: bytes by kind ("weights", "gradients", "optimizer", "indices", "activations", "workspace", "data"), as a
     manifest has them. stored: dtype that activations wait in, where it is not their own."""
 
     graph: TrainingGraph
@@ -79,7 +80,7 @@ class Fitter:
     """What all attempts have in common."""
 
     layers: Mapping[str, SparseLayer]
-    rule: Sgd
+    rule: Optimizer
     device: Device
     options: StepOptions
     watch: Watch = unwatched
@@ -174,12 +175,12 @@ def _bytes(planned: StepProgram, parts: int) -> dict[str, int]:
 
     slots = planned.signature.get(UPDATE, step).of(Role.SLOT)
     given = dict(zip(step.results, arena.returned, strict=True))
-    handed_out = sum(size for result, size in given.items() if result.role in (Role.LOSS, Role.OUTPUT))
+    handed_out = sum(size for result, size in given.items() if result.role in RESULTS)
     return {
         "weights": taken(Role.PARAMETER, Role.FROZEN, Role.BUFFER),
         # Sums of gradients where there are parts, else those that a step hands out.
         "gradients": taken(Role.ACCUMULATOR) if parts > 1 else sum(arena.returned) - handed_out,
-        "momentum": sum(arg.bytes for arg in slots),
+        "optimizer": sum(arg.bytes for arg in slots),
         "indices": taken(Role.INDEX),
         "activations": arena.activations,
         "workspace": arena.workspace,

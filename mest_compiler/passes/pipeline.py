@@ -13,13 +13,13 @@ from mest_compiler.errors import DeviceError
 from mest_compiler.frontend import TrainingGraph
 from mest_compiler.frontend.ops import plain_legalizations
 from mest_compiler.kernels.indices import SparseConv
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Optimizer
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.signature import STEP, UPDATE, Role
 
 from .accumulate_gradients import AccumulateGradients
-from .append_sgd import AppendSgd
+from .append_optimizer import AppendOptimizer
 from .check_limits import check_limits
 from .dataflow import Schedule
 from .fuse_backward_sums import FuseBackwardSums
@@ -113,7 +113,7 @@ def _half_storage(options: StepOptions, device: Device, dtype: str) -> list[Half
 
 
 def finish(
-    tiled: StepProgram, rule: Sgd, device: Device, options: StepOptions = PLAIN, schedule: Schedule | None = None,
+    tiled: StepProgram, rule: Optimizer, device: Device, options: StepOptions = PLAIN, schedule: Schedule | None = None,
     micro_batches: int = 1, watch: Watch = unwatched,
 ) -> StepProgram:  # fmt: skip
     """From there to the whole step: what is computed again, the optimiser, and what is left in Relax as loops.
@@ -128,7 +128,7 @@ def finish(
         passes += [OnModule(Recompute(device, schedule)), *_half_storage(options, device, dtype)]
     # The optimiser, on the state in place.
     one = micro_batches == 1
-    passes.append(AppendSgd(device, rule) if one else AccumulateGradients(device, rule, micro_batches))
+    passes.append(AppendOptimizer(device, rule) if one else AccumulateGradients(device, rule))
     # What is left in Relax (the classifier, the loss). Ours are not fused: that is little work, and what stands between
     # two fused kernels would be nobody's plan.
     fused = [t.AnnotateTIROpPattern(), t.FuseOps(), t.FuseTIR()] if options.schedules == TVM else []
@@ -146,7 +146,7 @@ def finish(
 
 
 def lower(
-    graph: TrainingGraph, layers: Mapping[str, SparseLayer], rule: Sgd, device: Device, pick: Pick = probable
+    graph: TrainingGraph, layers: Mapping[str, SparseLayer], rule: Optimizer, device: Device, pick: Pick = probable
 ) -> StepProgram:
     """`tile` and `finish` without options."""
     return finish(tile(graph, layers, device, pick=pick), rule, device)

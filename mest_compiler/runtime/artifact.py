@@ -41,12 +41,17 @@ _KEYS = (
     "memory",
     "input_shape",
     "classes",
+    "inputs",
+    "outputs",
+    "targets",
+    "loss",
     "dtype",
     "seeded",
     "asked",
     "done",
     "parameters",
     "buffers",
+    "frozen",
     "signature",
     "layers",
 )
@@ -156,7 +161,7 @@ class Artifact:
             raise ArtifactError(f"Artifact {path} is damaged: {error}. Compile it again.") from error
         _check_tensors(path, manifest, tensors, structures)
         # The files are in an order of their own (safetensors sorts by name); the manifest's is the network's.
-        tensors = {n: tensors[n] for kind in ("parameters", "buffers") for n in manifest[kind]}
+        tensors = {n: tensors[n] for kind in ("parameters", "frozen", "buffers") for n in manifest[kind]}
         structures = {p: structures[p] for p in manifest["parameters"] if p in structures}
         return cls(manifest, files[LIBRARY], tensors, structures)
 
@@ -225,7 +230,7 @@ def _check_tensors(
     tensors: Mapping[str, np.ndarray],
     structures: Mapping[str, Structure],
 ) -> None:
-    shapes = {**manifest["parameters"], **manifest["buffers"]}
+    shapes = {**manifest["parameters"], **manifest["frozen"], **manifest["buffers"]}
     sparse = {p: layer for p, layer in manifest["layers"].items() if "capacity" in layer}
     if set(tensors) != set(shapes) or set(structures) != set(sparse):
         raise ArtifactError(f"The tensors of artifact {path} are not those its manifest names: compile it again.")

@@ -4,10 +4,12 @@ not at all.
 What is sparse is stored compactly, [units, unit_size] in ascending order of unit ids, so the file depends neither on
 how a device orders its structures nor on their capacity. Tensors are named
 
-    state/NAME      a parameter, or running statistics; of a sparse parameter its compact values
-    momentum/NAME   of a parameter, likewise
-    units/NAME      int32 [units], ascending ids of the units that a sparse parameter keeps
-    loop/NAME       arrays of the training loop
+    state/NAME            a parameter, or running statistics; of a sparse parameter its compact values
+    optimizer/SLOT/NAME   what the optimiser keeps of a parameter, likewise
+    units/NAME            int32 [units], ascending ids of the units that a sparse parameter keeps
+    loop/NAME             arrays of the training loop
+
+Form 2, which knew SGD's momentum alone, is read too: its momentum/NAME is optimizer/momentum/NAME.
 """
 
 from __future__ import annotations
@@ -25,27 +27,29 @@ from safetensors import SafetensorError, safe_open
 
 from mest_compiler.errors import CheckpointError, StructureError
 from mest_compiler.files import write_bytes
+from mest_compiler.optimizers import Optimizer
 from mest_compiler.sparsity.schemes import Scheme, get_scheme, kernel_shape
 from mest_compiler.sparsity.structure import from_units
 
 Form = tuple[str, Sequence[int]]
 
-_STATE, _MOMENTUM, _UNITS, _LOOP = "state", "momentum", "units", "loop"
-_PARTS = (_STATE, _MOMENTUM, _UNITS, _LOOP)
-FORM = "mest-checkpoint-2"
+_STATE, _OPTIMIZER, _UNITS, _LOOP = "state", "optimizer", "units", "loop"
+FORM, FORM_2 = "mest-checkpoint-3", "mest-checkpoint-2"
+_OF_FORM_2 = "momentum"
 
 
 @dataclass(frozen=True)
 class Content:
     """All of a checkpoint. The order of names in it is the file's and means nothing: the model's own counts.
 
-    state, momentum: by torch name, compact where sparse; units: of the sparse parameters; extra: JSON values and
+    state: by torch name, compact where sparse; slots: of the optimiser by slot and then likewise; units: of the sparse
+    parameters; extra: JSON values and
     arrays: arrays, both the caller's; seed and steps: what draws the masks of the dropouts; schemes: of the sparse
     parameters, by name, in what was read (`write` takes them from the identity).
     """
 
     state: Mapping[str, np.ndarray]
-    momentum: Mapping[str, np.ndarray]
+    slots: Mapping[str, Mapping[str, np.ndarray]]
     units: Mapping[str, np.ndarray]
     extra: dict[str, Any] = field(default_factory=dict)
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -55,16 +59,17 @@ class Content:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """All arrays by their names in the file."""
-        parts = zip(_PARTS, (self.state, self.momentum, self.units, self.arrays), strict=True)
-        return {f"{part}/{name}": np.asarray(a, order="C") for part, some in parts for name, a in some.items()}
+        parts = {_STATE: self.state, _UNITS: self.units, _LOOP: self.arrays}
+        parts |= {f"{_OPTIMIZER}/{slot}": arrays for slot, arrays in self.slots.items()}
+        return {f"{part}/{name}": np.asarray(a, order="C") for part, some in parts.items() for name, a in some.items()}
 
     def dense_state(self, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
         """Parameters and running statistics as torch has them, with their zeros; see `_dense`."""
         return self._dense(self.state, shapes, source)
 
-    def dense_momentum(self, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
-        """Momenta by parameter name, likewise."""
-        return self._dense(self.momentum, shapes, source)
+    def dense_slot(self, slot: str, shapes: Mapping[str, Sequence[int]], source: str) -> dict[str, np.ndarray]:
+        """A slot by parameter name, likewise."""
+        return self._dense(self.slots[slot], shapes, source)
 
     def _dense(
         self, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int]], source: str
@@ -122,18 +127,21 @@ class Identity:
     """What must agree between who writes a checkpoint and who reads it.
 
     parameters, buffers: (dtype, shape) by torch name, as torch has them; schemes: of the sparse parameters; optimizer:
-    momentum, weight_decay and nesterov.
+    with its settings.
     """
 
     parameters: Mapping[str, Form]
     buffers: Mapping[str, Form]
     schemes: Mapping[str, str]
-    optimizer: Mapping[str, Any]
+    optimizer: Optimizer
 
-    def digest(self) -> str:
-        """sha256 of all."""
+    def digest(self, form: str = FORM) -> str:
+        """sha256 of all, as a file of this form has it."""
         forms = [{n: [dtype, list(shape)] for n, (dtype, shape) in f.items()} for f in (self.parameters, self.buffers)]
-        said = [*forms, dict(self.schemes), dict(self.optimizer)]
+        facts = self.optimizer.facts()
+        if form == FORM_2:
+            del facts["name"]
+        said = [*forms, dict(self.schemes), facts]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -181,21 +189,31 @@ def read(path: str | Path, identity: Identity | None) -> Content:
         raise CheckpointError(f"There is no checkpoint at {path}.") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"Checkpoint {path} is damaged ({error}): use an earlier one.") from error
-    if metadata.get("form") != FORM:
+    form = metadata.get("form")
+    if form not in (FORM, FORM_2):
         raise CheckpointError(f"{path} is no checkpoint of this version: name a file that a run of it saved.")
     text = metadata.get("text", "")
     if metadata.get("sha256") != _digest(arrays, text):
         raise CheckpointError(f"Checkpoint {path} is damaged (its sha256 differs): use an earlier one.")
-    if identity is not None and metadata.get("of") != identity.digest():
+    if identity is not None and metadata.get("of") != identity.digest(form):
         raise CheckpointError(
             f"Checkpoint {path} is of another model, optimiser or sparsity scheme than this run: resume with its own."
         )
-    found: dict[str, dict[str, np.ndarray]] = {part: {} for part in _PARTS}
+    found: dict[str, dict[str, np.ndarray]] = {part: {} for part in (_STATE, _UNITS, _LOOP)}
+    slots: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         part, _, name = key.partition("/")
-        if part not in found:
+        slot, _, parameter = name.partition("/")
+        if form == FORM_2 and part == _OF_FORM_2:
+            part, slot, parameter = _OPTIMIZER, _OF_FORM_2, name
+        if part == _OPTIMIZER:
+            slots.setdefault(slot, {})[parameter] = array
+        elif part in found:
+            found[part][name] = array
+        else:
             raise CheckpointError(f"Checkpoint {path} has the unknown tensor {key!r}: use another one.")
-        found[part][name] = array
+    if form == FORM_2 and identity is not None and not identity.optimizer.slots:
+        slots.clear()  # SGD without momentum kept one nevertheless
     try:
         said = json.loads(text)
         extra, seed, steps, schemes = (said[key] for key in ("extra", "seed", "steps", "schemes"))
@@ -204,7 +222,7 @@ def read(path: str | Path, identity: Identity | None) -> Content:
     mappings = isinstance(extra, dict) and isinstance(schemes, dict)
     if not mappings or any(type(number) is not int or number < 0 for number in (seed, steps)):
         raise CheckpointError(f"Checkpoint {path} is damaged (what its text says): use an earlier one.")
-    content = Content(*(found[part] for part in _PARTS[:3]), extra, found[_LOOP], seed, steps, schemes)
+    content = Content(found[_STATE], slots, found[_UNITS], extra, found[_LOOP], seed, steps, schemes)
     if identity is not None:
         _check_fits(path, content, identity)
     return content
@@ -213,9 +231,12 @@ def read(path: str | Path, identity: Identity | None) -> Content:
 def _check_fits(path: Path, content: Content, identity: Identity) -> None:
     """Raise CheckpointError unless every tensor is what the network has there."""
     forms = {**identity.parameters, **identity.buffers}
-    wanted = {_UNITS: identity.schemes, _STATE: forms, _MOMENTUM: identity.parameters}
-    for part, names in wanted.items():
-        found = getattr(content, part)
+    slots = {f"{_OPTIMIZER}/{slot}": arrays for slot, arrays in content.slots.items()}
+    known = {f"{_OPTIMIZER}/{slot}": identity.parameters for slot in identity.optimizer.slots}
+    wanted = {_UNITS: identity.schemes, _STATE: forms, **known}
+    there = {_UNITS: content.units, _STATE: content.state, **slots}
+    for part in {**wanted, **there}:
+        found, names = there.get(part, {}), wanted.get(part, {})
         if found.keys() != names.keys():
             name = sorted(found.keys() ^ names.keys())[0]
             what = "has the unknown" if name in found else "lacks the"
@@ -232,8 +253,8 @@ def _check_fits(path: Path, content: Content, identity: Identity) -> None:
         except StructureError as error:
             raise CheckpointError(f"Checkpoint {path} has wrong units of {name!r}: {error}") from error
         compact[name] = (len(units), get_scheme(scheme).unit_size(shape))
-    for part in (_STATE, _MOMENTUM):
-        for name, array in getattr(content, part).items():
+    for part in (_STATE, *slots):
+        for name, array in there[part].items():
             dtype, shape = forms[name][0], compact.get(name, tuple(forms[name][1]))
             if array.dtype != dtype or array.shape != shape:
                 raise CheckpointError(

@@ -14,7 +14,9 @@ import tvm
 from mest_compiler.errors import ArtifactError, CheckpointError, MaskError, MestError, StructureError
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.indices import SparseConv, index_arrays
-from mest_compiler.signature import MOMENTUM, PREDICT, RATE, STEP, UPDATE, Role, part_of
+from mest_compiler.losses import LOSSES, Loss, loss_of
+from mest_compiler.optimizers import optimizer_of
+from mest_compiler.signature import HYPER, PREDICT, STEP, UPDATE, WEIGHT, Role, part_of
 from mest_compiler.sparsity import mutation
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
@@ -22,6 +24,7 @@ from mest_compiler.sparsity.structure import Structure, from_units
 
 from . import checkpoint
 from .artifact import Artifact
+from .named_arrays import Arrays, NamedArrays
 from .remote_session import Place, RemoteSession
 from .session import Session
 from .step_seed import step_seed
@@ -54,7 +57,7 @@ def _asks(what: str) -> Callable[[Method], Method]:
 
 
 class Trainer:
-    """One network in training: parameters, running statistics, momenta and structures live on the device.
+    """One network in training: parameters, running statistics, the optimiser's slots and structures live on the device.
 
     A step of an artifact with micro-batches is PyTorch's gradient accumulation: the parts of a batch go through the
     network one after another, each with the running statistics updated and dropouts of its own, and the mean of their
@@ -62,10 +65,16 @@ class Trainer:
     """
 
     def __init__(
-        self, artifact: Artifact, threads: int | None = None, seed: int = 0, place: Place | None = None
+        self,
+        artifact: Artifact,
+        threads: int | None = None,
+        seed: int = 0,
+        place: Place | None = None,
+        loss: Loss | None = None,
     ) -> None:
         """Args: artifact: a compiled step. threads: None: as many as it was compiled for. seed: at least 0, draws what
         the dropouts of each step keep. place: a connection to where it shall run; None: this machine.
+        loss: where it is a function of one's own, which no artifact holds: for `evaluate`.
 
         Raises:
             ArtifactError: the artifact does not run on this machine, or its program takes other index arrays than its
@@ -73,7 +82,7 @@ class Trainer:
         """
         self.artifact, self.manifest = artifact, artifact.manifest
         self.session = Session(artifact, threads) if place is None else RemoteSession(artifact, place)
-        self.seed, self.steps = seed, 0
+        self.seed, self.steps, self.loss = seed, 0, loss
         self._fill()
 
     @_asks("the sending of weights and structures")
@@ -87,23 +96,35 @@ class Trainer:
         self.structures: dict[str, Structure] = {}
         # What the last call of the step handed out: loss, logits, then gradients in parameter order.
         self._gradients: Mapping[str, tvm.runtime.Tensor] | None = None
-        self._tensors = {n: self.session.tensor(artifact.tensors[n]) for n in (*self.parameters, *self.buffers)}
-        self._momenta = {p: self.session.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
+        held = (*self.parameters, *self.manifest["frozen"], *self.buffers)
+        self._tensors = {name: self.session.tensor(artifact.tensors[name]) for name in held}
+        facts = self.manifest["optimizer"]
+        self.optimizer = optimizer_of(facts["name"], facts)
+        if self.loss is None and self.manifest["loss"]["name"] in LOSSES:
+            self.loss = loss_of(self.manifest["loss"]["name"], self.manifest["loss"])
+        self.arrays = NamedArrays(self.manifest)
+        self._slots = {
+            part_of(p, slot): self.session.tensor(np.zeros_like(artifact.tensors[p]))
+            for slot in self.optimizer.slots
+            for p in self.parameters
+        }
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
         for name in self.layers:
             self._bind(name, artifact.structures[name])
-        self._lr = self.session.tensor(np.zeros((), self.dtype))
+        self._hyper = self.session.tensor(np.zeros(len(self.optimizer.hypers), self.dtype))
+        self._hyper_values: tuple[float, ...] = ()
+        self._lr = 0.0
         self._step_seed = self.session.tensor(np.zeros((), np.uint32))
         self._inputs = self._input_buffers()
         self._sums: dict[str, tvm.runtime.Tensor] = {}
         if len(self._inputs) > 1:
             self._sums = {p: self.session.tensor(np.zeros_like(artifact.tensors[p])) for p in self.parameters}
+            self._sums[WEIGHT] = self.session.tensor(np.zeros((), self.dtype))
         # Micro-batches hand out the sums of all gradients, a whole batch only those that mutation needs.
         results = artifact.signature[STEP].result_places(Role.GRADIENT, Role.ACCUMULATOR)
         self._gradient_at = {p: results[p] for p in self.layers}
-        self._loss_at, self._output_at = (
-            next(iter(artifact.signature[STEP].result_places(role).values())) for role in (Role.LOSS, Role.OUTPUT)
-        )
+        step = artifact.signature[STEP]
+        self._handed_out = {role: step.result_places(role) for role in (Role.LOSS, Role.WEIGHT, Role.OUTPUT)}
         flags = [self.session.tensor(np.asarray(flag, np.int32)) for flag in (1, 0)]
         self._step_args = [
             self._arguments(STEP, inputs, flags[min(number, 1)]) for number, inputs in enumerate(self._inputs)
@@ -126,14 +147,16 @@ class Trainer:
         first: tvm.runtime.Tensor | None = None,
     ) -> list[tvm.runtime.Tensor]:
         """What a function of the program takes. inputs: of the part of a batch; first: the flag of the first part."""
-        slots = {part_of(name, MOMENTUM): tensor for name, tensor in self._momenta.items()}
-        index = {part_of(*key): tensor for key, tensor in self._index.items()}
-        held = {
-            Role.PARAMETER: self._tensors, Role.FROZEN: self._tensors, Role.BUFFER: self._tensors, Role.SLOT: slots,
-            Role.INPUT: inputs, Role.TARGET: inputs, Role.INDEX: index, Role.ACCUMULATOR: self._sums,
-            Role.SEED: defaultdict(lambda: self._step_seed), Role.FIRST: defaultdict(lambda: first),
-            Role.HYPER: {RATE: self._lr},
-        }  # fmt: skip
+        held: dict[Role, Mapping[str, tvm.runtime.Tensor]] = {
+            **dict.fromkeys((Role.PARAMETER, Role.FROZEN, Role.BUFFER), self._tensors),
+            **dict.fromkeys((Role.INPUT, Role.TARGET), inputs),
+            Role.INDEX: {part_of(*key): tensor for key, tensor in self._index.items()},
+            Role.SLOT: self._slots,
+            Role.ACCUMULATOR: self._sums,
+            Role.HYPER: {HYPER: self._hyper},
+            Role.SEED: defaultdict(lambda: self._step_seed),
+            Role.FIRST: defaultdict(lambda: first),
+        }
         return [held[arg.role][arg.name] for arg in self.artifact.signature[function].arguments]
 
     def _check_forms(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
@@ -163,41 +186,39 @@ class Trainer:
 
     # ---- training
     @_asks("a training step")
-    def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> tuple[float, np.ndarray]:
-        """One update on x [N, C, H, W] and y int64 [N], with N the artifact's batch.
+    def step(self, x: Arrays, y: Arrays, lr: float) -> tuple[float, Arrays]:
+        """One update on inputs x [N, ...] and targets y [N, ...], with N the artifact's batch.
 
-        Returns (mean loss, logits [N, classes] before the update).
+        Each is an array where the model has one, or arrays by name. Returns (loss, outputs [N, ...] before the update),
+        the latter likewise.
 
         Raises:
-            ArtifactError: other shapes than the artifact's, or labels outside 0..classes-1.
+            ArtifactError: other names or shapes than the artifact's, or targets that the loss does not take.
         """
-        shape = (self.manifest["batch"], *self.manifest["input_shape"])
-        if x.shape != shape or y.shape != shape[:1]:
-            raise ArtifactError(
-                f"The artifact trains on x {list(shape)} and y [{shape[0]}], and got x {list(x.shape)} and y "
-                f"{list(y.shape)}: compile it for that batch."
-            )
-        if y.dtype.kind not in "iu":
-            raise ArtifactError(f"Labels are whole numbers, and got an array of {y.dtype}: convert it to int64.")
-        if y.min() < 0 or y.max() >= self.manifest["classes"]:
-            raise ArtifactError(
-                f"Labels run from {y.min()} to {y.max()}, and the model has the classes 0 to "
-                f"{self.manifest['classes'] - 1}."
-            )
-        part = self.manifest["micro_batch"]
-        for number, inputs in enumerate(self._inputs):
+        batch, part = self.manifest["batch"], self.manifest["micro_batch"]
+        inputs, targets = self.arrays.taken("inputs", x, batch), self.arrays.taken("targets", y, batch)
+        if self.loss is not None:
+            self.loss.check(targets, self.arrays.outputs)
+        for number, buffers in enumerate(self._inputs):
             chosen = slice(number * part, (number + 1) * part)
-            for tensor, given in zip(inputs.values(), (x, y), strict=True):
-                tensor.copyfrom(np.asarray(given[chosen], tensor.dtype, order="C"))
-        self._lr.copyfrom(np.asarray(lr, self.dtype))
-        found = [(float(loss.numpy()), logits.numpy()) for loss, logits in self.run()]
-        losses, logits = zip(*found, strict=True)
-        return sum(losses) / len(losses), np.concatenate(logits)
+            for name, array in {**inputs, **targets}.items():
+                buffers[name].copyfrom(np.asarray(array[chosen], str(buffers[name].dtype), order="C"))
+        self._lr = lr
+        found = self.run()
+        total = sum(float(one[Role.LOSS].numpy()) for one in found)
+        weight = sum(float(one[Role.WEIGHT].numpy()) if Role.WEIGHT in one else 1.0 for one in found)
+        parts = zip(*([one[Role.OUTPUT][name].numpy() for name in self.arrays.outputs] for one in found), strict=True)
+        return total / weight, self.arrays.given([np.concatenate(part) for part in parts])
 
     @_asks("a training step")
-    def run(self) -> list[tuple[tvm.runtime.Tensor, tvm.runtime.Tensor]]:
-        """One update on what the input buffers hold (for timing); (loss, logits) of each part as device tensors."""
+    def run(self) -> list[dict[Role, Any]]:
+        """One update on what the input buffers hold, at the last rate (for timing). Of each part its loss, the loss's
+        weight and the outputs by name, as device tensors; a whole batch's loss is divided by its weight already."""
         found, parts = [], len(self._step_args)
+        values = self.optimizer.hyper_values(self.steps + 1, self._lr)
+        if values != self._hyper_values:  # SGD's are the same in every step, and a copy is a message over RPC
+            self._hyper.copyfrom(np.asarray(values, self.dtype))
+            self._hyper_values = values
         for number, args in enumerate(self._step_args):
             if self.manifest["seeded"]:
                 self._step_seed.copyfrom(np.asarray(step_seed(self.seed, self.steps * parts + number)))
@@ -205,35 +226,44 @@ class Trainer:
             self.session["release"]()
             outputs = self.session[STEP](*args)
             self._gradients = self.session.chosen(outputs, self._gradient_at)
-            found.append((outputs[self._loss_at], outputs[self._output_at]))
+            one = {role: {name: outputs[at] for name, at in p.items()} for role, p in self._handed_out.items()}
+            scalars = {role: next(iter(one[role].values())) for role in (Role.LOSS, Role.WEIGHT) if one[role]}
+            found.append({**scalars, Role.OUTPUT: one[Role.OUTPUT]})
         if self._sums:
             self.session[UPDATE](*self._update_args)
         self.steps += 1
         return found
 
     @_asks("a prediction")
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Logits [N, classes] in evaluation mode for any N >= 1 of x [N, C, H, W]; changes nothing.
+    def predict(self, x: Arrays) -> Arrays:
+        """Outputs [N, ...] in evaluation mode for any N >= 1 of inputs x [N, ...]; changes nothing. Arrays as of
+        `step`.
 
         Raises:
             ArtifactError: examples of another shape.
         """
-        batch, shape = self.manifest["micro_batch"], tuple(self.manifest["input_shape"])
-        if x.ndim != 4 or x.shape[1:] != shape or len(x) < 1:
-            raise ArtifactError(f"The artifact predicts examples of shape {list(shape)}, and got {list(x.shape)}.")
-        found = []
-        self.session["release"]()  # of the last step's logits
-        for start in range(0, len(x), batch):
-            part = x[start : start + batch]
-            padded = np.zeros((batch, *shape), self.dtype)
-            padded[: len(part)] = part
-            next(iter(self._inputs[0].values())).copyfrom(padded)
-            found.append(self.session[PREDICT](*self._predict_args).numpy()[: len(part)])
-        return np.concatenate(found)
+        batch, given = self.manifest["micro_batch"], self.arrays.taken("inputs", x)
+        count, found = len(next(iter(given.values()))), []
+        self.session["release"]()  # of the last step's outputs
+        for start in range(0, count, batch):
+            for name, array in given.items():
+                part, tensor = array[start : start + batch], self._inputs[0][name]
+                padded = np.zeros(tensor.shape, str(tensor.dtype))
+                padded[: len(part)] = part
+                tensor.copyfrom(padded)
+            outputs = self.session[PREDICT](*self._predict_args)
+            outputs = [outputs] if len(self.arrays.outputs) == 1 else outputs
+            found.append([output.numpy()[: count - start] for output in outputs])
+        return self.arrays.given([np.concatenate(part) for part in zip(*found, strict=True)])
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> float:
-        """Fraction of examples whose largest logit is their label."""
-        return float(np.mean(self.predict(x).argmax(1) == y))
+    def evaluate(self, x: Arrays, y: Arrays) -> float:
+        """Mean over the examples of what the loss calls right, or of the error; see `Loss.scores`."""
+        if self.loss is None:
+            raise MestError(
+                "The artifact's loss is a function of one's own, which it does not hold: give it to Trainer."
+            )
+        outputs = self.arrays.of_outputs(self.predict(x))
+        return float(np.mean(self.loss.scores(outputs, self.arrays.taken("targets", y))))
 
     # ---- structures
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
@@ -275,7 +305,8 @@ class Trainer:
         for name, change in changes.items():  # all are checked before the first is changed
             new[name] = self._structure(name, change.kept)
         for name, structure in new.items():
-            for tensor in (self._tensors[name], self._momenta[name]):
+            slots = (self._slots[part_of(name, slot)] for slot in self.optimizer.slots)
+            for tensor in (self._tensors[name], *slots):
                 moved = self.structures[name].remap(structure, tensor.numpy(), changes[name].survivors)
                 tensor.copyfrom(moved)
             self._bind(name, structure)
@@ -294,7 +325,7 @@ class Trainer:
     def swap_structures(self, masks: Mapping[str, np.ndarray]) -> None:
         """As `mutate`, from bool masks [F, C, kh, kw].
 
-        A unit that stays keeps value and momentum, one that is new starts at zero with zero momentum (a kernel with
+        A unit that stays keeps its values and slots, one that is new starts at zero with slots of zero (a kernel with
         another pattern is another unit).
 
         Raises:
@@ -325,16 +356,20 @@ class Trainer:
         """Parameters and buffers by torch name, sparse weights with their zeros."""
         return {name: self._dense(name, tensor.numpy()) for name, tensor in self._tensors.items()}
 
-    @_asks("the fetching of momenta")
-    def momentum(self) -> dict[str, np.ndarray]:
-        """Momenta by parameter name, like `state`."""
-        return {name: self._dense(name, tensor.numpy()) for name, tensor in self._momenta.items()}
+    @_asks("the fetching of the optimiser's state")
+    def slots(self) -> dict[str, dict[str, np.ndarray]]:
+        """What the optimiser keeps: by slot, such as "momentum", and then by parameter name, like `state`."""
+        return {
+            slot: {p: self._dense(p, self._slots[part_of(p, slot)].numpy()) for p in self.parameters}
+            for slot in self.optimizer.slots
+        }
 
     def state_bytes(self) -> dict[str, int]:
-        """Bytes of weights, gradients, momentum and indices that the training state takes."""
+        """Bytes of weights, gradients, the optimiser's slots and indices that the training state takes."""
         weights = sum(int(np.prod(self._tensors[p].shape)) * self.dtype.itemsize for p in self.parameters)
         indices = sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in self._index.values())
-        return {"weights": weights, "gradients": weights, "momentum": weights, "indices": indices}
+        slots = len(self.optimizer.slots) * weights
+        return {"weights": weights, "gradients": weights, "optimizer": slots, "indices": indices}
 
     @_asks("the fetching of weights")
     def to_artifact(self) -> Artifact:
@@ -344,16 +379,16 @@ class Trainer:
     # ---- checkpoints
     def _identity(self) -> checkpoint.Identity:
         m, tensors = self.manifest, self._tensors
-        forms = (
-            {n: (str(tensors[n].dtype), shape) for n, shape in m[kind].items()} for kind in ("parameters", "buffers")
-        )
+        # What is not trained is held as buffers are.
+        held = {"parameters": m["parameters"], "buffers": {**m["frozen"], **m["buffers"]}}
+        forms = ({n: (str(tensors[n].dtype), shape) for n, shape in some.items()} for some in held.values())
         schemes = {name: layer["scheme"] for name, layer in self.layers.items()}
-        return checkpoint.Identity(*forms, schemes, m["optimizer"])
+        return checkpoint.Identity(*forms, schemes, self.optimizer)
 
-    def _compact(self, tensors: Mapping[str, tvm.runtime.Tensor]) -> dict[str, np.ndarray]:
-        """As a checkpoint has them: sparse ones in ascending order of unit ids."""
-        found = {name: tensor.numpy() for name, tensor in tensors.items()}
-        return found | {name: s.by_unit(found[name]) for name, s in self.structures.items() if name in found}
+    def _compact(self, name: str, tensor: tvm.runtime.Tensor) -> np.ndarray:
+        """As a checkpoint has it: a sparse one in ascending order of unit ids."""
+        values = tensor.numpy()
+        return self.structures[name].by_unit(values) if name in self.structures else values
 
     @_asks("the fetching of a checkpoint")
     def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
@@ -362,8 +397,12 @@ class Trainer:
         Every backend reads it (see `checkpoint`); for the same artifact a run goes on from it bit by bit.
         """
         content = checkpoint.Content(
-            self._compact(self._tensors), self._compact(self._momenta), self.kept_units(), dict(extra), arrays or {},
-            self.seed, self.steps,
+            {name: self._compact(name, tensor) for name, tensor in self._tensors.items()},
+            {
+                slot: {p: self._compact(p, self._slots[part_of(p, slot)]) for p in self.parameters}
+                for slot in self.optimizer.slots
+            },
+            self.kept_units(), dict(extra), arrays or {}, self.seed, self.steps,
         )  # fmt: skip
         checkpoint.write(path, content, self._identity())
 
@@ -380,14 +419,16 @@ class Trainer:
             new = {name: self._structure(name, content.units[name]) for name in self.layers}
         except StructureError as error:
             raise CheckpointError(f"Checkpoint {path} does not fit this artifact: {error}") from error
-        filled = [
-            {n: new[n].from_unit_values(a) if n in new else a for n, a in part.items()}
-            for part in (content.state, content.momentum)
+        stored = [(tensor, name, content.state[name]) for name, tensor in self._tensors.items()]
+        stored += [
+            (self._slots[part_of(name, slot)], name, array)
+            for slot, arrays in content.slots.items()
+            for name, array in arrays.items()
         ]
+        filled = [(t, new[name].from_unit_values(a) if name in new else a) for t, name, a in stored]
         for name, structure in new.items():
             self._bind(name, structure)
-        for tensors, arrays in zip((self._tensors, self._momenta), filled, strict=True):
-            for name, tensor in tensors.items():
-                tensor.copyfrom(np.asarray(arrays[name], order="C"))
+        for tensor, array in filled:
+            tensor.copyfrom(np.asarray(array, order="C"))
         self.seed, self.steps, self._gradients = content.seed, content.steps, None
         return content.extra, dict(content.arrays)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from .layer_rules import DENSE, LayerPlan
-from .schemes import Shape, get_scheme
+from .schemes import Shape, get_scheme, kernel_shape
 
 FIRST = "the first convolution: `first: sparse` in a profile changes that"
 CLASSIFIER = "the last linear layer, which tells the classes apart: a profile that names it changes that"
 LINEAR_BESIDE = "linear layers beside convolutions: `kinds: {linear: ...}` in a profile changes that"
 GROUPED = "convolutions in groups"
+FROZEN = "their weights are frozen"
 BY_PROFILE = "as the profile says"
 NO_SHARE = "their share of the overall sparsity is none"
 BY_FILE = "as the checkpoint has them"
@@ -134,6 +135,11 @@ def sentences(asked: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
         f"sparsity: {asked['sparsity']:.2%} asked ({asked['scheme']}), {done['sparsity']:.2%} reached: {found}",
         *(f"dense: {_listed(names)} ({why})" for why, names in by_reason.items()),
     ]
+
+
+def unfit(layers: Mapping[str, Sequence[int]], frozen: Collection[str]) -> dict[str, tuple[Shape, str]]:
+    """Layers that cannot be sparse: the weight's shape as (F, C, kh, kw), and why."""
+    return {name: (kernel_shape(shape), FROZEN if name in frozen else GROUPED) for name, shape in layers.items()}
 
 
 def all_dense(layers: Mapping[str, Shape]) -> Decisions:

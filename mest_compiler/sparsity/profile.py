@@ -36,7 +36,6 @@ from .decisions import (
     BY_PROFILE,
     CLASSIFIER,
     FIRST,
-    GROUPED,
     LINEAR_BESIDE,
     NEVER_ASKED,
     NO_SHARE,
@@ -153,7 +152,7 @@ class Profile:
         self,
         layers: Mapping[str, Shape],
         linears: Mapping[str, tuple[int, int]] | None = None,
-        grouped: Mapping[str, Shape] | None = None,
+        dense: Mapping[str, tuple[Shape, str]] | None = None,
     ) -> Decisions:
         """What every layer gets, and why those that stay dense do, in the order of the arguments.
 
@@ -161,7 +160,7 @@ class Profile:
             layers: weight shape (F, C, kh, kw) by parameter name of each convolution that may be sparse, in
                 network order.
             linears: weight shape (F, C) by parameter name of each linear layer; None: they cannot be sparse here.
-            grouped: weight shape (F, C / groups, kh, kw) by parameter name of convolutions that cannot be sparse.
+            dense: of layers that cannot be sparse, and why; see `unfit`.
 
         Raises:
             ProfileError: a pattern matches no layer, a ratio is out of its scheme's range, the overall sparsity cannot
@@ -178,7 +177,7 @@ class Profile:
         shares = share_out(self.ratio, self.default.sparsity, [(layer.shape, s) for layer, s in ruled.items()])
         share = dict(zip(ruled, shares, strict=True))
         found = [_decision(layer, choice, share.get(layer)) for layer, choice in choices.items()]
-        found += [Decision(n, tuple(s), self.default.sparsity, None, GROUPED) for n, s in (grouped or {}).items()]
+        found += [Decision(n, s, self.default.sparsity, None, why) for n, (s, why) in (dense or {}).items()]
         return Decisions(self.default.scheme, tuple(found))
 
     def resolved(self, layers: Mapping[str, Shape], linears: Mapping[str, tuple[int, int]] | None = None) -> Profile:

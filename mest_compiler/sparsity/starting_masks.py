@@ -22,7 +22,7 @@ def starting_masks(
     linears: Mapping[str, tuple[int, int]],
     weights: Mapping[str, np.ndarray],
     *,
-    grouped: Mapping[str, Shape] | None = None,
+    dense: Mapping[str, tuple[Shape, str]] | None = None,
     masks: Mapping[str, np.ndarray] | None = None,
     from_weights: bool = False,
     seed: int = 0,
@@ -32,7 +32,7 @@ def starting_masks(
     Args:
         profile: which layers are sparse; None: none.
         convolutions: weight shape (F, C, kh, kw) by parameter name, in network order; linears: (F, C), likewise;
-            grouped: (F, C / groups, kh, kw) of the convolutions that stay dense.
+            dense: of the layers that stay dense, and why; see `unfit`.
         weights: by parameter name; only their zeros count, and only with `from_weights`.
         masks: for all layers of the profile; None: random balanced ones from `seed`.
         from_weights: take the masks from the zeros of the weights instead.
@@ -47,9 +47,10 @@ def starting_masks(
     if profile is None:
         if masks or from_weights:
             raise ModelError("Masks need a profile that says which scheme their layers have: give one.")
-        every = {**convolutions, **linears, **(grouped or {})}
+        others = {name: shape for name, (shape, _) in (dense or {}).items()}
+        every = {**convolutions, **linears, **others}
         return all_dense({name: kernel_shape(shape) for name, shape in every.items()}), {}
-    decisions = profile.decide(convolutions, linears, grouped)
+    decisions = profile.decide(convolutions, linears, dense)
     plan = decisions.plans
     shapes = {name: kernel_shape(shape) for name, shape in {**convolutions, **linears}.items()}
     if from_weights:

@@ -47,11 +47,11 @@ class Backend(Protocol):
         ...
 
     def mutate(self, changes: Mapping[str, Change]) -> None:
-        """Other units are kept from now on; what is new starts at zero, with zero momentum."""
+        """Other units are kept from now on; what is new starts at zero, with slots of zero."""
         ...
 
     def state_bytes(self) -> dict[str, int]:
-        """Bytes of {"weights", "gradients", "momentum", "indices"} that the training state takes."""
+        """Bytes of {"weights", "gradients", "optimizer", "indices"} that the training state takes."""
         ...
 
     def save(self, path: Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:

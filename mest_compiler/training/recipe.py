@@ -15,6 +15,8 @@ import yaml
 
 from mest_compiler.errors import MestError
 from mest_compiler.files import write_text
+from mest_compiler.losses import Loss, loss_of
+from mest_compiler.optimizers import Optimizer, optimizer_of
 from mest_compiler.sparsity.mutation_schedule import EM, EM_S, METHODS, STATIC, MutationSchedule
 from mest_compiler.training.schedule import cosine, step_decay
 
@@ -32,16 +34,19 @@ class Recipe:
     model: a name from the models' registry or "file.py:callable"; width: the model's width factor; data: a
     data set's name, data_root the folder it is read from, size the height and width of its images where they are not
     the usual ones, and noise the deviation of Gaussian noise that is added to them, in normalised units, to make an
-    easy set harder; lr, end_lr: first and last learning rate;
+    easy set harder; optimizer: "sgd", "adam" or "adamw"; lr, end_lr: first and last learning rate (None: the usual one
+    of the optimiser);
     warmup_epochs: linear warm-up before `lr`; schedule: "cosine", or "step" with `milestones` (epochs) at
-    which the rate is multiplied by `decay`; momentum, nesterov, weight_decay: as in torch.optim.SGD; scheme
+    which the rate is multiplied by `decay`; momentum, nesterov of sgd, betas, eps of the others, and weight_decay
+    (None: the usual one): as torch.optim has them; scheme
     and sparsity (fraction of weights that are zero, in [0, 1)) for one ratio everywhere, or profile, a YAML
     file with ratios by layer (profile_ratios says whether they are those of "weights" or of "kernels", scheme what a
     file without schemes means), or none of the three for a dense run; weights: a file of weights to start from, under
     weights_key in it, which scheme or profile prune by magnitude; masks: a file of masks to start from, or masks_from,
     one of pruned weights with their zeros, and with either a scheme is enough; seed: draws weights, masks, order,
     augmentation, dropouts and mutation; augment: whether images are moved as their data set says; examples: only so
-    many training images, equally many of each class; label_smoothing: as in cross_entropy.
+    many training images, equally many of each class; loss: "cross_entropy", "mse" or "bce_with_logits"; label_smoothing
+    of the first: as in torch.
 
     mutation: "static" (masks stay), "vanilla", "em" or "em&s", of the fraction p of each layer's weights, every
     mutate_every epochs (the paper's delta tau) until mutate_until (tau stop), p times p_decay at each of p_milestones;
@@ -54,7 +59,8 @@ class Recipe:
     data: str
     epochs: int
     batch: int = 64
-    lr: float = 0.1
+    optimizer: str = "sgd"
+    lr: float | None = None
     end_lr: float = 0.0
     warmup_epochs: int = 0
     schedule: str = "cosine"
@@ -62,7 +68,9 @@ class Recipe:
     decay: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
-    weight_decay: float = 5e-4
+    betas: tuple[float, ...] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float | None = None
     width: float = 1.0
     scheme: str | None = None
     sparsity: float | None = None
@@ -77,6 +85,7 @@ class Recipe:
     examples: int | None = None
     noise: float = 0.0
     size: int | None = None
+    loss: str = "cross_entropy"
     label_smoothing: float = 0.0
     mutation: str = STATIC
     p: float = 0.05
@@ -94,7 +103,12 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _converted(field.name, field.type, value))
+        kind = type(optimizer_of(self.optimizer, {}))
+        for name, usual in (("lr", "usual_rate"), ("weight_decay", "weight_decay")):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(kind, usual))
         self._check_ranges()
+        _ = self.rule, self.rule_of_loss  # raise where a setting cannot be
         if self.profile is not None and self.sparsity is not None:
             raise MestError("a recipe has either a profile or a scheme with its sparsity, not both: remove one of them")
         masked = self.masks is not None or self.masks_from is not None
@@ -117,9 +131,6 @@ class Recipe:
                 'left out unless schedule is "step"',
             ),
             "decay": (0 < self.decay <= 1, "above 0 and at most 1"),
-            "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
-            "nesterov": (not self.nesterov or self.momentum > 0, "false without momentum"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
             "width": (self.width > 0, "above 0"),
             "examples": (self.examples is None or self.examples >= 1, "at least 1"),
             "noise": (self.noise >= 0, "at least 0"),
@@ -163,6 +174,16 @@ class Recipe:
         """What a field would need to change anything of this run; None where it has it, or needs nothing."""
         works, needs = NEEDS.get(field, (lambda recipe: True, ""))
         return None if works(self) else needs
+
+    @property
+    def rule(self) -> Optimizer:
+        """The optimiser with its settings."""
+        return optimizer_of(self.optimizer, dataclasses.asdict(self))
+
+    @property
+    def rule_of_loss(self) -> Loss:
+        """The loss with its settings."""
+        return loss_of(self.loss, dataclasses.asdict(self))
 
     @property
     def mutations(self) -> MutationSchedule:
@@ -244,6 +265,11 @@ def _below(epochs: tuple[int, ...], end: int) -> bool:
 
 _MUTATION = (lambda recipe: recipe.mutation != STATIC, "mutation em, em&s or vanilla")
 NEEDS: dict[str, tuple[Callable[[Recipe], bool], str]] = {
+    "momentum": (lambda r: r.optimizer == "sgd", "optimizer sgd"),
+    "nesterov": (lambda r: r.optimizer == "sgd", "optimizer sgd"),
+    "betas": (lambda r: r.optimizer != "sgd", "optimizer adam or adamw"),
+    "eps": (lambda r: r.optimizer != "sgd", "optimizer adam or adamw"),
+    "label_smoothing": (lambda r: r.loss == "cross_entropy", "loss cross_entropy"),
     "end_lr": (lambda r: r.schedule == "cosine", "schedule cosine"),
     "milestones": (lambda r: _below(r.milestones, r.epochs), "milestones below the number of epochs"),
     "decay": (lambda r: bool(r.milestones), "schedule step with milestones"),
@@ -297,9 +323,12 @@ def _converted(name: str, kind: str, value: object) -> object:
     if kind == "float":
         return _number(name, value)
     if kind.startswith("tuple"):
-        if isinstance(value, list | tuple) and all(type(entry) is int and entry >= 0 for entry in value):
-            return tuple(value)
-        raise MestError(f"{name} of a recipe is a list of whole numbers, not {value!r}")
+        entries = value if isinstance(value, list | tuple) else [None]
+        if "float" in kind and None not in entries:
+            return tuple(_number(name, entry) for entry in entries)
+        if all(type(entry) is int and entry >= 0 for entry in entries):
+            return tuple(entries)
+        raise MestError(f"{name} of a recipe is a list of {'' if 'float' in kind else 'whole '}numbers, not {value!r}")
     wanted, said = PLAIN_TYPES[kind]
     # type(), because True is an int to isinstance.
     if type(value) is not wanted:

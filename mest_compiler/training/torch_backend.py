@@ -4,6 +4,7 @@ weights. The reference of the compiled step, and the way to train where there is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,32 @@ import torch
 from torch import nn
 
 from mest_compiler.errors import DeviceError, MaskError, MestError
+from mest_compiler.losses import CrossEntropy, Loss
+from mest_compiler.losses.base import INPUT, TARGET
+from mest_compiler.losses.outputs import alone, named, outputs_of
+from mest_compiler.optimizers import Optimizer, Sgd
 from mest_compiler.runtime import checkpoint
+from mest_compiler.runtime.named_arrays import Arrays
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.sparsity import mutation
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme, kernel_shape
 from mest_compiler.training.ranks import Alone, Ranks
 
-# Bounds the memory of activations; any number gives the same logits up to rounding.
+# Bounds the memory of activations; any number gives the same outputs up to rounding.
 PREDICT_BATCH = 256
 
 
 class TorchBackend:
-    """Trains `model` by SGD with the weights outside the masks kept at zero (implements `Backend`).
+    """Trains `model` with the weights outside the masks kept at zero (implements `Backend`).
 
     masks: parameter name -> bool array of the parameter's shape, True = kept (a linear layer's may be [F, C, 1, 1]), in
     any order; parameters without one are dense. schemes: of the masks, "unstructured" where none is named. Gradients of
-    removed weights are cleared before the update, so their momentum stays zero too. momentum, nesterov, weight_decay:
-    as in torch.optim.SGD, for all parameters. label_smoothing: as in cross_entropy. dtype: torch.float32 or
-    torch.float64 (the tests' reference). device: "cpu", "cuda" or "cuda:N". seed: at least 0, draws what the dropouts
-    of each step keep. ranks: the processes that train together, each on its share of every batch. The model itself is
-    trained in place.
+    removed weights are cleared before the update, so the optimiser's slots of them stay zero too. optimizer: for all
+    parameters that require a gradient, SGD where there is none. loss: of the outputs, cross-entropy where there is
+    none. dtype: torch.float32 or torch.float64 (the tests' reference). device: "cpu", "cuda" or "cuda:N". seed: at
+    least 0, draws what the dropouts of each step keep. ranks: the processes that train together, each on its share of
+    every batch. The model itself is trained in place.
 
     Raises DeviceError where there is no such device, MaskError where the masks do not fit.
     """
@@ -43,29 +49,23 @@ class TorchBackend:
         masks: Mapping[str, np.ndarray] | None = None,
         schemes: Mapping[str, str] | None = None,
         *,
-        momentum: float = 0.9,
-        nesterov: bool = False,
-        weight_decay: float = 5e-4,
-        label_smoothing: float = 0.0,
+        optimizer: Optimizer | None = None,
+        loss: Loss | None = None,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         seed: int = 0,
         ranks: Ranks | None = None,
     ) -> None:
         self.dtype, self.device, self.ranks = dtype, torch_device(device), ranks or Alone()
-        self.seed, self.steps, self._smoothing = seed, 0, label_smoothing
+        self.seed, self.steps, self.loss = seed, 0, loss or CrossEntropy()
         self.model = self.ranks.prepared(model.to(self.device, dtype))
         self._parallel = self.ranks.parallel(self.model)
-        self._parameters = dict(self.model.named_parameters())
-        self._rule = {"momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov}
-        # foreach, the default on a GPU, would add Nesterov's momentum to the gradients that `importance` reads.
-        self._optimizer = torch.optim.SGD(
-            self._parameters.values(), lr=0.0, foreach=False if nesterov else None, **self._rule
-        )
+        self._parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._rule = optimizer or Sgd()
+        self._optimizer = self._rule.torch(self._parameters.values())
         # Made here and not at the first step, so that a checkpoint has the same tensors whenever it is
         # written.
-        for parameter in self._parameters.values():
-            self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        self._reset_slots()
         self._schemes: dict[str, Scheme] = {}
         self._units: dict[str, np.ndarray] = {}
         self._removed: dict[str, torch.Tensor] = {}
@@ -99,29 +99,32 @@ class TorchBackend:
             parameter = self._parameters[name]
             # Filled and not multiplied: a product would keep signs of zero and NaNs.
             parameter.masked_fill_(removed, 0)
-            self._momentum_of(name).masked_fill_(removed, 0)
+            for slot in self._rule.slots:
+                self._slot(slot, name).masked_fill_(removed, 0)
 
-    def _momentum_of(self, name: str) -> torch.Tensor:
-        return self._optimizer.state[self._parameters[name]]["momentum_buffer"]
+    def _reset_slots(self) -> None:
+        """Zeros, after as many steps as there were."""
+        for parameter in self._parameters.values():
+            self._optimizer.state[parameter].update(self._rule.torch_state(parameter, self.steps))
 
-    def _momenta(self) -> dict[str, torch.Tensor]:
-        return {name: self._momentum_of(name) for name in self._parameters}
+    def _slot(self, slot: str, name: str) -> torch.Tensor:
+        return self._optimizer.state[self._parameters[name]][self._rule.torch_keys[slot]]
 
     # ---- training
-    def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> tuple[float, np.ndarray]:
-        """One step of masked SGD on the mean cross-entropy; see `Backend.step`. Logits have our dtype.
+    def step(self, x: Arrays, y: Arrays, lr: float) -> tuple[float, Arrays]:
+        """One masked step; see `Backend.step`. Outputs have our dtype.
 
-        Of several processes each gets its share of the batch, and its share's loss and logits.
+        Of several processes each gets its share of the batch, and its share's loss and outputs.
         """
         self.model.train()
         # What a model draws, in modules or functions, comes from the global generator: a resumed run draws the same.
         torch.manual_seed(int(step_seed(self.seed, self.steps)) + self.ranks.rank)
         self._optimizer.param_groups[0]["lr"] = lr
         self._optimizer.zero_grad(set_to_none=True)
-        labels = torch.from_numpy(y).to(self.device)
+        targets = {name: self._here(array) for name, array in named(y, TARGET).items()}
         with self.ranks.guarded():
-            logits = self._parallel(self._here(x))
-            loss = nn.functional.cross_entropy(logits, labels, label_smoothing=self._smoothing)
+            outputs = outputs_of(self._parallel(*map(self._here, named(x, INPUT).values())))
+            loss = self.loss.mean(outputs, targets)
             loss.backward()
         for name, removed in self._removed.items():
             gradient = self._parameters[name].grad
@@ -131,17 +134,20 @@ class TorchBackend:
         self._clear_removed()
         self.steps += 1
         self._has_gradients = True
-        return loss.item(), logits.detach().cpu().numpy()
+        return loss.item(), alone({name: output.detach().cpu().numpy() for name, output in outputs.items()})
 
-    def _here(self, x: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(x)).to(self.device, self.dtype)
+    def _here(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     @torch.inference_mode()
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Logits [N, classes] in evaluation mode, in the backend's dtype."""
+    def predict(self, x: Arrays) -> Arrays:
+        """Outputs [N, ...] in evaluation mode, in the backend's dtype."""
         self.model.eval()
-        parts = (x[start : start + PREDICT_BATCH] for start in range(0, len(x), PREDICT_BATCH))
-        return torch.cat([self.model(self._here(part)) for part in parts]).cpu().numpy()
+        inputs, found = list(named(x, INPUT).values()), []
+        for start in range(0, len(inputs[0]), PREDICT_BATCH):
+            found.append(outputs_of(self.model(*(self._here(a[start : start + PREDICT_BATCH]) for a in inputs))))
+        return alone({name: torch.cat([part[name] for part in found]).cpu().numpy() for name in found[0]})
 
     # ---- structures
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
@@ -196,15 +202,19 @@ class TorchBackend:
         """Copies of all parameters and buffers by their torch names."""
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
 
-    def momentum(self) -> dict[str, np.ndarray]:
-        """Copies of the momentum by parameter name."""
-        return {name: tensor.cpu().numpy().copy() for name, tensor in self._momenta().items()}
+    def slots(self) -> dict[str, dict[str, np.ndarray]]:
+        """Copies of what the optimiser keeps: by slot, and then by parameter name."""
+        return {
+            slot: {name: self._slot(slot, name).cpu().numpy().copy() for name in self._parameters}
+            for slot in self._rule.slots
+        }
 
     def state_bytes(self) -> dict[str, int]:
-        """Bytes of weights, gradients, momentum and masks: all dense here, whatever the masks say."""
+        """Bytes of weights, gradients, the optimiser's slots and masks: all dense here, whatever the masks say."""
         weights = sum(p.numel() * p.element_size() for p in self._parameters.values())
         masks = sum(removed.numel() for removed in self._removed.values())
-        return {"weights": weights, "gradients": weights, "momentum": weights, "indices": masks}
+        slots = len(self._rule.slots) * weights
+        return {"weights": weights, "gradients": weights, "optimizer": slots, "indices": masks}
 
     def _compact(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
         """As a checkpoint has them."""
@@ -225,8 +235,9 @@ class TorchBackend:
     def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Write all state, `extra` (JSON values) and `arrays` to one file, which every backend reads."""
         content = checkpoint.Content(
-            self._compact(self.model.state_dict()), self._compact(self._momenta()), self.kept_units(), dict(extra),
-            arrays or {}, self.seed, self.steps,
+            self._compact(self.model.state_dict()),
+            {slot: self._compact({n: self._slot(slot, n) for n in self._parameters}) for slot in self._rule.slots},
+            self.kept_units(), dict(extra), arrays or {}, self.seed, self.steps,
         )  # fmt: skip
         checkpoint.write(path, content, self._identity())
 
@@ -239,12 +250,16 @@ class TorchBackend:
         content = checkpoint.read(path, self._identity())
         for name, units in content.units.items():
             self._keep(name, units)
-        own = (self.model.state_dict(), content.dense_state), (self._momenta(), content.dense_momentum)
+        self.seed, self.steps, self._has_gradients = content.seed, content.steps, False
+        self._reset_slots()
+        own = [(self.model.state_dict(), content.dense_state)]
+        for slot in self._rule.slots:
+            tensors = {name: self._slot(slot, name) for name in self._parameters}
+            own.append((tensors, partial(content.dense_slot, slot)))
         for tensors, stored in own:
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             for name, array in stored(shapes, str(path)).items():
                 tensors[name].copy_(torch.from_numpy(array.copy()))  # what a file is read into may be read-only
-        self.seed, self.steps, self._has_gradients = content.seed, content.steps, False
         return content.extra, dict(content.arrays)
 
 

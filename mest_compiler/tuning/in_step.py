@@ -142,7 +142,7 @@ class Entrant:
         x = rng.standard_normal((m["batch"], *m["input_shape"]), np.float32)
         y = rng.integers(0, m["classes"], m["batch"])
         _, self.logits = self._trainer.step(x, y, 0.0)
-        self.gradients = self._trainer.momentum()  # with their weight decay
+        self.gradients = self._trainer.slots()["momentum"]  # with their weight decay
         self._clock = KernelClock(self._trainer)
         self._functions = own_functions(m["layers"], tasks)
 

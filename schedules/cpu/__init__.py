@@ -1,6 +1,7 @@
 """Kernels for CPUs with vector units: activations in batch tiles of one vector of lanes."""
 
 from . import (
+    accumulate,
     choose,
     dropout,
     elementwise,
@@ -10,8 +11,8 @@ from . import (
     normalise_from_sums,
     plain,
     pooling,
-    sgd,
     spaces,
+    update,
     zeros,
 )
 
@@ -21,6 +22,6 @@ STORED = ("float32", "bfloat16")
 """Dtypes that activations may be stored in."""
 
 __all__ = [
-    "REWRITES", "STORED", "choose", "dropout", "elementwise", "emit", "narrow", "normalise", "normalise_from_sums",
-    "plain", "pooling", "sgd", "spaces", "zeros",
+    "REWRITES", "STORED", "accumulate", "choose", "dropout", "elementwise", "emit", "narrow", "normalise",
+    "normalise_from_sums", "plain", "pooling", "spaces", "update", "zeros",
 ]  # fmt: skip

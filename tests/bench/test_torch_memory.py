@@ -28,11 +28,11 @@ def _linear() -> SimpleNamespace:
 
 def test_weights_gradients_and_momentum_of_a_linear_layer() -> None:
     found, weight = peak_of(_linear()), 4 * INPUTS * OUTPUTS
-    assert (found["weights"], found["gradients"], found["momentum"]) == (weight,) * 3
+    assert (found["weights"], found["gradients"], found["optimizer"]) == (weight,) * 3
     assert found["data"] == 4 * BATCH * INPUTS + 8 * BATCH
     # logits, their logarithms and gradients: some [BATCH, OUTPUTS], beside a weight of 12 MB
     assert 0 < found["rest"] < 8 * 4 * BATCH * OUTPUTS
-    parts = (found[kind] for kind in ("weights", "gradients", "momentum", "data", "rest"))
+    parts = (found[kind] for kind in ("weights", "gradients", "optimizer", "data", "rest"))
     assert found["peak"] == sum(parts)
 
 
@@ -64,5 +64,5 @@ def test_buffers_count_as_weights() -> None:
     found = peak_of(_iteration(network, torch.randn(2, 3, 8, 8), torch.zeros(2).long()))
     parameters = 4 * (8 * 3 * 9 + 8 + 8 + 8)
     assert found["weights"] == parameters + 4 * 2 * 8 + 8
-    assert found["momentum"] == parameters
+    assert found["optimizer"] == parameters
     assert found["peak"] == pytest.approx(sum(found[kind] for kind in found if kind != "peak"))

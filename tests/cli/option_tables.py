@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.losses import CrossEntropy
+from mest_compiler.optimizers import Adam, AdamW, Sgd
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.runtime.remote.where import Address, Where
 
@@ -29,6 +30,7 @@ def _ratio(seen: Seen) -> float:
     return seen.step["profile"].layers[LAYER].sparsity
 
 
+ADAMW = ("--optimizer", "adamw")
 TRAIN: dict[str, list[Option]] = {
     "recipe": [(("demo", "--data", "rows"), recipe(model="resnet20", momentum=0.9, mutation="em"))],
     "list_recipes": [(("--list",), lambda seen: "mnist-em" in seen.stdout and seen.status == 0)],
@@ -73,10 +75,25 @@ TRAIN: dict[str, list[Option]] = {
     "momentum": [(("--momentum", "0.5"), lambda seen: seen.step["optimizer"] == Sgd(0.5, 5e-4, False))],
     "nesterov": [
         (("--nesterov",), lambda seen: seen.step["optimizer"].nesterov),
-        (("--nesterov", "--momentum", "0"), refuses("nesterov of a recipe is false without momentum")),
+        (("--nesterov", "--momentum", "0"), refuses("nesterov of sgd is false without momentum")),
+    ],
+    "optimizer": [
+        (("--optimizer", "adamw"), lambda seen: seen.step["optimizer"] == AdamW()),
+        (("--optimizer", "adam"), lambda seen: seen.step["optimizer"] == Adam()),
+        (("--optimizer", "lion"), refuses("There is no optimiser 'lion': choose sgd, adam, adamw")),
+        (("--optimizer", "adamw", "--momentum", "0.5"), refuses("--momentum")),
+    ],
+    "betas": [
+        ((*ADAMW, "--betas", "0.8,0.9"), lambda seen: seen.step["optimizer"].betas == (0.8, 0.9)),
+        ((*ADAMW, "--betas", "0.8"), refuses("'0.8' is no pair of numbers")),
+        (("--betas", "0.8,0.9"), refuses("--betas")),
+    ],
+    "eps": [
+        ((*ADAMW, "--eps", "1e-6"), lambda seen: seen.step["optimizer"].eps == 1e-6),
+        (("--eps", "1e-6"), refuses("--eps")),
     ],
     "weight_decay": [(("--weight-decay", "0.1"), lambda seen: seen.step["optimizer"].weight_decay == 0.1)],
-    "label_smoothing": [(("--label-smoothing", "0.1"), lambda seen: seen.step["label_smoothing"] == 0.1)],
+    "label_smoothing": [(("--label-smoothing", "0.1"), lambda seen: seen.step["loss"] == CrossEntropy(0.1))],
     "scheme": [
         (BLOCK, lambda seen: seen.step["profile"].default.scheme == "block"),
         (("--scheme", "block"), refuses("names a scheme and its sparsity together")),
@@ -261,7 +278,7 @@ COMPILE: dict[str, list[Option]] = {
         (("other.py:fixed", "--channels", "1"), lambda seen: seen.step["model"][-1].weight.shape[0] == 5),
     ],
     "momentum": TRAIN["momentum"],
-    "nesterov": [TRAIN["nesterov"][0], (TRAIN["nesterov"][1][0], refuses("with --nesterov above 0"))],
+    **{name: TRAIN[name] for name in ("nesterov", "optimizer", "betas", "eps")},
     "weight_decay": TRAIN["weight_decay"],
     "memory_limit": TRAIN["memory_limit"][:1],
     "activations": TRAIN["activations"][:1],

@@ -84,7 +84,7 @@ def test_masks_and_start_from_trained_weights(mest, folder: Path, mask: np.ndarr
         ([MODEL, *BLOCK, "--masks", "net.py"], "Mask file net.py cannot be read"),
         ([MODEL, "--scheme", "block", "--masks-from", "other.safetensors"], "are of another model"),
         ([MODEL, "--scheme", "block", "--masks-from", "net.py"], "Weights net.py cannot be read"),
-        ([MODEL, "--nesterov", "--momentum", "0"], "with --nesterov above 0"),
+        ([MODEL, "--nesterov", "--momentum", "0"], "nesterov of sgd is false without momentum"),
         ([MODEL, "--profile", "authors.yaml"], "prune_ratios need a scheme: add the key 'scheme', or give --scheme"),
     ],
 )

@@ -212,7 +212,7 @@ def compiled_options(monkeypatch: pytest.MonkeyPatch) -> list[StepOptions]:
 
     def interleave(contestants: list, *_: object) -> Mapping[str, Timing]:
         sizes = {**dict.fromkeys(KINDS, 100), "planned_peak": 700, "measured_peak": 690}
-        torch = {"weights": 1, "gradients": 1, "momentum": 1, "data": 1, "rest": 1, "peak": 5000}
+        torch = {"weights": 1, "gradients": 1, "optimizer": 1, "data": 1, "rest": 1, "peak": 5000}
         classes = {one.arguments["classes"] for one in contestants if one.name.startswith("torch")}
         assert classes <= {7}
         return {

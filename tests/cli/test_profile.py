@@ -101,7 +101,7 @@ def test_a_hybrid_profile_in_the_order_of_the_forward_pass(mest, mixed: str) -> 
 
 def test_the_layers_are_those_of_a_trace(mixed: str) -> None:
     network = models.build(mixed)
-    traced = trace(network, torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
+    traced = trace(network, torch.zeros(2, 3, 8, 8))
     found = network_layers(network, (3, 8, 8))
     assert list((found.convolutions | found.grouped).items()) == sorted(
         ((name, c.shape) for name, c in traced.convolutions.items()), key=lambda item: item[0] in found.grouped

@@ -12,6 +12,7 @@ from tvm import relax
 
 from mest_compiler.devices import local_cpu
 from mest_compiler.frontend import TrainingGraph, plain_legalizations, trace
+from mest_compiler.losses import CrossEntropy
 
 from .dropouts import seed_dropouts, with_reference_dropouts
 
@@ -61,7 +62,7 @@ def check_against_torch(
     """Run step and predict once and compare everything they return with PyTorch."""
     with torch.no_grad():  # running statistics that are not those of a new model
         model.train()(x * 2 + 1)
-    graph = trace(model, x, y, label_smoothing)
+    graph = trace(model, x, CrossEntropy(label_smoothing))
     machine = compile_plain(graph.module)
     state = [tvm.runtime.tensor(graph.state[name]) for name in (*graph.parameters, *graph.buffers)]
     x_, y_ = tvm.runtime.tensor(x.numpy()), tvm.runtime.tensor(y.numpy())

@@ -7,6 +7,7 @@ from torch import nn
 from tvm import relax
 
 from mest_compiler.frontend import Convolution, ops, trace
+from mest_compiler.signature import Arg, Role
 
 
 def make_model() -> nn.Module:
@@ -17,14 +18,22 @@ def make_model() -> nn.Module:
 def model_and_graph(batch):
     model = make_model()
     x, _ = batch(torch.float32)
-    return model, trace(model, x, torch.tensor([0, 1, 2, 3]))
+    return model, trace(model, x)
 
 
 def test_names_and_shapes(model_and_graph):
     _, graph = model_and_graph
     assert graph.parameters == ("0.weight", "0.bias", "1.weight", "1.bias", "4.weight", "4.bias")
     assert graph.buffers == ("1.running_mean", "1.running_var", "1.num_batches_tracked")
-    assert (graph.classes, graph.batch, graph.input_shape, graph.dtype) == (5, 4, (3, 8, 8), "float32")
+    assert graph.step.arguments[-2:] == (
+        Arg(Role.INPUT, "x", (4, 3, 8, 8), "float32"),
+        Arg(Role.TARGET, "y", (4,), "int64"),
+    )
+    assert graph.step.results[:2] == (
+        Arg(Role.LOSS, "loss", (), "float32"),
+        Arg(Role.OUTPUT, "output", (4, 5), "float32"),
+    )
+    assert (graph.batch, graph.dtype) == (4, "float32")
     assert graph.convolutions == {
         "0.weight": Convolution("0.weight", (8, 3, 3, 3), (2, 2), (1, 1), (1, 1), 1, (8, 8), (4, 4))
     }
@@ -58,7 +67,7 @@ def test_model_is_left_as_it_was(batch):
     model = make_model().eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     x, _ = batch(torch.float32)
-    trace(model, x, torch.tensor([0, 1, 2, 3]))
+    trace(model, x)
     assert not model.training and not model[1].training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -80,6 +89,6 @@ def test_convolutions_carry_their_parameter_and_no_gradient_flows_into_the_input
 def test_views_that_cancel_leave_nothing(batch):
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x, _ = batch(torch.float32)
-    text = trace(model, x, torch.tensor([0, 1, 2, 3])).module["step"].script()
+    text = trace(model, x).module["step"].script()
     assert "reshape" not in text
     assert "mest.global_avg_pool" in text and "mest.spatial_broadcast" in text

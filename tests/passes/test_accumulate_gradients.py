@@ -12,7 +12,7 @@ from tvm import relax
 
 from mest_compiler.devices import local_cpu
 from mest_compiler.frontend import TrainingGraph, trace
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.accumulate_gradients import AccumulateGradients
 from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name, shape_of
@@ -33,7 +33,7 @@ def modules() -> tuple[TrainingGraph, tvm.IRModule, tvm.IRModule]:
         nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )  # fmt: skip
-    graph = trace(model, torch.zeros(4, 3, 7, 7), torch.zeros(4, dtype=torch.int64))
+    graph = trace(model, torch.zeros(4, 3, 7, 7))
     cpu = local_cpu(1)
     tiled = tile(graph, LAYERS, cpu)
     return graph, tiled.module, AccumulateGradients(cpu, Sgd(0.9, 5e-4, False), 3)(tiled).module

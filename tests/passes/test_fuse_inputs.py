@@ -203,7 +203,7 @@ def tiled(scheme: str | None, options: StepOptions) -> StepProgram:
         return identity_block(c[2](F.relu(n[3](x))), c, n)
 
     torch.manual_seed(0)
-    graph = trace(Net(body, 3, NORMS), torch.zeros(6, 3, 5, 5), torch.zeros(6, dtype=torch.int64))
+    graph = trace(Net(body, 3, NORMS), torch.zeros(6, 3, 5, 5))
     return tile(graph, plan(graph, scheme) if scheme else {}, local_cpu(2), options)
 
 

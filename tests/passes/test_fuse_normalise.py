@@ -38,7 +38,7 @@ class Net(nn.Module):
 def fused(body, convs: int, norms: int):
     """(module before, module after) of a network with this body."""
     torch.manual_seed(0)
-    graph = trace(Net(body, convs, norms), torch.zeros(2, 3, 5, 5), torch.zeros(2, dtype=torch.int64))
+    graph = trace(Net(body, convs, norms), torch.zeros(2, 3, 5, 5))
     return graph.module, FuseNormalise()(graph.module)
 
 

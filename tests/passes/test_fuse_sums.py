@@ -128,7 +128,7 @@ def test_other_gradients_stay_as_they_are(body, convs: int) -> None:
 def tiled(scheme: str | None, options: StepOptions) -> StepProgram:
     """A stem and a block as kernels; nobody may change it."""
     torch.manual_seed(0)
-    graph = trace(Net(identity_block, 2, 3), torch.zeros(6, 3, 5, 5), torch.zeros(6, dtype=torch.int64))
+    graph = trace(Net(identity_block, 2, 3), torch.zeros(6, 3, 5, 5))
     return tile(graph, plan(graph, scheme) if scheme else {}, local_cpu(1), options)
 
 

@@ -10,7 +10,7 @@ import torch
 from mest_compiler import models
 from mest_compiler.devices import local_cpu
 from mest_compiler.frontend import trace
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.pipeline import lower
 from mest_compiler.passes.step_program import StepProgram
 
@@ -25,7 +25,7 @@ def dense(name: str) -> StepProgram:
     """A narrow dense step as kernels; nobody may change it."""
     torch.manual_seed(0)
     model = models.build(name, classes=10, in_channels=3, width=0.125)
-    graph = trace(model, torch.zeros(6, 3, PLANES[name], PLANES[name]), torch.zeros(6, dtype=torch.int64))
+    graph = trace(model, torch.zeros(6, 3, PLANES[name], PLANES[name]))
     return lower(graph, {}, Sgd(0.9, 5e-4, False), local_cpu(1))
 
 

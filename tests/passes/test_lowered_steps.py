@@ -16,7 +16,7 @@ from mest_compiler.errors import ModelError
 from mest_compiler.frontend import TrainingGraph, ops, trace
 from mest_compiler.frontend.signing import signed
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.pipeline import lower
 from mest_compiler.passes.program import op_name, shape_of
 from mest_compiler.passes.sparsify_convolutions import SparseLayer, SparsifyConvolutions
@@ -45,7 +45,7 @@ def lowered(
     model: nn.Module, shape: tuple[int, int, int], scheme: str, batch: int = 6
 ) -> tuple[TrainingGraph, StepProgram]:
     """A model's step and prediction as kernels."""
-    graph = trace(model, torch.zeros(batch, *shape), torch.zeros(batch, dtype=torch.int64))
+    graph = trace(model, torch.zeros(batch, *shape))
     return graph, lower(graph, plan(graph, scheme), RULE, local_cpu(1))
 
 
@@ -94,7 +94,7 @@ def test_nothing_dense_of_a_sparse_layer_is_left(network) -> None:
 def test_the_check_for_dense_tensors_sees_them() -> None:
     torch.manual_seed(0)
     model = models.build("resnet20", classes=10, in_channels=3, width=1.25)
-    graph = trace(model, torch.zeros(6, 3, 8, 8), torch.zeros(6, dtype=torch.int64))
+    graph = trace(model, torch.zeros(6, 3, 8, 8))
     module = lower(graph, {}, RULE, local_cpu(1)).module
     shape = tuple(graph.convolutions["layer1.0.conv1.weight"].shape)
     places = {where.split(":")[0] for where, found, _ in tensors(module) if found == shape}
@@ -154,7 +154,7 @@ def test_equal_layers_share_their_kernels(resnet) -> None:
 def test_a_dense_kernel_between_expansion_and_compaction() -> None:
     torch.manual_seed(0)
     model = models.build("resnet20", classes=7, in_channels=3, width=0.5)
-    graph = trace(model, torch.zeros(6, 3, 8, 8), torch.zeros(6, dtype=torch.int64))
+    graph = trace(model, torch.zeros(6, 3, 8, 8))
     layers = plan(graph, "unstructured", 0.6)
 
     def zeros(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:

@@ -39,7 +39,7 @@ def blocks(x, c, n):
 def traced() -> TrainingGraph:
     """The step of a small network."""
     torch.manual_seed(0)
-    return trace(Net(blocks, 4, 5), torch.zeros(BATCH, 3, 8, 8), torch.zeros(BATCH, dtype=torch.int64))
+    return trace(Net(blocks, 4, 5), torch.zeros(BATCH, 3, 8, 8))
 
 
 @cache

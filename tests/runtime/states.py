@@ -13,7 +13,7 @@ def all_state(trainer: Trainer) -> dict[str, np.ndarray]:
     """Parameters, buffers, momenta and masks."""
     return {
         **{f"state {name}": array for name, array in trainer.state().items()},
-        **{f"momentum {name}": array for name, array in trainer.momentum().items()},
+        **{f"{slot} {name}": array for slot, arrays in trainer.slots().items() for name, array in arrays.items()},
         **{f"mask {name}": array for name, array in trainer.masks().items()},
     }
 

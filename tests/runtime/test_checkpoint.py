@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 
 from mest_compiler.errors import CheckpointError
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime import checkpoint
 from mest_compiler.runtime.trainer import Trainer
 

@@ -9,7 +9,7 @@ import pytest
 
 from mest_compiler.devices import available_cores
 from mest_compiler.errors import ArtifactError, DeviceError, MaskError, StructureError
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.masks import random_masks
 from mest_compiler.sparsity.profile import LayerPlan
@@ -84,9 +84,9 @@ def test_swapped_structures_train_as_torch_does(
         trainer.swap_structures(masks)
         for name, mask in masks.items():
             np.testing.assert_array_equal(trainer.masks()[name], mask)
-            assert (trainer.state()[name][~mask] == 0).all() and (trainer.momentum()[name][~mask] == 0).all()
+            assert (trainer.state()[name][~mask] == 0).all() and (trainer.slots()["momentum"][name][~mask] == 0).all()
         check_equal("state", trainer.state(), reference.state())
-        check_equal("momentum", trainer.momentum(), reference.momentum())
+        check_equal("momentum", trainer.slots()["momentum"], reference.slots()["momentum"])
         check_steps(trainer, reference, case.rule, case.shape, steps=2, seed=10 * (round_ + 1))
 
 
@@ -160,7 +160,7 @@ def test_an_artifact_of_a_trainer_holds_its_weights(trainer: Trainer, case: Case
 @few
 def test_state_is_a_copy(trainer: Trainer) -> None:
     before = trainer.state()
-    for array in (*trainer.state().values(), *trainer.momentum().values()):
+    for array in (*trainer.state().values(), *trainer.slots()["momentum"].values()):
         array += 1
     check_same_bits(trainer.state(), before)
 
@@ -181,7 +181,7 @@ def test_state_bytes(trainer: Trainer) -> None:
     found = trainer.state_bytes()
     values = sum(t.nbytes for n, t in compiled(CASES[trainer.layers["conv1.weight"]["scheme"]]).artifact.tensors.items()
                  if n in trainer.parameters)  # fmt: skip
-    assert found["weights"] == found["gradients"] == found["momentum"] == values
+    assert found["weights"] == found["gradients"] == found["optimizer"] == values
     assert found["indices"] > 0
 
 

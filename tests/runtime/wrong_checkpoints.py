@@ -22,22 +22,32 @@ def wrong_contents(
 ) -> Iterator[tuple[str, checkpoint.Content]]:
     """(what is wrong, contents), given names of a sparse parameter, a dense one and running statistics."""
 
+    def arrays_of(part: str) -> dict[str, np.ndarray]:
+        return dict(content.slots[part] if part in content.slots else getattr(content, part))
+
+    def changed(part: str, arrays: dict[str, np.ndarray]) -> checkpoint.Content:
+        if part in content.slots:
+            return replace(content, slots={**content.slots, part: arrays})
+        return replace(content, **{part: arrays})
+
     def without(part: str, name: str) -> checkpoint.Content:
-        return replace(content, **{part: {n: a for n, a in getattr(content, part).items() if n != name}})
+        return changed(part, {n: a for n, a in arrays_of(part).items() if n != name})
 
     def put(part: str, name: str, array: np.ndarray) -> checkpoint.Content:
-        return replace(content, **{part: {**getattr(content, part), name: array}})
+        return changed(part, arrays_of(part) | {name: array})
 
     for part, name in (
         ("state", sparse), ("state", dense), ("state", buffer), ("momentum", sparse), ("momentum", dense),
         ("units", sparse),
     ):  # fmt: skip
-        array = getattr(content, part)[name]
+        array = arrays_of(part)[name]
         yield f"no {part} of {name}", without(part, name)
         yield f"{part} of {name} too short", put(part, name, array[:-1])
         yield f"{part} of {name} in another shape", put(part, name, array[None])
         yield f"{part} of {name} of another dtype", put(part, name, array.astype(np.int16))
         yield f"{part} of nobody", put(part, "nobody", array)
+    yield "no momentum", replace(content, slots={})
+    yield "a slot of another optimiser", replace(content, slots={**content.slots, "v": content.slots["momentum"]})
     yield "momentum of running statistics", put("momentum", buffer, content.state[buffer])
     units = content.units[sparse]
     for what, wrong in {

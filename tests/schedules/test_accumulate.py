@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tvm
 
-from mest_compiler.schedules.cpu import sgd
-from mest_compiler.schedules.cpu.sgd import PARALLEL_FROM
+from mest_compiler.schedules.cpu import accumulate
+from mest_compiler.schedules.cpu.in_chunks import PARALLEL_FROM
 
 from .tiles import NARROW, TOLERANCE, compile_kernels, vector
 
@@ -21,7 +21,7 @@ def flag(first: bool) -> tvm.runtime.Tensor:
 def test_dense(dtype: str) -> None:
     vec = vector(NARROW, dtype)
     cases = [((), 1), ((1,), 2), ((vec.lanes,), 1), ((3, vec.lanes + 1), 2), ((PARALLEL_FROM + 5,), 3)]
-    kernels = compile_kernels({(s, chunks): sgd.accumulate_dense(1 / PARTS, s, vec, chunks) for s, chunks in cases})
+    kernels = compile_kernels({(s, chunks): accumulate.dense(s, vec, chunks) for s, chunks in cases})
     rng = np.random.default_rng(0)
     for (shape, chunks), kernel in kernels.items():
         found = tvm.runtime.tensor(np.full(shape, np.nan, dtype))  # the first part may read nothing
@@ -30,7 +30,7 @@ def test_dense(dtype: str) -> None:
             for part, g in enumerate(gradients):
                 kernel(found, tvm.runtime.tensor(g), flag(part == 0))
             what = f"shape {shape}, {chunks} chunks, step {step}"
-            wanted, tolerance = gradients.astype(np.float64).mean(0), TOLERANCE[dtype]
+            wanted, tolerance = gradients.astype(np.float64).sum(0), TOLERANCE[dtype]
             np.testing.assert_allclose(found.numpy(), wanted, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
@@ -38,13 +38,13 @@ def test_dense(dtype: str) -> None:
 @pytest.mark.parametrize("capacity", [1, 13, PARALLEL_FROM])
 def test_compact_adds_to_what_is_filled_and_nothing_else(capacity: int, unit_size: int, dtype: str) -> None:
     vec, rng = vector(NARROW, "float32"), np.random.default_rng(0)
-    kernel = compile_kernels({"": sgd.accumulate_compact(1 / PARTS, capacity, unit_size, dtype, vec, 3)})[""]
+    kernel = compile_kernels({"": accumulate.compact(capacity, unit_size, dtype, vec, 3)})[""]
     for entries in sorted({0, 1, capacity // 2, capacity - 1, capacity}):
         found = tvm.runtime.tensor(np.full((capacity, unit_size), np.nan, "float32"))
         filled = tvm.runtime.tensor(np.array([entries], dtype))
         gradients = rng.standard_normal((PARTS, capacity, unit_size)).astype("float32")
         for part, g in enumerate(gradients):
             kernel(found, tvm.runtime.tensor(g), flag(part == 0), filled)
-        wanted = gradients[:, :entries].mean(0)
+        wanted = gradients[:, :entries].sum(0)
         np.testing.assert_allclose(found.numpy()[:entries], wanted, rtol=1e-5, atol=1e-5)
         assert np.isnan(found.numpy()[entries:]).all()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mest_compiler.errors import CheckpointError
+from mest_compiler.losses import CrossEntropy
 from mest_compiler.runtime.checkpoint import read
 from mest_compiler.training.loop import train
 from mest_compiler.training.progress import QuietReporter
@@ -25,7 +26,7 @@ def mutating(request, recipe):
 
 def test_a_mutating_run_equals_the_uninterrupted_one_wherever_it_is_cut(new_backend, data, mutating, tmp_path):
     def run(folder, resume, reporter, checkpoint_steps=None):
-        backend = new_backend(dropout=0.2, seed=mutating.seed, label_smoothing=0.1)
+        backend = new_backend(dropout=0.2, seed=mutating.seed, loss=CrossEntropy(0.1))
         options = {"resume": resume, "reporter": reporter, "checkpoint_steps": checkpoint_steps}
         return backend, train(backend, data, mutating, tmp_path / folder, **options)
 

@@ -10,12 +10,15 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from mest_compiler.errors import CheckpointError, MaskError, MestError
+from mest_compiler.losses import CrossEntropy
+from mest_compiler.optimizers import AdamW, Sgd
 from mest_compiler.runtime import checkpoint
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.training.torch_backend import TorchBackend
 
 from ..runtime.wrong_checkpoints import rewritten, wrong_contents
+from .interrupted import parts_of
 
 NAME = "3.weight"
 
@@ -42,8 +45,8 @@ def test_removed_weights_and_their_momentum_stay_zero(new_backend, data):
     removed = ~backend.masks()[NAME]
     for _ in walk(backend, data, 3):
         assert not backend.state()[NAME][removed].any()
-        assert not backend.momentum()[NAME][removed].any()
-    assert np.all(backend.momentum()[NAME][~removed] != 0)
+        assert not backend.slots()["momentum"][NAME][removed].any()
+    assert np.all(backend.slots()["momentum"][NAME][~removed] != 0)
 
 
 def test_sparse_layers_have_the_networks_order():
@@ -61,7 +64,7 @@ def test_without_masks_a_step_is_plain_sgd(data):
     plain = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
     ours = nn.Sequential(nn.Flatten(), nn.Linear(72, 3))
     ours.load_state_dict(plain.state_dict())
-    backend = TorchBackend(ours, momentum=0.8, nesterov=True, weight_decay=1e-3)
+    backend = TorchBackend(ours, optimizer=Sgd(0.8, 1e-3, True))
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.8, nesterov=True, weight_decay=1e-3)
     for step, (loss, logits) in enumerate(walk(backend, data, 3)):
         part = slice(16 * step, 16 * step + 16)
@@ -101,7 +104,7 @@ def test_mutation_clears_what_it_removes_and_grows_at_zero(new_backend, data):
     np.testing.assert_array_equal(backend.masks()[NAME], new)
     np.testing.assert_array_equal(backend.kept_units()[NAME], np.flatnonzero(new))
     assert backend.kept_units()[NAME].dtype == np.int32
-    for values in (backend.state()[NAME], backend.momentum()[NAME]):
+    for values in (backend.state()[NAME], backend.slots()["momentum"][NAME]):
         assert not values[~(old & new)].any()
         assert values[old & new].all()
 
@@ -109,9 +112,9 @@ def test_mutation_clears_what_it_removes_and_grows_at_zero(new_backend, data):
 def test_what_is_removed_and_grown_at_once_starts_at_zero(new_backend, data):
     backend = new_backend()
     list(walk(backend, data, 2))
-    kept, before = backend.kept_units()[NAME], (backend.state()[NAME], backend.momentum()[NAME])
+    kept, before = backend.kept_units()[NAME], (backend.state()[NAME], backend.slots()["momentum"][NAME])
     backend.mutate({NAME: Change(kept[1::2], kept)})
-    for values, old in zip((backend.state()[NAME], backend.momentum()[NAME]), before, strict=True):
+    for values, old in zip((backend.state()[NAME], backend.slots()["momentum"][NAME]), before, strict=True):
         assert not values.reshape(-1)[kept[::2]].any()
         np.testing.assert_array_equal(values.reshape(-1)[kept[1::2]], old.reshape(-1)[kept[1::2]])
     list(walk(backend, data, 1))
@@ -121,17 +124,25 @@ def test_what_is_removed_and_grown_at_once_starts_at_zero(new_backend, data):
 def test_layers_that_are_not_named_stay(new_backend, data):
     backend = new_backend()
     list(walk(backend, data, 1))
-    state, momentum = backend.state(), backend.momentum()
+    state, momentum = backend.state(), backend.slots()["momentum"]
     backend.mutate({})
     equal(backend.state(), state)
-    equal(backend.momentum(), momentum)
+    equal(backend.slots()["momentum"], momentum)
     with pytest.raises(MaskError, match=r"'0\.weight' is no sparse layer"):
         backend.mutate({"0.weight": Change(np.zeros(0, np.int32), np.zeros(0, np.int32))})
 
 
 @pytest.mark.parametrize("scheme", ["unstructured", "block", "pattern", "channel", "filter"])
 @pytest.mark.parametrize(
-    "rule", [{}, {"nesterov": True}, {"nesterov": True, "weight_decay": 0.0}, {"label_smoothing": 0.2}], ids=str
+    "rule",
+    [
+        {},
+        {"optimizer": Sgd(nesterov=True)},
+        {"optimizer": Sgd(0.9, 0.0, True)},
+        {"optimizer": AdamW()},
+        {"loss": CrossEntropy(0.2)},
+    ],
+    ids=str,
 )
 def test_importance_reads_the_gradient_of_the_last_step(new_backend, data, scheme, rule):
     backend = new_backend(scheme, dtype=torch.float64, **rule)
@@ -141,7 +152,9 @@ def test_importance_reads_the_gradient_of_the_last_step(new_backend, data, schem
         for name, values in plain.state_dict().items():
             values.copy_(torch.from_numpy(backend.state()[name]))
     x, y = torch.from_numpy(data.train_x[32:48]).double(), torch.from_numpy(data.train_y[32:48])
-    nn.functional.cross_entropy(plain(x), y, label_smoothing=rule.get("label_smoothing", 0.0)).backward()
+    nn.functional.cross_entropy(
+        plain(x), y, label_smoothing=getattr(rule.get("loss"), "label_smoothing", 0.0)
+    ).backward()
     backend.step(data.train_x[32:48], data.train_y[32:48], 0.1)
     before = backend.importance(0.5)
     backend.predict(data.test_x)
@@ -157,11 +170,11 @@ def test_nesterov_leaves_the_gradient_alone_on_a_gpu_too(new_backend, data, monk
     """PyTorch's update of all tensors at once, its default on a GPU, adds to the gradients themselves."""
     sgd = importlib.import_module("torch.optim.sgd")
     monkeypatch.setattr(sgd, "_default_to_fused_or_foreach", lambda *_, **__: (False, True))
-    backend = new_backend(nesterov=True, weight_decay=0.0, dtype=torch.float64)
+    backend = new_backend(optimizer=Sgd(0.9, 0.0, True), dtype=torch.float64)
     list(walk(backend, data, 2))
-    before = backend.momentum()[NAME]
+    before = backend.slots()["momentum"][NAME]
     backend.step(data.train_x[32:48], data.train_y[32:48], 0.1)
-    gradient = backend.momentum()[NAME] - 0.9 * before
+    gradient = backend.slots()["momentum"][NAME] - 0.9 * before
     kept = backend.kept_units()[NAME]
     wanted = np.abs(backend.state()[NAME]) + np.abs(gradient)
     np.testing.assert_allclose(backend.importance(1.0)[NAME], wanted.reshape(-1)[kept], rtol=1e-9)
@@ -187,7 +200,7 @@ def test_importance_needs_a_step(new_backend, data, tmp_path):
 
 
 def test_label_smoothing_is_torchs_own(new_backend, data):
-    backend, plain = new_backend(label_smoothing=0.3, dtype=torch.float64), new_backend(dtype=torch.float64)
+    backend, plain = new_backend(loss=CrossEntropy(0.3), dtype=torch.float64), new_backend(dtype=torch.float64)
     model = plain.model.train()
     x, y = torch.from_numpy(data.train_x[:16]).double(), torch.from_numpy(data.train_y[:16])
     wanted = nn.functional.cross_entropy(model(x), y, label_smoothing=0.3).item()
@@ -242,8 +255,8 @@ def test_a_checkpoint_brings_everything_back(new_backend, data, tmp_path, scheme
     extra, found = loaded.load(tmp_path / "c")
     assert extra == {"epoch": 2, "sum": 0.1 + 0.2}
     equal(found, arrays)
-    for part in ("state", "momentum", "masks", "kept_units"):
-        equal(getattr(saved, part)(), getattr(loaded, part)())
+    for ours, theirs in zip(parts_of(saved), parts_of(loaded), strict=True):
+        equal(ours, theirs)
     for (loss, logits), (loss_again, logits_again) in zip(walk(saved, data, 3), walk(loaded, data, 3), strict=True):
         assert loss == loss_again
         np.testing.assert_array_equal(logits, logits_again)
@@ -257,8 +270,8 @@ def test_a_layer_may_keep_nothing_or_all(new_backend, data, tmp_path):
         backend.save(tmp_path / "c", {})
         again = new_backend()
         again.load(tmp_path / "c")
-        for part in ("state", "momentum", "masks"):
-            equal(getattr(again, part)(), getattr(backend, part)())
+        for ours, theirs in zip(parts_of(again), parts_of(backend), strict=True):
+            equal(ours, theirs)
         assert len(backend.importance(0.1)[NAME]) == mask.sum()
 
 
@@ -282,9 +295,11 @@ def test_wrong_checkpoints_are_refused(new_backend, tmp_path):
     with pytest.raises(CheckpointError, match="is no checkpoint of this version"):
         backend.load(path)
     for other in (
-        TorchBackend(nn.Linear(3, 2)), new_backend("block"), new_backend(momentum=0.8), new_backend(nesterov=True),
-        new_backend(weight_decay=0.0), new_backend(dtype=torch.float64),
-    ):  # fmt: skip
+        TorchBackend(nn.Linear(3, 2)),
+        new_backend("block"),
+        *(new_backend(optimizer=rule) for rule in (Sgd(0.8), Sgd(nesterov=True), Sgd(0.9, 0.0), AdamW())),
+        new_backend(dtype=torch.float64),
+    ):
         other.save(path, {})
         with pytest.raises(CheckpointError, match="is of another model, optimiser or sparsity scheme"):
             backend.load(path)
@@ -302,13 +317,13 @@ def test_tensors_that_do_not_fit_change_nothing(new_backend, data, tmp_path):
         list(walk(backend, data, 1))
         content = rewritten(backend, tmp_path / "c")
         list(walk(backend, data, 1))
-        before = [getattr(backend, part)() for part in ("state", "momentum", "masks", "kept_units")]
+        before = parts_of(backend)
         for what, wrong in wrong_contents(content, NAME, "0.weight", "1.running_mean"):
             checkpoint.write(tmp_path / "wrong", wrong, backend._identity())
             with pytest.raises(CheckpointError):
                 backend.load(tmp_path / "wrong")
                 pytest.fail(f"taken: {what}")
-        after = [getattr(backend, part)() for part in ("state", "momentum", "masks", "kept_units")]
+        after = parts_of(backend)
         for ours, theirs in zip(before, after, strict=True):
             equal(ours, theirs)
         assert backend.steps == 2

@@ -15,7 +15,7 @@ from mest_compiler import compile as compiler
 from mest_compiler import models
 from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.indices import SparseConv
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.fit_memory import Fitted, Fitter
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.passes.step_program import StepProgram

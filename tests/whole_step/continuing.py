@@ -80,7 +80,7 @@ def go_on(backend: Trainer | TorchBackend, run: Recipe, folder: Path, reporter: 
 
 def bits(backend: Trainer | TorchBackend) -> dict[str, np.ndarray]:
     """All that a run ends with."""
-    parts = {"state": backend.state(), "momentum": backend.momentum(), "masks": backend.masks()}
+    parts = {"state": backend.state(), "momentum": backend.slots()["momentum"], "masks": backend.masks()}
     return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from mest_compiler import Profile, Trainer, compile_step
 from mest_compiler.devices import CpuProfile
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.losses import CrossEntropy
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.training.augment import Augmentation
@@ -67,7 +68,7 @@ def artifact(scheme: str, headroom: float, dropout: float = 0.0) -> Artifact:
         return compile_step(
             network(dropout), input_shape=SHAPE, batch=BATCH, profile=profile(scheme), seed=RECIPE.seed,
             headroom=headroom, optimizer=Sgd(0.9, 5e-4, False), dtype="float64", measure=False, threads=1,
-            label_smoothing=SMOOTHING,
+            loss=CrossEntropy(SMOOTHING),
         )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def torch_backend(scheme: str, headroom: float = 0.0, dropout: float = 0.0) -> T
     masks = compiled_backend(scheme, RECIPE.p).masks()
     schemes = {name: "unstructured" if name == LINEAR else scheme for name in masks}
     return TorchBackend(
-        network(dropout), masks, schemes, dtype=torch.float64, seed=RECIPE.seed, label_smoothing=SMOOTHING
+        network(dropout), masks, schemes, dtype=torch.float64, seed=RECIPE.seed, loss=CrossEntropy(SMOOTHING)
     )
 
 
@@ -131,9 +132,9 @@ class Watch:
 
     def mutate(self, changes: Mapping[str, Change]) -> None:
         """In place of the backend's."""
-        old, before = self._backend.kept_units(), (self._backend.state(), self._backend.momentum())
+        old, before = self._backend.kept_units(), (self._backend.state(), self._backend.slots()["momentum"])
         self._mutate(changes)
-        kept, after = self._backend.kept_units(), (self._backend.state(), self._backend.momentum())
+        kept, after = self._backend.kept_units(), (self._backend.state(), self._backend.slots()["momentum"])
         for name, change in changes.items():
             scheme, shape = self._backend.sparse_layers()[name]
             np.testing.assert_array_equal(kept[name], change.kept)
@@ -154,7 +155,7 @@ def check_agree(one: Backend, other: Backend) -> None:
     """Fails unless both keep the same units and agree in parameters, statistics and momentum to 1e-8."""
     for name, units in one.kept_units().items():
         np.testing.assert_array_equal(other.kept_units()[name], units, err_msg=name)
-    for ours, theirs in ((one.state(), other.state()), (one.momentum(), other.momentum())):
+    for ours, theirs in ((one.state(), other.state()), (one.slots()["momentum"], other.slots()["momentum"])):
         assert ours.keys() == theirs.keys()
         largest = max(np.abs(array).max() for array in theirs.values())
         for name, array in theirs.items():

@@ -8,7 +8,7 @@ from torch import nn
 
 from mest_compiler import compile as compiler
 from mest_compiler.devices import OpenClProfile
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.sparsity.profile import Profile

@@ -14,7 +14,7 @@ import torch
 import tvm
 
 from mest_compiler import Profile, build_model, compile_step, load_data
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.remote import connection
 from mest_compiler.runtime.remote.where import Where
 from mest_compiler.runtime.trainer import Trainer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.trainer import Trainer
 
 from .cases import Case, compiled

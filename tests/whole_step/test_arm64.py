@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mest_compiler import compile as compiler
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.remote import connection
 from mest_compiler.runtime.remote.facts import opencl_devices
 from mest_compiler.runtime.remote.where import Where

@@ -16,7 +16,7 @@ import pytest
 from mest_compiler import compile_step
 from mest_compiler.cli.training_start import first_start
 from mest_compiler.devices import CpuProfile
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.training.recipe import Recipe
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from mest_compiler import models
 from mest_compiler.compile import compile_step, planned_memory
 from mest_compiler.devices import get_device
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
@@ -103,7 +103,7 @@ def check(artifact: Artifact, network: nn.Module, rule: Sgd, shape: tuple[int, i
         wanted, wanted_logits = reference.step(x, y, LR / (1 + number))
         assert abs(loss - wanted) <= LOGITS * abs(wanted)
         assert 1e-6 < np.abs(logits - wanted_logits).max() / np.abs(wanted_logits).max() <= LOGITS
-        assert apart(together(trainer.momentum()), together(reference.momentum())) <= GRADIENTS
+        assert apart(together(trainer.slots()["momentum"]), together(reference.slots()["momentum"])) <= GRADIENTS
 
 
 def test_three_steps_are_close_to_pytorchs() -> None:
@@ -118,9 +118,9 @@ def test_it_is_rounding_and_nothing_else() -> None:
     _, exact = plain.step(x, y)
     with Rounding():
         _, wanted = rounded.step(x.float().half().double(), y)
-    found = together(trainer.momentum())
+    found = together(trainer.slots()["momentum"])
     assert apart(logits, wanted) < apart(logits, exact) / 3
-    assert apart(found, together(rounded.momentum())) < apart(found, together(plain.momentum())) / 3
+    assert apart(found, together(rounded.slots()["momentum"])) < apart(found, together(plain.slots()["momentum"])) / 3
 
 
 def test_what_is_no_number_stays_so() -> None:

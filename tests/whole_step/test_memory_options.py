@@ -9,7 +9,7 @@ import torch
 from mest_compiler import models
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
@@ -111,7 +111,7 @@ def first_step(case: Case, artifact: Artifact) -> tuple[float, np.ndarray, dict[
     trainer = Trainer(artifact)
     x, y = batch(case.batch, case.shape, 0)
     loss, logits = trainer.step(x.numpy().astype(np.float32), y.numpy(), 0.1)
-    return loss, logits, trainer.momentum()
+    return loss, logits, trainer.slots()["momentum"]
 
 
 @pytest.mark.parametrize("case", NARROW, ids=str)

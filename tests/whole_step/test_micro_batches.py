@@ -18,11 +18,13 @@ from mest_compiler.bench import compiled_network
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
 from mest_compiler.errors import ArtifactError, MestError, ModelError
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.losses import CrossEntropy
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.runtime.trainer import Trainer
+from mest_compiler.signature import Role
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 from mest_compiler.sparsity.starting_masks import random_masks
 
@@ -72,7 +74,7 @@ def compiled(case: Case) -> Artifact:
         return compile_step(
             model_of(case.network), input_shape=SHAPES[case.network], batch=BATCH,
             profile=Profile(LayerPlan(case.scheme, 0.7), "dense") if case.scheme else None, optimizer=case.rule,
-            label_smoothing=case.smoothing, dtype="float64", measure=False,
+            loss=CrossEntropy(case.smoothing), dtype="float64", measure=False,
             options=replace(case.options, micro_batch=case.part),
         )  # fmt: skip
 
@@ -209,8 +211,11 @@ def test_runs_of_the_input_buffers_are_steps() -> None:
         trainer.step(x.numpy(), y.numpy(), 0.1)
     parts = here.run()
     loss, logits = there.step(x.numpy(), y.numpy(), 0.1)
-    assert np.mean([loss.numpy() for loss, _ in parts]) == pytest.approx(loss, rel=1e-14)
-    np.testing.assert_array_equal(np.concatenate([part.numpy() for _, part in parts]), logits)
+    weights = [float(part[Role.WEIGHT].numpy()) for part in parts]
+    assert weights == [DROPOUT.part] * DROPOUT.parts
+    assert sum(float(part[Role.LOSS].numpy()) for part in parts) / BATCH == pytest.approx(loss, rel=1e-14)
+    outputs = [part[Role.OUTPUT]["output"].numpy() for part in parts]
+    np.testing.assert_array_equal(np.concatenate(outputs), logits)
     check_same_bits(all_state(here), all_state(there))
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.trainer import Trainer
 
 from . import cases

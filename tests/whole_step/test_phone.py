@@ -12,7 +12,7 @@ import pytest
 from mest_compiler import compile as compiler
 from mest_compiler.devices import get_device
 from mest_compiler.errors import ArtifactError, ProfileError
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.automatic import Automatic

@@ -8,7 +8,7 @@ import tvm
 from tvm import relax
 from tvm.runtime.vm import VMInstrumentReturnKind
 
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.passes.step_program import StepProgram
 from mest_compiler.runtime.trainer import Trainer

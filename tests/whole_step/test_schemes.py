@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.trainer import Trainer
 
 from .cases import Case, compiled

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, seed, settings
 
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 
 from .unequal_layers import Network, check_on_cpu, check_on_opencl, networks
 

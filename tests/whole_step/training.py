@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.losses import CrossEntropy, Loss
+from mest_compiler.losses.outputs import alone, named, outputs_of
+from mest_compiler.optimizers import Optimizer
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.runtime.trainer import Trainer
 
@@ -22,57 +23,81 @@ LR, CLASSES = 0.1, 10
 TOLERANCE, FLOOR = 1e-9, 1e-3
 
 
-class MaskedTraining:
-    """A copy of a model, trained by torch.optim.SGD; what masks remove stays zero, its gradient and momentum too."""
+Tensors = torch.Tensor | Mapping[str, torch.Tensor]
 
-    def __init__(self, model: nn.Module, masks: Mapping[str, np.ndarray], rule: Sgd) -> None:
-        self.model = with_reference_dropouts(model)
+
+class MaskedTraining:
+    """A copy of a model, trained by PyTorch itself; what masks remove stays zero, its gradient and slots too."""
+
+    def __init__(
+        self, model: nn.Module, masks: Mapping[str, np.ndarray], rule: Optimizer, loss: Loss | None = None
+    ) -> None:
+        self.model, self.loss = with_reference_dropouts(model), loss or CrossEntropy()
         self.seed, self.steps = 0, 0
-        self.parameters = dict(self.model.named_parameters())
-        self.optimizer = torch.optim.SGD(
-            self.parameters.values(), LR, rule.momentum, weight_decay=rule.weight_decay, nesterov=rule.nesterov
-        )
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.rule, self.optimizer = rule, rule.torch(self.parameters.values())
         self.masks: dict[str, torch.Tensor] = {}
         self.mask(masks)
 
     def mask(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Keeps these weights from now on; removed ones lose value and momentum, grown ones start at zero."""
+        """Keeps these weights from now on; removed ones lose value and slots, grown ones start at zero."""
         for name, mask in masks.items():
             old, new = self.masks.get(name), torch.from_numpy(mask)
             carried = new if old is None else new & old
             with torch.no_grad():
                 self.parameters[name].mul_(carried)
                 state = self.optimizer.state[self.parameters[name]]
-                if "momentum_buffer" in state:
-                    state["momentum_buffer"].mul_(carried)
+                for key in set(self.rule.torch_keys.values()) & set(state):
+                    state[key].mul_(carried)
             self.masks[name] = new
 
-    def step(self, x: torch.Tensor, y: torch.Tensor, lr: float = LR) -> tuple[float, np.ndarray]:
-        """(loss, logits) before the update."""
+    def step(self, x: Tensors, y: torch.Tensor, lr: float = LR) -> tuple[float, np.ndarray]:
+        """(loss, outputs) before the update; of a model of several inputs x holds all."""
         self.optimizer.param_groups[0]["lr"] = lr
         seed_dropouts(self.model, step_seed(self.seed, self.steps))
         self.steps += 1
+        return self._updated([(x, y)])
+
+    def step_in_parts(self, x: Tensors, y: torch.Tensor, lr: float, part: int) -> tuple[float, np.ndarray]:
+        """The same with so many examples at a time, each with batch norms of its own; of models without dropouts."""
+        self.optimizer.param_groups[0]["lr"] = lr
+        places = range(0, len(y), part)
+        cut = [{name: tensor[at : at + part] for name, tensor in named(x, "x").items()} for at in places]
+        return self._updated(list(zip(cut, y.split(part), strict=True)))
+
+    def _updated(self, parts: list[tuple[Tensors, torch.Tensor]]) -> tuple[float, np.ndarray]:
         self.optimizer.zero_grad()
-        logits = self.model(x)
-        loss = F.cross_entropy(logits, y)
+        sums, weights, found = [], [], []
+        for x, y in parts:
+            outputs = outputs_of(self.model(*named(x, "x").values()))
+            total, weight = self.loss.sums(outputs, {"y": y})
+            sums.append(total)
+            weights.append(weight)
+            found.append({name: output.detach().numpy() for name, output in outputs.items()})
+        loss = sum(sums) / sum(weights)
         loss.backward()
         for name, mask in self.masks.items():
             self.parameters[name].grad.mul_(mask)
         self.optimizer.step()
-        return loss.item(), logits.detach().numpy()
+        return loss.item(), alone({name: np.concatenate([part[name] for part in found]) for name in found[0]})
 
-    def predict(self, x: torch.Tensor) -> np.ndarray:
-        """Logits in evaluation mode."""
+    def predict(self, x: Tensors) -> np.ndarray:
+        """Outputs in evaluation mode."""
         with torch.no_grad():
-            return copy.deepcopy(self.model).eval()(x).numpy()
+            return alone(
+                {n: o.numpy() for n, o in outputs_of(copy.deepcopy(self.model).eval()(*named(x, "x").values())).items()}
+            )
 
     def state(self) -> dict[str, np.ndarray]:
         """Parameters and buffers."""
         return {name: tensor.detach().numpy() for name, tensor in self.model.state_dict().items()}
 
-    def momentum(self) -> dict[str, np.ndarray]:
-        """Momenta by parameter name."""
-        return {n: self.optimizer.state[p]["momentum_buffer"].numpy() for n, p in self.parameters.items()}
+    def slots(self) -> dict[str, dict[str, np.ndarray]]:
+        """The optimiser's slots, and then by parameter name."""
+        return {
+            slot: {n: self.optimizer.state[p][key].numpy() for n, p in self.parameters.items()}
+            for slot, key in self.rule.torch_keys.items()
+        }
 
 
 def batch(examples: int, shape: tuple[int, int, int], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,14 +107,16 @@ def batch(examples: int, shape: tuple[int, int, int], seed: int) -> tuple[torch.
     return x, torch.randint(0, CLASSES, (examples,), generator=generator)
 
 
-def check_equal(what: str, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
+def check_equal(
+    what: str, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], tolerance: float = TOLERANCE
+) -> None:
     """Fails unless both hold the same tensors up to rounding."""
     assert set(found) == set(wanted), what
     largest = max(np.abs(a).max() for a in wanted.values())
     for name, array in wanted.items():
         assert found[name].shape == array.shape, f"{what} of {name}"
         error = np.abs(found[name] - array).max() / max(np.abs(array).max(), FLOOR * largest, 1e-300)
-        assert error <= TOLERANCE, f"{what} of {name}: relative error {error}"
+        assert error <= tolerance, f"{what} of {name}: relative error {error}"
 
 
 def check_single_steps(trainer: Trainer, reference: MaskedTraining, shape: tuple[int, int, int], rtol: float) -> None:
@@ -104,7 +131,12 @@ def check_single_steps(trainer: Trainer, reference: MaskedTraining, shape: tuple
 
 
 def check_steps(
-    trainer: Trainer, reference: MaskedTraining, rule: Sgd, shape: tuple[int, int, int], steps: int = 3, seed: int = 0
+    trainer: Trainer,
+    reference: MaskedTraining,
+    rule: Optimizer,
+    shape: tuple[int, int, int],
+    steps: int = 3,
+    seed: int = 0,
 ) -> None:
     """Trains both and compares all there is after every step, then their predictions."""
     examples = trainer.manifest["batch"]
@@ -116,8 +148,8 @@ def check_steps(
         assert abs(loss - wanted_loss) <= TOLERANCE * abs(wanted_loss)
         check_equal("logits", {"": logits}, {"": wanted_logits})
         check_equal("state", trainer.state(), reference.state())
-        if rule.momentum:
-            check_equal("momentum", trainer.momentum(), reference.momentum())
+        for slot in rule.slots:
+            check_equal(slot, trainer.slots()[slot], reference.slots()[slot])
     state = trainer.state()
     x, _ = batch(examples + 2, shape, seed + 100)  # no multiple of the batch
     check_equal("prediction", {"": trainer.predict(x.numpy())}, {"": reference.predict(x)})

@@ -19,7 +19,7 @@ from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.indices import SparseConv
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.schedules.choice import Choice
@@ -148,10 +148,10 @@ def check_on_opencl(network: Network) -> None:
         _close("logits", logits, wanted_logits)
         for name, value in reference.state().items():
             _close(name, trainer.state()[name], value)
-        if network.rule.momentum:
-            largest = max(np.linalg.norm(value) for value in reference.momentum().values())
-            for name, value in reference.momentum().items():
-                _close(f"momentum of {name}", trainer.momentum()[name], value, largest)
+        for slot in network.rule.slots:
+            largest = max(np.linalg.norm(value) for value in reference.slots()[slot].values())
+            for name, value in reference.slots()[slot].items():
+                _close(f"{slot} of {name}", trainer.slots()[slot][name], value, largest)
 
 
 def _reference(network: Network, model: nn.Module, trainer: Trainer) -> MaskedTraining:

@@ -29,9 +29,22 @@ for _aten_op, _relax_op in BINARY:
     converts(_aten_op.Tensor, _aten_op.Scalar)(_binary(_relax_op))
 
 
-@converts(aten.neg.default)
-def neg(emission: Emission, x: relax.Expr) -> relax.Expr:
-    return emission.emit(R.negative(x))
+UNARY = ((aten.neg, R.negative), (aten.exp, R.exp), (aten.log, R.log), (aten.sqrt, R.sqrt))
+
+
+def _unary(function: Callable[[relax.Expr], relax.Expr]) -> Converter:
+    return lambda emission, x: emission.emit(function(x))
+
+
+for _aten_op, _relax_op in UNARY:
+    converts(_aten_op.default)(_unary(_relax_op))
+
+
+@converts(aten.pow.Tensor_Scalar)
+def power(emission: Emission, x: relax.Expr, exponent: float) -> relax.Expr:
+    if exponent in (1, 2):
+        return x if exponent == 1 else emission.emit(R.multiply(x, x))
+    return emission.emit(R.power(x, emission.scalar(exponent, x)))
 
 
 @converts(aten.ones_like.default)

@@ -24,6 +24,16 @@ def sum_over(emission: Emission, x: relax.Expr, dims: list[int] | None, keepdim:
     return emission.emit(R.sum(x, _axes(x, dims), keepdim))
 
 
+@converts(aten.sum.default)
+def sum_of_all(emission: Emission, x: relax.Expr) -> relax.Expr:
+    return emission.emit(R.sum(x))
+
+
+@converts(aten.mean.default)
+def mean_of_all(emission: Emission, x: relax.Expr) -> relax.Expr:
+    return emission.emit(R.mean(x))
+
+
 def _axes(x: relax.Expr, dims: list[int] | None) -> list[int]:
     """Axes counted from the front, in order; none given means all."""
     rank = len(shape_of(x))

@@ -100,3 +100,9 @@ def _pad(emission: Emission, x: relax.Expr, widths: dict[int, tuple[int, int]], 
         flat = [n for axis in range(len(shape)) for n in grow.get(axis, (0, 0))]
         x = emission.emit(R.nn.pad(x, flat, "constant", value))
     return x
+
+
+@converts(aten.cat.default)
+def concatenate(emission: Emission, parts: list[relax.Expr], dim: int = 0) -> relax.Expr:
+    rank = len(emission.result_shape())
+    return emission.emit(R.concat([part for part in parts if shape_of(part) != [0]], axis=dim % rank))

@@ -54,13 +54,14 @@ class LayerKernels:
         """The index arrays that the kernels of a sparse layer take at run time."""
         return index_forms(self.sparse, self.used) if self.sparse is not None else {}
 
-    def state_bytes(self) -> dict[str, int]:
-        """What a training state holds of the layer: {"weights", "gradients", "momentum", "indices"}."""
+    def state_bytes(self, slots: int) -> dict[str, int]:
+        """What a training state holds of the layer: {"weights", "gradients", "optimizer", "indices"}. slots: tensors
+        that the optimiser keeps of a weight."""
         g = self.geometry
         count = g.filters * g.columns if self.sparse is None else self.sparse.capacity * self.sparse.unit_size
         values = count * np.dtype(g.dtype).itemsize
         indices = sum(form.length * np.dtype(form.dtype).itemsize for form in self.forms().values())
-        return {"weights": values, "gradients": values, "momentum": values, "indices": indices}
+        return {"weights": values, "gradients": values, "optimizer": slots * values, "indices": indices}
 
     @property
     def forward_flops(self) -> float:

@@ -18,7 +18,7 @@ namespace ffi = tvm::ffi;
 constexpr char kMark[] = "// Function: ";  // how TVM's code generator heads each kernel's own source
 constexpr size_t kMostArguments = 128;
 
-// The source of each kernel: a program of several kernels is slow or refused on some phones.
+// The source of each kernel; see `Whole`.
 std::map<std::string, std::string> Split(const std::string& code) {
   std::map<std::string, std::string> sources;
   for (size_t at = code.find(kMark); at != std::string::npos;) {
@@ -36,7 +36,8 @@ thread_local int current_device = 0;
 // One kernel, built for a device when it is first launched there.
 class LazyKernel {
  public:
-  LazyKernel(Signature signature, std::string source) : signature_(std::move(signature)), source_(std::move(source)) {}
+  LazyKernel(Signature signature, std::string source, std::shared_ptr<Whole> whole)
+      : signature_(std::move(signature)), source_(std::move(source)), whole_(std::move(whole)) {}
   ~LazyKernel() {
     for (auto& [device, kernel] : built_) ReleaseKernel(kernel);
   }
@@ -88,12 +89,13 @@ class LazyKernel {
   const Kernel& Built(Device& device) {
     std::lock_guard<std::mutex> lock(lock_);
     auto at = built_.find(&device);
-    if (at == built_.end()) at = built_.emplace(&device, BuildKernel(device, signature_.name, source_)).first;
+    if (at == built_.end()) at = built_.emplace(&device, BuildKernel(device, signature_.name, source_, *whole_)).first;
     return at->second;
   }
 
   Signature signature_;
   std::string source_;
+  std::shared_ptr<Whole> whole_;
   std::mutex lock_;
   std::map<Device*, Kernel> built_;
 };
@@ -107,13 +109,14 @@ class ModuleObj final : public ffi::ModuleObj {
            "': compile it for the target opencl.");
     }
     std::map<std::string, std::string> of = Split(content_.code);
+    auto whole = std::make_shared<Whole>(content_.code);
     for (const auto& [key, signature] : content_.kernels) {
       signature.Validate();
       if (signature.types.size() > kMostArguments) {
         Fail("Kernel '" + signature.name + "' has more than " + std::to_string(kMostArguments) + " arguments.");
       }
       auto own = of.find(signature.name);
-      kernels_[key] = std::make_shared<LazyKernel>(signature, own == of.end() ? content_.code : own->second);
+      kernels_[key] = std::make_shared<LazyKernel>(signature, own == of.end() ? content_.code : own->second, whole);
     }
   }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tvm
 
-from mest_compiler.schedules.opencl import sgd
+from mest_compiler.schedules.opencl import accumulate
 from mest_compiler.schedules.opencl.emit import Vec
 from mest_compiler.schedules.opencl.planes import GROUP
 
@@ -22,7 +22,7 @@ def flag(first: bool) -> tvm.runtime.Tensor:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dense(dtype: str) -> None:
     vec, shapes = Vec(64, dtype), ((), (64,), (4 * GROUP + 5,))
-    kernels = compile_kernels({s: sgd.accumulate_dense(1 / PARTS, s, vec, 1) for s in shapes})
+    kernels = compile_kernels({s: accumulate.dense(s, vec, 1) for s in shapes})
     rng = np.random.default_rng(0)
     for shape, kernel in kernels.items():
         found = tvm.runtime.tensor(np.full(shape, np.nan, dtype))  # the first part may read nothing
@@ -31,7 +31,7 @@ def test_dense(dtype: str) -> None:
             for part, g in enumerate(gradients):
                 kernel(found, tvm.runtime.tensor(g), flag(part == 0))
             what = f"shape {shape}, step {step}"
-            wanted, tolerance = gradients.astype(np.float64).mean(0), TOLERANCE[dtype]
+            wanted, tolerance = gradients.astype(np.float64).sum(0), TOLERANCE[dtype]
             np.testing.assert_allclose(found.numpy(), wanted, rtol=tolerance, atol=tolerance, err_msg=what)
 
 
@@ -39,13 +39,13 @@ def test_dense(dtype: str) -> None:
 @pytest.mark.parametrize("capacity", [13, 2 * GROUP])
 def test_compact_adds_to_what_is_filled_and_nothing_else(capacity: int, unit_size: int, dtype: str) -> None:
     vec, rng = Vec(64, "float32"), np.random.default_rng(0)
-    kernel = compile_kernels({"": sgd.accumulate_compact(1 / PARTS, capacity, unit_size, dtype, vec, 1)})[""]
+    kernel = compile_kernels({"": accumulate.compact(capacity, unit_size, dtype, vec, 1)})[""]
     for entries in sorted({0, 1, capacity // 2, capacity - 1, capacity}):
         found = tvm.runtime.tensor(np.full((capacity, unit_size), np.nan, "float32"))
         filled = tvm.runtime.tensor(np.array([entries], dtype))
         gradients = rng.standard_normal((PARTS, capacity, unit_size)).astype("float32")
         for part, g in enumerate(gradients):
             kernel(found, tvm.runtime.tensor(g), flag(part == 0), filled)
-        wanted = gradients[:, :entries].mean(0)
+        wanted = gradients[:, :entries].sum(0)
         np.testing.assert_allclose(found.numpy()[:entries], wanted, rtol=1e-5, atol=1e-5)
         assert np.isnan(found.numpy()[entries:]).all()

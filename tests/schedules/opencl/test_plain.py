@@ -41,8 +41,8 @@ class Classifier(nn.Module):
 def loops(dtype: str, ordered: bool, batch: int, features: int, hidden: int, classes: int) -> dict[str, tirx.PrimFunc]:
     """The functions of a training step of a classifier."""
     kind = getattr(torch, dtype)
-    x, y = torch.zeros(batch, features, 1, 1, dtype=kind), torch.zeros(batch, dtype=torch.int64)
-    module = trace(Classifier(features, hidden, classes).to(kind), x, y).module
+    x = torch.zeros(batch, features, 1, 1, dtype=kind)
+    module = trace(Classifier(features, hidden, classes).to(kind), x).module
     passes = [
         relax.transform.LegalizeOps(plain_legalizations(ordered)),
         relax.transform.DeadCodeElimination([name for name, _ in relax_functions(module)]),

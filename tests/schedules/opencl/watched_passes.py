@@ -14,8 +14,8 @@ from mest_compiler.kernels.dropout import Dropout
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.kernels.pool import Pool
-from mest_compiler.kernels.sgd import Sgd
-from mest_compiler.schedules.opencl import dropout, elementwise, normalise, plain, pooling, sgd
+from mest_compiler.optimizers import AdamW, Sgd
+from mest_compiler.schedules.opencl import accumulate, dropout, elementwise, normalise, plain, pooling, update
 from mest_compiler.schedules.opencl.emit import Vec
 
 from .launching import PHONE, compile_kernels
@@ -73,10 +73,11 @@ def pools() -> Watched:
 
 
 def updates() -> Watched:
-    """SGD and sums of gradients."""
-    yield "sgd", sgd.dense(Sgd(0.9, 1e-3, True), (7, 5), VEC, 1), 0
-    yield "compact sgd", sgd.compact(Sgd(0.9, 1e-3, True), 7, 5, "uint16", VEC, 1), 0
-    yield "accumulate", sgd.accumulate_compact(0.5, 7, 5, "int32", VEC, 1), 0
+    """Optimisers and sums of gradients."""
+    yield "sgd", update.dense(Sgd(0.9, 1e-3, True), (7, 5), VEC, 1), 0
+    yield "compact sgd", update.compact(Sgd(0.9, 1e-3, True), 7, 5, "uint16", VEC, 1), 0
+    yield "compact adam", update.compact(AdamW(), 7, 5, "uint16", VEC, 1), 0
+    yield "accumulate", accumulate.compact(7, 5, "int32", VEC, 1), 0
 
 
 def plain_functions() -> Watched:

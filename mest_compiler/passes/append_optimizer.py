@@ -1,4 +1,4 @@
-"""A compiler pass that appends the optimiser to a training step: SGD in place, on dense and on compact weights."""
+"""A compiler pass that appends the optimiser to a training step: in place, on dense and on compact weights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 from tvm import relax
 
 from mest_compiler.devices import Device
-from mest_compiler.kernels.sgd import Sgd
+from mest_compiler.optimizers import Optimizer
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.partial import Partial
-from mest_compiler.signature import ENTRIES, MOMENTUM, RATE, STEP, FunctionSignature, Role, part_of
+from mest_compiler.signature import ENTRIES, HYPER, STEP, WEIGHT, FunctionSignature, Role, part_of
 
 from .program import (
     Env,
@@ -26,10 +26,15 @@ from .program import (
 )
 from .step_program import Named, StepProgram, named, write
 
+WEIGHT_SUM = (Role.ACCUMULATOR, WEIGHT)
+"""The argument that holds the sum of the weights of a batch's parts."""
+RESULTS = (Role.LOSS, Role.WEIGHT, Role.OUTPUT)
+"""Roles of what a step hands out of its own."""
 
-class AppendSgd:
+
+class AppendOptimizer:
     """step(state, x, y[, seed], index arrays) -> (loss, output, gradients, buffers) becomes
-    step(state, x, y[, seed], index arrays, slots, lr) ->
+    step(state, x, y[, seed], index arrays, slots, hypers) ->
     (loss, output, gradients of the sparse parameters, updated tensors, the other arguments).
 
     Mutation needs those gradients. The updated tensors alias the inputs: Relax takes in-place calls for pure and would
@@ -37,7 +42,7 @@ class AppendSgd:
     over RPC are copies of what it was given, and so the other side gets hold of them.
     """
 
-    def __init__(self, device: Device, rule: Sgd) -> None:
+    def __init__(self, device: Device, rule: Optimizer) -> None:
         self.device, self.rule = device, rule
 
     def __call__(self, program: StepProgram) -> StepProgram:
@@ -56,7 +61,7 @@ class AppendSgd:
         self, builder: relax.BlockBuilder, old: Program, signature: FunctionSignature, kernels: Env
     ) -> FunctionSignature:
         taken = named(signature.arguments, old.params)
-        taken |= optimizer_state(taken)
+        taken |= optimizer_state(taken, self.rule)
 
         def body(builder: relax.BlockBuilder) -> Named:
             found = named(signature.results, carry_body(builder, old, dict(kernels)))
@@ -64,7 +69,7 @@ class AppendSgd:
             gradients = {name: value for (role, name), value in found.items() if role is Role.GRADIENT}
             updated = update_weights(builder, made, self.device, self.rule, taken, gradients)
             updated |= assign_buffers(builder, made, self.device, taken, found)
-            handed_out = {key: value for key, value in found.items() if key[0] in (Role.LOSS, Role.OUTPUT)}
+            handed_out = {key: value for key, value in found.items() if key[0] in RESULTS}
             handed_out |= {(Role.GRADIENT, name): gradients[name] for name in entries_of(taken)}
             return handed_out | updated | {key: var for key, var in taken.items() if key not in updated}
 
@@ -81,40 +86,49 @@ def entries_of(taken: Named) -> dict[str, relax.Var]:
     }
 
 
-def optimizer_state(taken: Named) -> Named:
-    """New arguments for what an optimiser keeps of a function's parameters, and for its learning rate."""
+def optimizer_state(taken: Named, rule: Optimizer) -> Named:
+    """New arguments for what an optimiser keeps of a function's parameters, and for its hypers."""
     weights = {name: var for (role, name), var in taken.items() if role is Role.PARAMETER}
-    slots = {(Role.SLOT, part_of(name, MOMENTUM)): relax.Var("v_" + w.name, w.ty) for name, w in weights.items()}
-    dtype = dtype_of(next(iter(weights.values())))
-    return slots | {(Role.HYPER, RATE): relax.Var(RATE, relax.TensorType((), dtype))}
+    slots = {
+        (Role.SLOT, part_of(name, slot)): relax.Var(f"{slot}_{w.name}", w.ty)
+        for slot in rule.slots
+        for name, w in weights.items()
+    }
+    (dtype,) = {dtype_of(w) for w in weights.values()}
+    return slots | {(Role.HYPER, HYPER): relax.Var(HYPER, relax.TensorType([len(rule.hypers)], dtype))}
 
 
 def update_weights(
     builder: relax.BlockBuilder,
     made: KernelTable,
     device: Device,
-    rule: Sgd,
+    rule: Optimizer,
     taken: Named,
     gradients: Mapping[str, relax.Expr],
 ) -> Named:
-    """Emits SGD in place. taken: arguments, with those of `optimizer_state`.
+    """Emits the optimiser in place. taken: arguments, with those of `optimizer_state`; where the weight of the whole
+    loss is among them, gradients are divided by it.
 
-    Gives weight and momentum of each parameter in turn.
+    Gives weight and slots of each parameter in turn.
     """
     results: Named = {}
     entries, made_by = entries_of(taken), generators(device)
     for name, gradient in gradients.items():
-        keys = (Role.PARAMETER, name), (Role.SLOT, part_of(name, MOMENTUM))
-        w, v = (taken[key] for key in keys)
+        keys = [(Role.PARAMETER, name), *((Role.SLOT, part_of(name, slot)) for slot in rule.slots)]
+        state = [taken[key] for key in keys]
+        w, places = state[0], list(range(len(state)))
         shape, vec = shape_of(w), made_by.emit.Vec(device.lanes(dtype_of(w)), dtype_of(w))
-        args = [w, v, gradient, taken[Role.HYPER, RATE]]
+        args, shared = [*state, gradient, taken[Role.HYPER, HYPER]], WEIGHT_SUM in taken
+        args += [taken[WEIGHT_SUM]] if shared else []
         if name in entries:
             args.append(entries[name])
-            make = Partial(made_by.sgd.compact, rule, *shape, dtype_of(entries[name]), vec, device.threads)
+            make = Partial(made_by.update.compact, rule, *shape, dtype_of(entries[name]), vec, device.threads, shared)
         else:
-            make = Partial(made_by.sgd.dense, rule, shape, vec, device.threads)
-        new = builder.emit(relax.op.call_tir_inplace(made.get(make), args, [0, 1], [w.ty, v.ty]))
-        results |= {key: builder.emit(relax.TupleGetItem(new, k)) for k, key in enumerate(keys)}
+            make = Partial(made_by.update.dense, rule, shape, vec, device.threads, shared)
+        types = [var.ty for var in state]
+        new = builder.emit(relax.op.call_tir_inplace(made.get(make), args, places, types if places[1:] else w.ty))
+        parts = [builder.emit(relax.TupleGetItem(new, k)) for k in places] if places[1:] else [new]
+        results |= dict(zip(keys, parts, strict=True))
     return results
 
 
@@ -132,7 +146,8 @@ def assign_buffers(builder: relax.BlockBuilder, made: KernelTable, device: Devic
 
 
 def _in_place(builder: relax.BlockBuilder, value: relax.Var) -> bool:
-    """Whether a value is an item of an in-place call: already written where it belongs."""
+    """Whether a value is an item of an in-place call, of which only those that update statistics give several: already
+    written where it belongs."""
     expr = builder.lookup_binding(value)
     if not isinstance(expr, relax.TupleGetItem):
         return False

@@ -1,0 +1,37 @@
+"""Optimisers' kernels on a CPU: dense and compact, vector tails, several chunks."""
+
+import pytest
+
+from mest_compiler.optimizers import Optimizer
+from mest_compiler.schedules.cpu import update
+from mest_compiler.schedules.cpu.in_chunks import PARALLEL_FROM
+
+from .tiles import NARROW, compile_kernels, vector
+from .updates import RULES, check_compact, check_dense, check_shared
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_dense(rule: Optimizer, dtype: str) -> None:
+    vec = vector(NARROW, dtype)
+    cases = [((), 1), ((1,), 2), ((vec.lanes,), 1), ((3, vec.lanes + 1), 2), ((PARALLEL_FROM + 5,), 3)]
+    kernels = compile_kernels({(shape, chunks): update.dense(rule, shape, vec, chunks) for shape, chunks in cases})
+    for (shape, _), kernel in kernels.items():
+        check_dense(kernel, rule, shape, dtype)
+
+
+@pytest.mark.parametrize(("unit_size", "dtype"), [(1, "int32"), (4, "uint16"), (27, "int32")])
+@pytest.mark.parametrize(("capacity", "rule"), [(1, RULES[1]), (13, RULES[7]), (PARALLEL_FROM, RULES[8])])
+def test_compact_updates_what_is_filled_and_nothing_else(
+    capacity: int, rule: Optimizer, unit_size: int, dtype: str
+) -> None:
+    vec = vector(NARROW, "float32")
+    kernel = compile_kernels({"update": update.compact(rule, capacity, unit_size, dtype, vec, 3)})["update"]
+    check_compact(kernel, rule, capacity, unit_size, dtype)
+
+
+@pytest.mark.parametrize("rule", [RULES[1], RULES[8]], ids=str)
+def test_gradients_of_parts_are_divided_by_their_weight(rule: Optimizer) -> None:
+    vec, shape = vector(NARROW, "float64"), (3, 65)
+    kernel = compile_kernels({"update": update.dense(rule, shape, vec, 1, shared=True)})["update"]
+    check_shared(kernel, rule, shape, "float64")
