@@ -23,6 +23,8 @@ from .search import FOUND, SURVIVED, Searched, search
 
 LIMIT_S = 1200
 """Seconds that a search may take: those of a mutant run whole folders of tests."""
+NOT = "NOT"
+"""What the table says of a planted fault that survived: those are not to be overlooked."""
 USAGE, INTERRUPTED = 2, 130
 """Exit codes where nothing was looked for, and where a person ended the search."""
 
@@ -68,7 +70,7 @@ def _faults(asked: argparse.Namespace) -> int:
         contents = [fault.plant(text).encode() for fault, text in zip(chosen, texts, strict=True)]  # all before any
         for fault, content in zip(chosen, contents, strict=True):
             done = search(tree, fault.file, content, _tests(asked, fault.tests), asked.limit)
-            _row(f"{fault.name:28}", done)
+            _row(f"{fault.name:28}", NOT if done.outcome == SURVIVED else done.outcome, done)
             results.append({"name": fault.name, "file": fault.file, "breaks": fault.breaks, **_values(done)})
             _write(asked.json, {"faults": results})
     missed = [result["name"] for result in results if result["outcome"] != FOUND]
@@ -82,12 +84,12 @@ def _mutants(asked: argparse.Namespace) -> int:
         for mutant, content in _drawn(tree, asked.mutants, asked.seed):
             done = search(tree, mutant.file, content, _tests(asked, suites_of(mutant.file)), asked.limit)
             shown = f"{mutant.file}:{mutant.line}: {mutant.shown}"
-            _row(shown, done)
+            _row(shown, done.outcome, done)
             results.append({"file": mutant.file, "line": mutant.line, "old": mutant.old, "new": mutant.new})
             results[-1].update(kind=mutant.kind, **_values(done))
             _write(asked.json, {"seed": asked.seed, "mutants": results})
     counted = Counter(result["outcome"] for result in results)
-    print(", ".join(f"{number} {_of_mutants(outcome)}" for outcome, number in counted.most_common()))
+    print(", ".join(f"{number} {outcome}" for outcome, number in counted.most_common()))
     return 0
 
 
@@ -100,13 +102,9 @@ def _tests(asked: argparse.Namespace, tests: Sequence[str]) -> list[str]:
     return shlex.split(asked.tests) if asked.tests else list(tests)
 
 
-def _of_mutants(outcome: str) -> str:
-    return "survived" if outcome == SURVIVED else outcome
-
-
-def _row(what: str, done: Searched) -> None:
+def _row(what: str, outcome: str, done: Searched) -> None:
     """One line at once: a search takes minutes."""
-    print(f"{what}  {done.outcome}  {done.seconds:.0f} s  {done.test}".rstrip(), flush=True)
+    print(f"{what}  {outcome}  {done.seconds:.0f} s  {done.test}".rstrip(), flush=True)
 
 
 def _values(done: Searched) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .copied_tree import FaultsError, Tree
 from .first_failure import COLLECTING, ONLY, REPORT
 
-FOUND, SURVIVED, TIMED_OUT, FAILS_ANYWAY = "found", "NOT", "time-out", "fails without it"
+FOUND, SURVIVED, TIMED_OUT, FAILS_ANYWAY = "found", "survived", "time-out", "fails without it"
 """What may come of a search. The last: the test that failed does so in the unchanged tree too, so it found nothing."""
 PLUGIN = "tests.faults.first_failure"
 NO_TESTS, BAD_CALL = 5, (3, 4)

@@ -14,7 +14,7 @@ from .planted import FAULTS
 from .run_faults import main
 from .tree_finder import TreeFinder
 
-DRAWN = 60
+DRAWN = 40
 
 
 def read(file: str) -> str:
@@ -102,9 +102,8 @@ def test_every_mutant_parses_and_differs(drawn: list[Mutant]) -> None:
 
 
 def test_every_mutant_has_tests_that_there_are(drawn: list[Mutant]) -> None:
-    assert {m.file.split("/")[-2] for m in drawn} >= {"kernels", "passes", "sparsity", "cpu", "opencl"}
     assert [test for m in drawn for test in suites_of(m.file) if not (CHECKOUT / test).is_dir()] == []
-    assert [folder for folder in TESTS if not (CHECKOUT / folder).is_dir()] == []
+    assert [folder for folder in TESTS if not any((CHECKOUT / folder).glob("*.py"))] == []
 
 
 SOURCE = '''"""A docstring - with 1 < 2."""
