@@ -12,19 +12,19 @@ FAULTS = (
     # ---- kernels
     Fault(
         name="nesterov-sign",
-        file="mest_compiler/kernels/sgd.py",
-        old="(g + velocity * constant(self.momentum) if self.nesterov",
-        new="(g - velocity * constant(self.momentum) if self.nesterov",
+        file="mest_compiler/optimizers/sgd.py",
+        old='(g + velocity * h["momentum"] if self.nesterov',
+        new='(g - velocity * h["momentum"] if self.nesterov',
         breaks="Nesterov's step looks ahead in the wrong direction.",
-        tests=("tests/schedules/test_sgd.py", "tests/whole_step"),
+        tests=("tests/schedules/test_update.py", "tests/whole_step"),
     ),
     Fault(
         name="decay-without-momentum",
-        file="mest_compiler/kernels/sgd.py",
+        file="mest_compiler/optimizers/sgd.py",
         old="if self.weight_decay:",
         new="if self.weight_decay and self.momentum:",
         breaks="Weight decay is dropped where there is no momentum.",
-        tests=("tests/schedules/test_sgd.py", "tests/whole_step"),
+        tests=("tests/schedules/test_update.py", "tests/whole_step"),
     ),
     Fault(
         name="swapped-parities",
@@ -37,15 +37,11 @@ FAULTS = (
     # ---- schedules/cpu
     Fault(
         name="lost-remainder",
-        file="schedules/cpu/sgd.py",
-        old="""    with T.serial(count - vectors * vec.lanes) as i:
-        k = start + vectors * vec.lanes + i
-        old =""",
-        new="""    with T.serial(T.max(count - vectors * vec.lanes - 1, 0)) as i:
-        k = start + vectors * vec.lanes + i
-        old =""",
+        file="schedules/cpu/update.py",
+        old="with T.serial(count - vectors * vec.lanes) as i:",
+        new="with T.serial(T.max(count - vectors * vec.lanes - 1, 0)) as i:",
         breaks="The last weight of a tensor that does not fill its vectors is never updated.",
-        tests=("tests/schedules/test_sgd.py", "tests/whole_step"),
+        tests=("tests/schedules/test_update.py", "tests/whole_step"),
     ),
     Fault(
         name="biased-running-variance",
@@ -57,7 +53,7 @@ FAULTS = (
     ),
     Fault(
         name="accumulate-onto-leftovers",
-        file="schedules/cpu/sgd.py",
+        file="schedules/cpu/accumulate.py",
         old="T.Select(first, vec.const(0), a[at]) + g[at]",
         new="a[at] + g[at]",
         breaks="The first micro-batch adds its gradient to that of the step before.",
@@ -90,11 +86,11 @@ tvm.register_global_func(
     ),
     Fault(
         name="lost-tail-of-a-quad",
-        file="schedules/opencl/sgd.py",
+        file="schedules/opencl/each_number.py",
         old="for k in range(QUAD - 1):",
         new="for k in range(QUAD - 2):",
-        breaks="Of three numbers that are left over behind the last quad, OpenCL's SGD updates two.",
-        tests=("tests/schedules/opencl/test_sgd.py", "tests/whole_step/test_opencl.py"),
+        breaks="Of three numbers that are left over behind the last quad, OpenCL's optimisers update two.",
+        tests=("tests/schedules/opencl/test_update.py", "tests/whole_step/test_opencl.py"),
     ),
     Fault(
         name="lost-split",
@@ -158,8 +154,8 @@ tvm.register_global_func(
     Fault(
         name="momentum-not-loaded",
         file="mest_compiler/runtime/trainer.py",
-        old="zip((self._tensors, self._momenta), filled, strict=True)",
-        new="zip((self._tensors,), filled, strict=False)",
+        old="for slot, arrays in content.slots.items()",
+        new="for slot, arrays in ()",
         breaks="A run that goes on from a checkpoint starts without momentum.",
         tests=("tests/runtime/test_checkpoint.py", "tests/whole_step/test_mutation.py"),
     ),
@@ -182,10 +178,10 @@ tvm.register_global_func(
     ),
     Fault(
         name="smoothing-dropped",
-        file="mest_compiler/training/torch_backend.py",
-        old="label_smoothing=self._smoothing)",
-        new="label_smoothing=0.0)",
-        breaks="PyTorch trains without label smoothing whatever the recipe says.",
-        tests=("tests/training/test_torch_backend.py", "tests/whole_step/test_mutation.py"),
+        file="mest_compiler/losses/cross_entropy.py",
+        old="(1 - self.label_smoothing) * total + self.label_smoothing * even, len(labels)",
+        new="total, len(labels)",
+        breaks="Labels are not smoothed, whatever the recipe says.",
+        tests=("tests/training/test_torch_backend.py", "tests/frontend"),
     ),
 )
