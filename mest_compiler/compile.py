@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,11 @@ from .linking import library_bytes
 from .losses import CrossEntropy, Loss
 from .losses.base import INPUT
 from .optimizers import Optimizer, Sgd
+from .passes.dump import Dump
 from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, tile
+from .passes.run import unwatched
 from .passes.sparsify_convolutions import SparseLayer
 from .passes.tiling.plan import Pick
 from .passes.tiling.state import LayerKernels
@@ -40,6 +44,8 @@ from .sparsity.structure import Structure
 from .tuning.fastest import Fastest
 from .tuning.records import TunedOrProbable
 from .tuning.schemes import fastest_schemes
+
+LOG = logging.getLogger(__name__)
 
 PHASES = ("trace", "masks", "lower", "build", "pack")
 Progress = Callable[[str], None]
@@ -66,6 +72,7 @@ def compile_step(
     measure: bool = True,
     pick: Pick | None = None,
     options: StepOptions = PLAIN,
+    dump: Path | None = None,
 ) -> Artifact:
     """Compiles a model's whole training step: forward, loss, backward, update, and its prediction.
 
@@ -98,11 +105,12 @@ def compile_step(
             Either way with tuned knobs where a tuning log has some (see `tuning.records`).
         pick: decides about every kernel and its knobs instead, and nothing is measured or looked up.
         options: less memory or fewer passes over it; see `StepOptions`.
+        dump: a folder that takes the step as each pass leaves it, and its kernels; see `passes.dump`.
 
     Raises:
         ModelError, ProfileError, MaskError, DeviceError, MemoryLimitError: one sentence each.
     """
-    begin, say = time.perf_counter(), progress or (lambda phase: None)
+    begin, say = time.perf_counter(), _logged(progress or (lambda phase: None))
     rule, rule_of_loss = optimizer or Sgd(), loss or CrossEntropy()
     specs = _specs(input_shape, inputs, dtype)
     if batch < 1:
@@ -138,12 +146,15 @@ def compile_step(
     if automatic:
         decisions = replace(decisions, scheme=AUTO)
     say("lower")
-    fitter = Fitter(_sparse_layers(structures), rule, target, options)
+    dumped = None if dump is None else Dump(dump)
+    fitter = Fitter(_sparse_layers(structures), rule, target, options, dumped or unwatched)
     if pick is None:
         pick = fastest if measure and target.here else TunedOrProbable(fastest.records)
     fitted = fitter.fit(graph, batch, retrace, pick)
     say("build")
     executable = build(fitted.planned, target)
+    if dumped is not None:
+        dumped.kernels(fitted.planned, executable.mod)
     say("pack")
     library = library_bytes(executable, target)
     tensors = {
@@ -153,7 +164,22 @@ def compile_step(
     manifest = _manifest(fitted, decisions, structures, rule, target, device, name, batch)
     manifest["loss"] = rule_of_loss.facts()
     manifest["compile_seconds"] = round(time.perf_counter() - begin, 3)
+    LOG.info("compiled %s in %.2f s", name or "the step", manifest["compile_seconds"])
     return Artifact(manifest, library, tensors, structures)
+
+
+def _logged(say: Progress) -> Progress:
+    """The same, with each phase in the log once the next one begins."""
+    running = []
+
+    def logged(what: str) -> None:
+        now = time.perf_counter()
+        if running:
+            LOG.info("%s: %.2f s", running[0], now - running[1])
+        running[:] = what, now
+        say(what)
+
+    return logged
 
 
 def planned_layers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ from mest_compiler.cli.options import (
     step_options,
 )
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.places import check_artifact_place, no_empty_folders
+from mest_compiler.cli.places import check_artifact_place, check_writable, made, no_empty_folders
 from mest_compiler.cli.sparse_model import Masks, MasksFrom, Sources, Weights, WeightsKey, sparse_model
 from mest_compiler.cli.tables import show_layers
 from mest_compiler.errors import MestError
@@ -39,6 +40,16 @@ Output = Annotated[
     Path,
     typer.Option(
         "--output", metavar="PATH", help="Where the artifact goes: a folder, or one file if the name ends in .zip."
+    ),
+]
+
+DumpIr = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Write the step as each of the compiler's passes leaves it (TVMScript, numbered), and every kernel with "
+        "the layers, directions and knobs it is for, its OpenCL C beside it.",
+        show_default=False,
     ),
 ]
 
@@ -71,6 +82,7 @@ def command(
     memory_limit: MemoryLimit = None,
     activations: Activations = None,
     seed: Seed = 0,
+    dump_ir: DumpIr = None,
     json: Json = None,
 ) -> None:
     """Compile a model's training step: forward, loss, backward and update, with its masks.
@@ -91,9 +103,13 @@ def command(
     mest compile resnet20 --scheme pattern --sparsity 0.9 --weights dense.pt --output runs/step
 
     mest compile resnet32 --width 2 --scheme block --sparsity 0.9 --memory-limit 100MB --output runs/small
+
+    mest compile resnet20 --scheme block --sparsity 0.9 --optimizer adamw --dump-ir runs/ir --output runs/step
     """
     begin = time.perf_counter()
     check_artifact_place(output)
+    if dump_ir is not None:
+        _check_dump(dump_ir)
     settings = {"momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     rule = optimizer_options.chosen_optimizer(optimizer, **settings)
     if given(context, "seed") and masks_from is not None:
@@ -119,20 +135,22 @@ def command(
     if given(context, "classes"):
         check_classes(layers, classes, f"--classes asks for {classes}")
     said = say_start(sparse, layers, seed)
-    artifact = compile_with_bar(
-        model,
-        sparse.model,
-        input_shape=input_shape,
-        batch=batch,
-        profile=sparse.profile,
-        masks=sparse.masks,
-        seed=seed,
-        optimizer=rule,
-        device=device,
-        threads=threads,
-        name=model,
-        options=step_options(memory_limit, activations),
-    )
+    with nullcontext() if dump_ir is None else made(dump_ir):
+        artifact = compile_with_bar(
+            model,
+            sparse.model,
+            input_shape=input_shape,
+            batch=batch,
+            profile=sparse.profile,
+            masks=sparse.masks,
+            seed=seed,
+            optimizer=rule,
+            device=device,
+            threads=threads,
+            name=model,
+            options=step_options(memory_limit, activations),
+            dump=dump_ir,
+        )
     with no_empty_folders(output.parent):
         artifact.save(output)
     seconds, peak = time.perf_counter() - begin, peak_rss_mb()
@@ -147,6 +165,13 @@ def command(
         facts = {key: manifest[key] for key in keys} | sparse.facts()
         result = {"seconds": seconds, "peak_rss_mb": peak, "artifact": str(output), **facts}
         write_json(json, {**result, "device": device, "threads": manifest["device"]["threads"], "layers": described})
+
+
+def _check_dump(folder: Path) -> None:
+    """Raise MestError unless a folder is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MestError(f"--dump-ir writes many files, and {folder} is there already: name a new or an empty folder.")
+    check_writable(folder / "dump")
 
 
 def described_layers(artifact: Artifact) -> list[dict[str, Any]]:

@@ -7,10 +7,12 @@ when it is asked for. Such a module imports PyTorch, TVM and the rooms that need
 
 import errno
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from mest_compiler.cli.lazy import LazyGroup
+from mest_compiler.cli.logs import log_to_console
 from mest_compiler.cli.output import say
 from mest_compiler.errors import MestError
 
@@ -71,12 +73,26 @@ class Commands(LazyGroup):
             raise typer.Exit(FAILED) from error
 
 
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "-v",
+        "--verbose",
+        count=True,
+        show_default=False,
+        metavar="",
+        help="Say on standard error what the compiler does and how long it takes; -vv: each pass and each measured "
+        "kernel too. Stands before the command: mest -v compile ...",
+    ),
+]
+
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback()
-def mest() -> None:
+def mest(verbose: Verbose = 0) -> None:
     """Compile, run and time the sparse training step of a PyTorch model."""
+    log_to_console(verbose)
 
 
 def main() -> None:

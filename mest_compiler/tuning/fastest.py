@@ -9,6 +9,7 @@ layer on the same machine is measured once.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
@@ -36,6 +37,8 @@ TIE = 0.95
 """Times its time, a dense kernel is compared: sparse ones lose more where something disturbs them, so they must win."""
 SEED = 0
 Say = Callable[[str], None]
+
+LOG = logging.getLogger(__name__)
 
 
 class Fastest:
@@ -92,6 +95,7 @@ class Fastest:
         calls = [kernel_call(direction, c, self.device, g, operands, sparse, structure) for c in found]
         measured = _measured(lambda: interleaved_ms(calls, ROUNDS, operands.place.sync))
         times = {label(choice): round(min(some), 4) for choice, some in zip(found, measured, strict=True)}
+        LOG.debug("%s of %s: %s", direction, shape, ", ".join(f"{name} {ms:.4f} ms" for name, ms in times.items()))
         _save(key, times)
         return times
 

@@ -289,6 +289,10 @@ COMPILE: dict[str, list[Option]] = {
             refuses("--seed draws nothing where weights and masks come from --masks-from"),
         ),
     ],
+    "dump_ir": [
+        (("--dump-ir", "ir"), lambda seen: str(seen.step["dump"]) == "ir"),
+        (("--dump-ir", "net.py"), refuses("--dump-ir writes many files, and net.py is there already")),
+    ],
     "json": TRAIN["json"],  # written: `test_compile.py`
 }
 

@@ -1,0 +1,94 @@
+"""What a step looks like inside, as files: its module after each pass, and each kernel with what it is for."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tvm import tirx
+
+from mest_compiler.files import write_text
+
+from .step_program import StepProgram
+
+KERNELS = "kernels"
+"""Folder of the kernels."""
+_PROTOTYPE = re.compile(r"__kernel void \w+\(.*\);\s*$")
+_MARK = "// Function: "
+"""How TVM's code generator heads each kernel of OpenCL C."""
+
+
+class Dump:
+    """A watch (see `run.through`) that writes into a folder, which there must be: `001_NAME.py`, ..., TVMScript after
+    each pass. Under a memory limit all attempts are there, one after another."""
+
+    def __init__(self, folder: Path, write: Callable[[Path, str], None] = write_text) -> None:
+        self.folder, self._write, self._number = folder, write, 0
+
+    def __call__(self, name: str, program: StepProgram) -> None:
+        """Writes the program as a pass left it."""
+        self._number += 1
+        self._write(self.folder / f"{self._number:03}_{name}.py", program.module.script() + "\n")
+
+    def kernels(self, planned: StepProgram, code: Any) -> None:
+        """Writes `kernels/NAME.py` (TVMScript) and, of a device with a source language, `kernels/NAME.cl`, each headed
+        by what the kernel is for. code: the built module with its imports."""
+        folder = self.folder / KERNELS
+        folder.mkdir(exist_ok=True)
+        uses, calls = _uses(planned), _callers(planned)
+        for gvar, function in planned.module.functions.items():
+            if isinstance(function, tirx.PrimFunc):
+                name = str(gvar.name_hint)
+                head = [f"kernel of {', '.join(sorted(calls[name])) or 'no function'}", *uses.get(name, ())]
+                text = function.script()
+                self._write(folder / f"{name}.py", "".join(f"# {line}\n" for line in head) + text + "\n")
+        for name, source in sources(code).items():
+            kernel = next((k for k in sorted(calls, key=len, reverse=True) if _launches(k, name)), name)
+            head = [f"{name}, a launch of {kernel}", *uses.get(kernel, ())]
+            self._write(folder / f"{name}.cl", "".join(f"// {line}\n" for line in head) + source)
+
+
+def _launches(kernel: str, name: str) -> bool:
+    """Whether a function of OpenCL C is one of a kernel's launches, as TVM names them."""
+    return name == f"{kernel}_kernel" or name.startswith(f"{kernel}_kernel_")
+
+
+def sources(code: Any) -> dict[str, str]:
+    """OpenCL C of each kernel of a built module, by name; empty where it has none."""
+    found: dict[str, str] = {}
+    for module in code.imports:
+        if module.kind == "opencl":
+            for part in module.inspect_source("cl").split(_MARK)[1:]:
+                name, _, source = part.partition("\n")
+                lines = source.splitlines(keepends=True)
+                # Without the prototypes of all the others.
+                found[name.strip()] = "".join(line for line in lines if not _PROTOTYPE.match(line))
+        found |= sources(module)
+    return found
+
+
+def _uses(program: StepProgram) -> Mapping[str, list[str]]:
+    """By a layer's kernel: which layers and directions it computes, and how."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for param, layer in program.layers.items():
+        kind = "dense" if layer.sparse is None else layer.sparse.scheme
+        for direction, choice in layer.choices.items():
+            said = choice.describe()
+            how = f"{said['kernel']} by {said['indexing'] or 'position'}, {said['source']} knobs {said['knobs']}"
+            found[layer.functions[direction]].append(f"{direction} of {param} ({kind}): {how}")
+    return found
+
+
+def _callers(program: StepProgram) -> Mapping[str, set[str]]:
+    """By kernel: the functions of the step that call it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in program.signature:
+        for block in program.module[name].body.blocks:
+            for binding in block.bindings:
+                op = getattr(binding.value, "op", None)
+                if hasattr(op, "name_hint"):
+                    found[str(op.name_hint)].add(name)
+    return found

@@ -1,0 +1,83 @@
+"""What a compile leaves behind with a dump: a module after each pass, and each kernel with what it is for."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mest_compiler.compile import compile_step
+from mest_compiler.devices import CpuProfile
+from mest_compiler.passes.options import PLAIN, StepOptions
+from mest_compiler.sparsity.profile import Profile
+
+from ..whole_step.cases import unoptimised
+
+PASSES = [
+    "SparsifyConvolutions", "FuseNormalise", "FuseWeightGradients", "FuseForwardInputs", "TileBatch",
+    "AppendOptimizer", "LegalizeOps", "FoldConstant", "DeadCodeElimination", "ToNonDataflow", "RemovePurityChecking",
+    "CallTIRRewrite", "PlanMemory",
+]  # fmt: skip
+
+
+def dumped(folder: Path, device: str, options: StepOptions = PLAIN) -> dict[str, str]:
+    """The files of a small step's dump, by their names."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CpuProfile, "target", property(unoptimised))
+        compile_step(
+            model, input_shape=(3, 8, 8), batch=4, profile=Profile.uniform("block", 0.5), device=device, measure=False,
+            options=options, dump=folder,
+        )  # fmt: skip
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def passes_of(files: dict[str, str]) -> list[str]:
+    """Names of the passes in the order of their numbers."""
+    return [name.removesuffix(".py").partition("_")[2] for name in sorted(files) if name[0].isdigit()]
+
+
+def test_a_module_after_each_pass(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "mest_compiler"):
+        files = dumped(tmp_path, "cpu")
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("mest_compiler")]
+    assert [line.split()[1].rstrip(":") for line in logged if line.startswith("pass ")] == PASSES
+    phases = [line.partition(":")[0] for line in logged if not line.startswith("pass ")]
+    assert phases == ["trace", "masks", "lower", "build", "compiled the step in " + phases[-1].split()[-2] + " s"]
+    assert passes_of(files) == PASSES
+    assert "mest.sparse_conv2d" in files["001_SparsifyConvolutions.py"]
+    assert "R.nn.log_softmax" in files["006_AppendOptimizer.py"] and "sgd_compact" in files["006_AppendOptimizer.py"]
+    assert "R.nn.log_softmax" not in files["007_LegalizeOps.py"]
+    assert "alloc_storage" in files["013_PlanMemory.py"]
+
+
+def test_a_kernel_says_what_it_is_for(tmp_path: Path) -> None:
+    files = dumped(tmp_path, "cpu")
+    kernel = files["kernels/block_forward_normalised.py"].splitlines()
+    assert kernel[0] == "# kernel of step" and files["kernels/block_forward.py"].startswith("# kernel of predict\n")
+    assert kernel[1].startswith("# forward of 3.weight (block): block_forward by block, default knobs {'rows'")
+    assert (
+        files["kernels/dense_forward.py"].splitlines()[1].startswith("# forward of 0.weight (dense): dense_forward by")
+    )
+    assert files["kernels/sgd.py"].startswith("# kernel of step\n")
+    assert not any(name.endswith(".cl") for name in files)
+
+
+def test_opencl_has_its_source_beside_it(tmp_path: Path) -> None:
+    files = dumped(tmp_path, "opencl")
+    source = files["kernels/block_forward_kernel.cl"]
+    assert source.startswith("// block_forward_kernel, a launch of block_forward\n// forward of 3.weight (block): ")
+    assert source.count("__kernel void") == 1
+    sources = {name for name in files if name.endswith(".cl")}
+    assert len(sources) > 15 and all(files[name].count("__kernel void") == 1 for name in sources)
+
+
+def test_micro_batches_have_another_optimiser_pass(tmp_path: Path) -> None:
+    assert "AccumulateGradients" in passes_of(dumped(tmp_path, "cpu", StepOptions(micro_batch=2)))
