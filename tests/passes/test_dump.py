@@ -62,7 +62,7 @@ def test_a_kernel_says_what_it_is_for(tmp_path: Path) -> None:
     files = dumped(tmp_path, "cpu")
     kernel = files["kernels/block_forward_normalised.py"].splitlines()
     assert kernel[0] == "# kernel of step" and files["kernels/block_forward.py"].startswith("# kernel of predict\n")
-    assert kernel[1].startswith("# forward of 3.weight (block): block_forward by block, default knobs {'rows'")
+    assert kernel[1].startswith("# forward of 3.weight (block): block_forward by block, default knobs {'pixels'")
     assert (
         files["kernels/dense_forward.py"].splitlines()[1].startswith("# forward of 0.weight (dense): dense_forward by")
     )
