@@ -27,7 +27,7 @@ from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, tile
 from .passes.run import unwatched
-from .passes.sparsify_convolutions import SparseLayer
+from .passes.sparsify_layers import SparseLayer
 from .passes.tiling.plan import Pick
 from .passes.tiling.state import LayerKernels
 from .runtime.artifact import SCHEMA, Artifact

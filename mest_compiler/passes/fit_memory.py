@@ -24,7 +24,7 @@ from .pipeline import finish, plan, probable, tile
 from .program import Program
 from .recompute import BFLOAT16, cheapest_first, narrowable, trimmed
 from .run import Watch, unwatched
-from .sparsify_convolutions import SparseLayer
+from .sparsify_layers import SparseLayer
 from .step_program import StepProgram
 from .tiling.plan import Pick
 

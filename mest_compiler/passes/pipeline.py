@@ -32,7 +32,7 @@ from .options import PLAIN, TVM, StepOptions
 from .plan_memory import PlanMemory
 from .recompute import Recompute
 from .run import OnModule, Watch, through, unwatched
-from .sparsify_convolutions import SparseLayer, SparsifyConvolutions
+from .sparsify_layers import SparseLayer, SparsifyLayers
 from .step_program import StepProgram
 from .tile_batch import TileBatch
 from .tiling.plan import Pick
@@ -97,7 +97,7 @@ def tile(
     )
     passes = [
         # What is computed: masked convolutions on compact values, whole normalisations.
-        SparsifyConvolutions(layers),
+        SparsifyLayers(layers),
         OnModule(FuseNormalise()),
         *(OnModule(make()) for wanted, make in rewrites if wanted),
         # Where it lies and which kernel computes it.

@@ -16,7 +16,7 @@ from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.accumulate_gradients import AccumulateGradients
 from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name, shape_of
-from mest_compiler.passes.sparsify_convolutions import SparseLayer
+from mest_compiler.passes.sparsify_layers import SparseLayer
 from mest_compiler.signature import UPDATE
 
 from .programs import bindings, kernel_calls

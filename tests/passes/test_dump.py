@@ -17,7 +17,7 @@ from mest_compiler.sparsity.profile import Profile
 from ..whole_step.cases import unoptimised
 
 PASSES = [
-    "SparsifyConvolutions", "FuseNormalise", "FuseWeightGradients", "FuseForwardInputs", "TileBatch",
+    "SparsifyLayers", "FuseNormalise", "FuseWeightGradients", "FuseForwardInputs", "TileBatch",
     "AppendOptimizer", "LegalizeOps", "FoldConstant", "DeadCodeElimination", "ToNonDataflow", "RemovePurityChecking",
     "CallTIRRewrite", "PlanMemory",
 ]  # fmt: skip

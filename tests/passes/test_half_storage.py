@@ -21,7 +21,7 @@ from mest_compiler.passes.half_storage import HalfStorage
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name, relax_functions
-from mest_compiler.passes.sparsify_convolutions import SparseLayer
+from mest_compiler.passes.sparsify_layers import SparseLayer
 from mest_compiler.passes.step_program import StepProgram
 
 from .test_lowered_steps import RULE

@@ -19,7 +19,7 @@ from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.pipeline import lower
 from mest_compiler.passes.program import op_name, shape_of
-from mest_compiler.passes.sparsify_convolutions import SparseLayer, SparsifyConvolutions
+from mest_compiler.passes.sparsify_layers import SparseLayer, SparsifyLayers
 from mest_compiler.passes.step_program import StepProgram
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.signature import Role
@@ -235,7 +235,7 @@ def test_a_sparse_weight_that_others_read_is_refused() -> None:
     signature = {"step": signed(module["step"], arguments, [(Role.OUTPUT, name, None) for name in ("y", "sum")])}
     layers = {"body.conv.weight": SparseLayer("unstructured", 3, 1)}
     with pytest.raises(ModelError, match=r"'body\.conv\.weight' is read by relax\.sum, .*keep that layer dense"):
-        SparsifyConvolutions(layers)(StepProgram(module, signature))
+        SparsifyLayers(layers)(StepProgram(module, signature))
 
 
 def test_geometry_and_index_arrays_are_those_of_the_arguments(resnet) -> None:

@@ -43,7 +43,7 @@ class SparseLayer:
     unit_size: int
 
 
-class SparsifyConvolutions:
+class SparsifyLayers:
     """Weights of sparse layers become values [capacity, unit_size], and so do their gradients. layers: which weights
     are sparse, and how."""
 
