@@ -19,7 +19,7 @@ from .plan_memory import Block, alive, tensor_bytes
 from .program import Program, op_name, variables
 
 
-class Kind(Enum):
+class StepKind(Enum):
     """What a step of a schedule does: a kernel of the traced step in its own place, one of them again, or a conversion
     into the type that activations wait in or back from it."""
 
@@ -60,7 +60,7 @@ class Step:
     what stands for them here, where that is another one.
     """
 
-    kind: Kind
+    kind: StepKind
     node: Node | None
     reads: tuple[int, ...]
     writes: tuple[int, ...]
@@ -176,15 +176,15 @@ class Schedule:
         self._storage: dict[int, int] = {}
         for i, node in enumerate(flow.nodes):
             if i < flow.turn:
-                self.steps.append(Step(Kind.FIRST, node, node.reads, node.writes))
+                self.steps.append(Step(StepKind.FIRST, node, node.reads, node.writes))
                 for tensor in set(node.writes) & self.packed:
                     self._storage[tensor] = self._add(flow.sizes[tensor] // 2, tensor)
-                    self._convert(Kind.PACK, tensor, self._storage[tensor])
+                    self._convert(StepKind.PACK, tensor, self._storage[tensor])
                 continue
             renamed = {t: self._asked(t) for t in node.reads}
             renamed = {t: new for t, new in renamed.items() if t != new}
             reads = tuple(renamed.get(t, t) for t in node.reads)
-            self.steps.append(Step(Kind.FIRST, node, reads, node.writes, renamed))
+            self.steps.append(Step(StepKind.FIRST, node, reads, node.writes, renamed))
 
     def dropped_kernels(self) -> list[tuple[str, int]]:
         """(name of the kernel's kind, bytes) of each tensor that does not wait."""
@@ -200,7 +200,7 @@ class Schedule:
         self.added.append((size, of))
         return len(self.flow.sizes) + len(self.added) - 1
 
-    def _convert(self, kind: Kind, source: int, target: int) -> None:
+    def _convert(self, kind: StepKind, source: int, target: int) -> None:
         self.steps.append(Step(kind, None, (source,), (target,)))
         self.extra_bytes += self.size(source) + self.size(target)
 
@@ -222,7 +222,7 @@ class Schedule:
             return self._live.get(tensor, found.get(tensor))
         if tensor in self.packed:
             found[tensor] = self._add(flow.sizes[tensor], tensor)
-            self._convert(Kind.UNPACK, self._storage[tensor], found[tensor])
+            self._convert(StepKind.UNPACK, self._storage[tensor], found[tensor])
             return found[tensor]
         node = flow.maker[tensor]
         renamed = {t: self._again(t, found) for t in node.again}
@@ -230,7 +230,7 @@ class Schedule:
         writes = tuple(self._add(flow.sizes[t], t) for t in outputs)
         found.update(zip(outputs, writes, strict=True))
         reads = tuple(renamed[t] for t in node.again)
-        self.steps.append(Step(Kind.AGAIN, node, reads, writes, renamed))
+        self.steps.append(Step(StepKind.AGAIN, node, reads, writes, renamed))
         self.extra_bytes += sum(map(self.size, (*reads, *writes)))
         self.extra_flops += node.flops
         return found[tensor]

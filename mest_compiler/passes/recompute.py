@@ -16,7 +16,7 @@ from mest_compiler.devices import Device
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.partial import Partial
 
-from .dataflow import Dataflow, Kind, Schedule, Step
+from .dataflow import Dataflow, Schedule, Step, StepKind
 from .program import KernelTable, Program, carry_body, carry_kernels, rebuild, relax_functions, substitute
 
 FLOPS_PER_BYTE = 4
@@ -123,9 +123,9 @@ class _Writer:
         for param in flow.program.params:
             self.made[flow.tensors[param][0]] = param
         for step in self.schedule.steps:
-            if step.kind is Kind.FIRST:
+            if step.kind is StepKind.FIRST:
                 self._compute(step)
-            elif step.kind is Kind.AGAIN:
+            elif step.kind is StepKind.AGAIN:
                 self._repeat(step)
             else:
                 self._convert(step)
@@ -165,7 +165,7 @@ class _Writer:
 
     def _convert(self, step: Step) -> None:
         (source,), (target,) = step.reads, step.writes
-        packing = step.kind is Kind.PACK
+        packing = step.kind is StepKind.PACK
         ty = self.flow.types[self.schedule.stands_for(source if packing else target)]
         tiles, size, lanes = (int(n) for n in ty.shape)
         made_by = generators(self.device)

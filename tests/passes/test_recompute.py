@@ -12,7 +12,7 @@ from mest_compiler.devices import local_cpu
 from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph, trace
 from mest_compiler.passes import fit_memory
-from mest_compiler.passes.dataflow import Dataflow, Kind, Schedule
+from mest_compiler.passes.dataflow import Dataflow, Schedule, StepKind
 from mest_compiler.passes.fit_memory import Fitted, Fitter, host_bytes
 from mest_compiler.passes.options import StepOptions
 from mest_compiler.passes.pipeline import tile
@@ -85,10 +85,10 @@ def test_what_is_written_down_is_the_schedule(narrow: bool, at: int) -> None:
     schedule = path(narrow)[at]
     before, after = (kernel_calls(m, "step") for m in (tiled().module, Recompute(DEVICE, schedule)(tiled().module)))
     kinds = [step.kind for step in schedule.steps]
-    assert after.total() - before.total() == len(kinds) - kinds.count(Kind.FIRST)
-    assert sum(after[n] for n in after if "pack" in n) == kinds.count(Kind.PACK) + kinds.count(Kind.UNPACK)
-    assert kinds.count(Kind.PACK) == len(schedule.packed)
-    assert (kinds.count(Kind.AGAIN) > 0) is bool(schedule.dropped)
+    assert after.total() - before.total() == len(kinds) - kinds.count(StepKind.FIRST)
+    assert sum(after[n] for n in after if "pack" in n) == kinds.count(StepKind.PACK) + kinds.count(StepKind.UNPACK)
+    assert kinds.count(StepKind.PACK) == len(schedule.packed)
+    assert (kinds.count(StepKind.AGAIN) > 0) is bool(schedule.dropped)
 
 
 @pytest.mark.parametrize("narrow", [False, True])
