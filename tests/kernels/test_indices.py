@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mest_compiler.errors import StructureError
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import DIRECTIONS, INDEXINGS, Form, SparseConv, index_arrays, index_forms
+from mest_compiler.kernels.indices import DIRECTIONS, INDEXINGS, IndexArraySpec, SparseConv, index_arrays, index_forms
 from mest_compiler.sparsity.structure import Structure, build
 
 from .readings import Term, read
@@ -107,7 +107,7 @@ def geometry(channels: int = 3, filters: int = 4, plane: tuple[int, int] = (4, 4
 
 @pytest.mark.parametrize(("largest", "dtype"), [(0, "uint16"), (65535, "uint16"), (65536, "int32")])
 def test_the_narrowest_type(largest: int, dtype: str) -> None:
-    form = Form(3, largest)
+    form = IndexArraySpec(3, largest)
     assert form.dtype == dtype and np.array([largest]).astype(form.dtype)[0] == largest
 
 

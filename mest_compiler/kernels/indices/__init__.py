@@ -16,10 +16,19 @@ from mest_compiler.sparsity.structure_checks import INT32_MAX
 
 from .block import RowsOfChannels, RowsOfFilters
 from .bodies import PatternEntries, RowEntries
-from .layer import DIRECTIONS, Form, Indexing, SparseConv, filled
+from .layer import DIRECTIONS, IndexArraySpec, Indexing, SparseConv, filled
 from .planes import KeptPlanes, Places
 
-__all__ = ["DIRECTIONS", "INDEXINGS", "Form", "SparseConv", "dtypes_of", "index_arrays", "index_forms", "kernel_forms"]
+__all__ = [
+    "DIRECTIONS",
+    "INDEXINGS",
+    "IndexArraySpec",
+    "SparseConv",
+    "dtypes_of",
+    "index_arrays",
+    "index_forms",
+    "kernel_forms",
+]
 
 INDEXINGS: dict[tuple[str, str], Indexing] = {
     ("block", "forward"): RowsOfFilters("forward"),
@@ -36,8 +45,8 @@ Used = Mapping[str, tuple[str, int]]
 """Direction -> (key of INDEXINGS, groups of planes) of the kernel that computes it."""
 
 
-def kernel_forms(layer: SparseConv, direction: str, used: tuple[str, int]) -> dict[str, Form]:
-    """Form of every index array that one kernel takes, in argument order."""
+def kernel_forms(layer: SparseConv, direction: str, used: tuple[str, int]) -> dict[str, IndexArraySpec]:
+    """IndexArraySpec of every index array that one kernel takes, in argument order."""
     indexing, groups = used
     return INDEXINGS[indexing, direction].forms(layer, groups)
 
@@ -47,8 +56,8 @@ def dtypes_of(indexing: str, direction: str, layer: SparseConv, groups: int) -> 
     return {name: form.dtype for name, form in kernel_forms(layer, direction, (indexing, groups)).items()}
 
 
-def index_forms(layer: SparseConv, used: Used) -> dict[str, Form]:
-    """Form of every index array of a layer's kernels, and of `entries` [1], which every layer has."""
+def index_forms(layer: SparseConv, used: Used) -> dict[str, IndexArraySpec]:
+    """IndexArraySpec of every index array of a layer's kernels, and of `entries` [1], which every layer has."""
     forms = dict(filled(layer))
     for direction, kernel in used.items():
         forms |= kernel_forms(layer, direction, kernel)
@@ -80,7 +89,7 @@ def index_arrays(structure: Structure, layer: SparseConv, used: Used) -> dict[st
     return {name: _padded(found[name], form, name, layer) for name, form in index_forms(layer, used).items()}
 
 
-def _padded(array: np.ndarray, form: Form, name: str, layer: SparseConv) -> np.ndarray:
+def _padded(array: np.ndarray, form: IndexArraySpec, name: str, layer: SparseConv) -> np.ndarray:
     if array.size > form.length or (array.size and (array.min() < 0 or array.max() > form.largest)):
         raise StructureError(
             f"Index array {name!r} of a {layer.scheme} convolution of shape {layer.shape} does not fit the "

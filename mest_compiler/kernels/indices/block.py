@@ -8,7 +8,7 @@ from mest_compiler.sparsity.block import Block
 from mest_compiler.sparsity.structure import Structure
 
 from ..geometry import ConvGeometry
-from .layer import Form, Indexing, SparseConv, filled, group_of, pointers, stable_order
+from .layer import IndexArraySpec, Indexing, SparseConv, filled, group_of, pointers, stable_order
 
 
 def input_offsets(g: ConvGeometry) -> np.ndarray:
@@ -35,13 +35,13 @@ class RowsOfFilters(Indexing):
         self.pointer = {"forward": "forward_ptr", "backward_weight": "weight_ptr"}[direction]
         self.counted = direction == "backward_weight"
 
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, Form]:
+    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
         """See the base class."""
         rows = layer.rows
         return {
-            "offset": Form(layer.capacity, largest_input(layer.geometry)),
-            self.pointer: Form(rows * groups + 1, layer.capacity),
-            "row": Form(rows, rows),
+            "offset": IndexArraySpec(layer.capacity, largest_input(layer.geometry)),
+            self.pointer: IndexArraySpec(rows * groups + 1, layer.capacity),
+            "row": IndexArraySpec(rows, rows),
             **(filled(layer) if self.counted else {}),
         }
 
@@ -63,14 +63,14 @@ class RowsOfChannels(Indexing):
     Entries stand by (parity class of the place, block of channels, group of filters).
     """
 
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, Form]:
+    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
         """See the base class."""
         g, kind = layer.geometry, layer.kind
         runs = len(g.backward_grids) * (g.channels // kind.channels) * groups
         return {
-            "back_offset": Form(layer.capacity, largest_output(g)),
-            "back_ptr": Form(runs + 1, layer.capacity),
-            "back_perm": Form(layer.capacity, layer.capacity),
+            "back_offset": IndexArraySpec(layer.capacity, largest_output(g)),
+            "back_ptr": IndexArraySpec(runs + 1, layer.capacity),
+            "back_perm": IndexArraySpec(layer.capacity, layer.capacity),
         }
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:

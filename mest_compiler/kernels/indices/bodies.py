@@ -12,7 +12,7 @@ from mest_compiler.sparsity.structure import Structure
 
 from ..geometry import ConvGeometry
 from .block import largest_output
-from .layer import Form, Indexing, SparseConv, filled, group_of, pointers, stable_order
+from .layer import IndexArraySpec, Indexing, SparseConv, filled, group_of, pointers, stable_order
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,18 @@ class _Bodies(Indexing):
         """Copies of the index arrays that backward-data needs: parity classes with their own entries."""
         return 1
 
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, Form]:
+    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
         """See the base class."""
         g, most = layer.geometry, self.most(layer)
         rows = g.channels if self.back else g.filters
         largest = largest_output(g) if self.back else g.channels * g.x.size + g.tap_offset(g.taps - 1)
         forms = {
-            f"{self.short}_offset": Form(most, largest),
-            f"{self.short}_ptr": Form(rows * groups * self.bodies(g) + 1, most),
-            f"{self.short}_first": Form(most, layer.capacity * layer.unit_size),
+            f"{self.short}_offset": IndexArraySpec(most, largest),
+            f"{self.short}_ptr": IndexArraySpec(rows * groups * self.bodies(g) + 1, most),
+            f"{self.short}_first": IndexArraySpec(most, layer.capacity * layer.unit_size),
         }
         if not self.back:
-            forms["row"] = Form(layer.rows, layer.rows)
+            forms["row"] = IndexArraySpec(layer.rows, layer.rows)
         return forms | (filled(layer) if self.counted else {})
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:

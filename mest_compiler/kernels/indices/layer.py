@@ -46,7 +46,7 @@ class SparseConv:
 
 
 @dataclass(frozen=True)
-class Form:
+class IndexArraySpec:
     """Length of an index array, and the largest value it can hold."""
 
     length: int
@@ -65,7 +65,7 @@ class Indexing(ABC):
     """
 
     @abstractmethod
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, Form]:
+    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
         """Each array's form, for a kernel built with this number of groups of planes."""
 
     @abstractmethod
@@ -73,9 +73,9 @@ class Indexing(ABC):
         """The filled part of each array, any integer type; what is left of its length is zero."""
 
 
-def filled(layer: SparseConv) -> dict[str, Form]:
+def filled(layer: SparseConv) -> dict[str, IndexArraySpec]:
     """`entries` [1]: how many entries the structure has now. Every layer has it; `index_arrays` fills it."""
-    return {"entries": Form(1, layer.capacity)}
+    return {"entries": IndexArraySpec(1, layer.capacity)}
 
 
 def pointers(keys: np.ndarray, count: int) -> np.ndarray:

@@ -7,16 +7,16 @@ import numpy as np
 from mest_compiler.sparsity.structure import Structure
 
 from ..geometry import ConvGeometry
-from .layer import Form, Indexing, SparseConv, filled
+from .layer import IndexArraySpec, Indexing, SparseConv, filled
 
 
 class KeptPlanes(Indexing):
     """`planes` [C or F]: the kept planes in rising order, then the removed ones; `entries` says how many are kept."""
 
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, Form]:
+    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
         """See the base class."""
         total = layer.kind.grid(layer.shape)[1]
-        return {"planes": Form(total, total), **filled(layer)}
+        return {"planes": IndexArraySpec(total, total), **filled(layer)}
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
         """See the base class."""
@@ -28,10 +28,10 @@ class KeptPlanes(Indexing):
 class Places(Indexing):
     """`place` [capacity * unit_size]: where in the flat weight each value stands; `entries` says how many there are."""
 
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, Form]:
+    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
         """See the base class."""
         g = layer.geometry
-        return {"place": Form(layer.capacity * layer.unit_size, g.filters * g.columns), **filled(layer)}
+        return {"place": IndexArraySpec(layer.capacity * layer.unit_size, g.filters * g.columns), **filled(layer)}
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
         """See the base class."""

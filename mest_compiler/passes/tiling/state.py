@@ -14,7 +14,7 @@ from mest_compiler.devices import Device
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import Form, SparseConv, index_forms, kernel_forms
+from mest_compiler.kernels.indices import IndexArraySpec, SparseConv, index_forms, kernel_forms
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.emit import Expr
@@ -50,7 +50,7 @@ class LayerKernels:
         """How each direction's kernel finds its weights, as `index_arrays` takes it."""
         return {direction: choice.used for direction, choice in self.choices.items()}
 
-    def forms(self) -> dict[str, Form]:
+    def forms(self) -> dict[str, IndexArraySpec]:
         """The index arrays that the kernels of a sparse layer take at run time."""
         return index_forms(self.sparse, self.used) if self.sparse is not None else {}
 
@@ -70,7 +70,7 @@ class LayerKernels:
         weights = g.filters * g.columns if self.sparse is None else self.sparse.capacity * self.sparse.unit_size
         return 2.0 * g.tiles * g.lanes * g.y.height * g.y.width * weights
 
-    def forms_of(self, direction: str) -> dict[str, Form]:
+    def forms_of(self, direction: str) -> dict[str, IndexArraySpec]:
         """Those of them that one direction's kernel takes, in argument order."""
         return {} if self.sparse is None else kernel_forms(self.sparse, direction, self.choices[direction].used)
 
