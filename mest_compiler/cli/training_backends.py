@@ -79,9 +79,9 @@ def check_backend(kind: str, device: str, *, measures: bool, threads: int | None
 def ranks_of(kind: str, device: str) -> Ranks:
     """The processes that train together; see `training.process_group`."""
     if kind == COMPILED:
-        from mest_compiler.training.ranks import Alone
+        from mest_compiler.training.ranks import SingleProcess
 
-        return Alone()
+        return SingleProcess()
     from mest_compiler.training.process_group import ranks_of_environment
 
     return ranks_of_environment(device)

@@ -16,7 +16,7 @@ from mest_compiler.training.feed import epoch_batches, made_ahead, steps_per_epo
 from mest_compiler.training.memory import peak_rss_mb
 from mest_compiler.training.mutator import Mutated, Mutator
 from mest_compiler.training.progress import Reporter
-from mest_compiler.training.ranks import Alone, Ranks
+from mest_compiler.training.ranks import Ranks, SingleProcess
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import EpochRecord, Position, Summary
 from mest_compiler.training.run_folder import RunFolder
@@ -50,7 +50,7 @@ def train(
     ProfileError when a layer cannot mutate as the recipe says; MestError when the loss is no finite number.
     KeyboardInterrupt goes on to the caller, with a sentence that says how far the checkpoint is.
     """
-    run = _Run(backend, data, recipe, run_dir, reporter, checkpoint_steps, ranks or Alone())
+    run = _Run(backend, data, recipe, run_dir, reporter, checkpoint_steps, ranks or SingleProcess())
     try:
         run.start(resume, accepts_data)
         while run.position.epoch < recipe.epochs:
@@ -200,7 +200,7 @@ class _Run:
 
 def evaluate(backend: Backend, data: Examples, ranks: Ranks | None = None) -> float:
     """Share of the test images whose largest logit is that of their label; processes share the images out."""
-    ranks = ranks or Alone()
+    ranks = ranks or SingleProcess()
     mine = np.arange(len(data.test_y))[ranks.rank :: ranks.size]
     at_once = max(1, min(EVALUATED_AT_ONCE, EVALUATED_BYTES // (4 * math.prod(data.input_shape))))
     parts = [mine[start : start + at_once] for start in range(0, len(mine), at_once)]

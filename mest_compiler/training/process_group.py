@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mest_compiler.errors import DeviceError, MestError, ModelError
 from mest_compiler.training.global_batch_norm import with_global_batch_norm
-from mest_compiler.training.ranks import Alone, Ranks
+from mest_compiler.training.ranks import Ranks, SingleProcess
 from mest_compiler.training.torch_backend import torch_device
 
 # Longer than the first process needs for its evaluation or its checkpoint while the others wait.
@@ -42,12 +42,12 @@ _BUFFERS_STAY = (
 
 
 def ranks_of_environment(device: str = "cpu", timeout_s: float = TIMEOUT_S) -> Ranks:
-    """The processes that torchrun started, this one among them; `Alone` where there is but one.
+    """The processes that torchrun started, this one among them; `SingleProcess` where there is but one.
 
     To be closed at the end. device, timeout_s and errors: see `Processes.from_environment`.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return Alone()
+        return SingleProcess()
     return Processes.from_environment(device, timeout_s)
 
 

@@ -23,7 +23,7 @@ from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.sparsity import mutation
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme, kernel_shape
-from mest_compiler.training.ranks import Alone, Ranks
+from mest_compiler.training.ranks import Ranks, SingleProcess
 
 # Bounds the memory of activations; any number gives the same outputs up to rounding.
 PREDICT_BATCH = 256
@@ -56,7 +56,7 @@ class TorchBackend:
         seed: int = 0,
         ranks: Ranks | None = None,
     ) -> None:
-        self.dtype, self.device, self.ranks = dtype, torch_device(device), ranks or Alone()
+        self.dtype, self.device, self.ranks = dtype, torch_device(device), ranks or SingleProcess()
         self.seed, self.steps, self.loss = seed, 0, loss or CrossEntropy()
         self.model = self.ranks.prepared(model.to(self.device, dtype))
         self._parallel = self.ranks.parallel(self.model)

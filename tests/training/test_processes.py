@@ -16,7 +16,7 @@ import torch.distributed as dist
 from mest_compiler.errors import DeviceError, MestError
 from mest_compiler.runtime import checkpoint
 from mest_compiler.training.process_group import Processes, ranks_of_environment
-from mest_compiler.training.ranks import Alone
+from mest_compiler.training.ranks import SingleProcess
 
 SCRIPT = Path(__file__).with_name("one_process.py")
 LIMIT_S = 120
@@ -195,10 +195,10 @@ def test_processes_that_are_interrupted(tmp_path):
 
 
 def test_one_process_is_alone(monkeypatch):
-    assert isinstance(ranks_of_environment(), Alone)
+    assert isinstance(ranks_of_environment(), SingleProcess)
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert isinstance(ranks_of_environment("cuda"), Alone)
-    assert Alone().local("cuda") == "cuda"
+    assert isinstance(ranks_of_environment("cuda"), SingleProcess)
+    assert SingleProcess().local("cuda") == "cuda"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mest_compiler.training.augment import Augmentation
 from mest_compiler.training.data import DataSet
 from mest_compiler.training.loop import train
 from mest_compiler.training.progress import QuietReporter, Reporter
-from mest_compiler.training.ranks import Alone
+from mest_compiler.training.ranks import SingleProcess
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.torch_backend import TorchBackend
 
@@ -69,7 +69,7 @@ def begun(kind: str, run: Recipe, artifact: Artifact | None) -> Trainer | TorchB
     """A backend before a run's first step. artifact: of the compiled ones."""
     if kind != TORCH:
         return Trainer(artifact, seed=run.seed)
-    return torch_backend(run, first_start(run, data()), "cpu", 1, Alone()).backend
+    return torch_backend(run, first_start(run, data()), "cpu", 1, SingleProcess()).backend
 
 
 def go_on(backend: Trainer | TorchBackend, run: Recipe, folder: Path, reporter: Reporter | None = None) -> None:
@@ -98,7 +98,7 @@ def main(folder: Path, seed: int, kind: str) -> None:
             shutil.copytree(folder / "stopped", place)
         if kind == TORCH:
             start = start_of_checkpoint(run, data(), place / "checkpoint.safetensors")
-            backend = torch_backend(run, start, "cpu", 1, Alone()).backend
+            backend = torch_backend(run, start, "cpu", 1, SingleProcess()).backend
         else:
             backend = Trainer(Artifact.load(folder / ("artifact" if way == WAYS[0] else "trained")), seed=seed)
         go_on(backend, run if way != WAYS[2] else alone(run), place)
