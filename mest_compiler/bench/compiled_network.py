@@ -100,7 +100,7 @@ class ProfiledStep(CompiledStep):
     """With `kernel_ms` in its result."""
 
     def result(self) -> dict[str, Any]:
-        """See the base class; `kernel_ms`: {kernel: {"ms", "calls", "bytes"}} an iteration, slowest first."""
+        """As `CompiledStep`'s, with `kernel_ms`: {kernel: {"ms", "calls", "bytes"}} an iteration, slowest first."""
         return {**super().result(), "kernel_ms": kernel_times(self.trainer)}
 
 

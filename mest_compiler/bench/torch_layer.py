@@ -58,7 +58,7 @@ class AutogradLayer(_Layer):
     """What a training loop does: conv2d recorded by autograd."""
 
     def gradients(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See the base class."""
+        """y, dx and dw by autograd."""
         x, weight = self.x.requires_grad_(), self.weight.requires_grad_()
         y = conv2d(x, weight, stride=self.spec.stride, padding=self.spec.padding)
         dx, dw = torch.autograd.grad(y, (x, weight), self.dy)
@@ -69,7 +69,7 @@ class DirectLayer(_Layer):
     """The two ATen operators without autograd's overhead."""
 
     def gradients(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """See the base class."""
+        """y, dx and dw by the operators."""
         stride, padding = [self.spec.stride] * 2, [self.spec.padding] * 2
         with torch.no_grad():
             y = conv2d(self.x, self.weight, stride=stride, padding=padding)

@@ -24,7 +24,7 @@ class Adam(Optimizer):
     torch_keys: ClassVar = {"m": "exp_avg", "v": "exp_avg_sq"}
 
     def ranges(self) -> dict[str, tuple[bool, str]]:
-        """See `Optimizer.ranges`."""
+        """Betas in [0, 1), the others at least 0."""
         pair = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         return {
             "betas": (pair, "two numbers, at least 0 and below 1"),

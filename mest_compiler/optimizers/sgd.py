@@ -24,7 +24,7 @@ class Sgd(Optimizer):
     torch_keys: ClassVar = {"momentum": "momentum_buffer"}
 
     def ranges(self) -> dict[str, tuple[bool, str]]:
-        """See `Optimizer.ranges`."""
+        """A momentum in [0, 1), and Nesterov's only with one."""
         return {
             "momentum": (0 <= self.momentum < 1, "at least 0 and below 1"),
             "nesterov": (not self.nesterov or self.momentum > 0, "false without momentum"),

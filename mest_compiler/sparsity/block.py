@@ -25,7 +25,7 @@ class Block(Scheme):
     family = "block"
 
     def misfit(self, shape: Shape) -> str | None:
-        """See the base class; filters and channels must be multiples of the block's."""
+        """Filters or channels that are no multiples of the block's; None where both are."""
         for axis, what, size in ((0, "filters", self.filters), (1, "input channels", self.channels)):
             if shape[axis] % size:
                 return f"{shape[axis]} {what}, which scheme {self.name!r} cannot cut into blocks of {size}"
@@ -37,11 +37,11 @@ class Block(Scheme):
         return shape[0] // self.filters, shape[1] // self.channels * shape[2] * shape[3]
 
     def unit_size(self, shape: Shape) -> int:
-        """See the base class."""
+        """Filters by channels."""
         return self.filters * self.channels
 
     def weights_of(self, units: np.ndarray, shape: Shape) -> np.ndarray:
-        """See the base class; channels run outside, filters inside."""
+        """int64 [n, unit_size]: channels run outside, filters inside."""
         taps = shape[2] * shape[3]
         row, column = np.divmod(units.astype(np.int64), self.grid(shape)[1])
         channel, tap = np.divmod(column, taps)
@@ -50,7 +50,7 @@ class Block(Scheme):
         return first[:, None] + inside.reshape(-1)
 
     def describe(self, unit: int, shape: Shape) -> str:
-        """See the base class."""
+        """ "filters 0 to 3, channels 5 to 5, place 4"."""
         row, column = divmod(unit, self.grid(shape)[1])
         channel, tap = divmod(column, shape[2] * shape[3])
         last = (row + 1) * self.filters - 1, (channel + 1) * self.channels - 1

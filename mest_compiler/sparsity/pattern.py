@@ -41,7 +41,7 @@ class Pattern(Scheme):
     balanced = True
 
     def misfit(self, shape: Shape) -> str | None:
-        """See the base class; kernels must be 3x3."""
+        """Kernels that are not 3x3; None where they are."""
         if tuple(shape[2:]) == (3, 3):
             return None
         return f"{shape[2]}x{shape[3]} kernels, but scheme {self.name!r} needs 3x3"
@@ -52,7 +52,7 @@ class Pattern(Scheme):
         return shape[0], shape[1] * KINDS
 
     def unit_size(self, shape: Shape) -> int:
-        """See the base class."""
+        """4."""
         return KEPT
 
     def site(self, columns: np.ndarray) -> np.ndarray:
@@ -60,15 +60,15 @@ class Pattern(Scheme):
         return columns // KINDS
 
     def most_kept(self, shape: Shape) -> int:
-        """See the base class: a pattern in every kernel."""
+        """F * C: a pattern in every kernel."""
         return shape[0] * shape[1]
 
     def highest(self, shape: Shape) -> float:
-        """See the base class: a kernel in every filter."""
+        """That of a kernel in every filter."""
         return 1 - KEPT / (PLACES * shape[1])
 
     def check_ratio(self, where: str, sparsity: object) -> None:
-        """See the base class; a sparsity is at least 5/9."""
+        """Raise ProfileError unless the sparsity is one, and at least 5/9."""
         check_sparsity(where, sparsity)
         # A ratio written with few digits (0.5556) means 5/9.
         if sparsity < self.lowest - _ROUNDING:
@@ -78,7 +78,7 @@ class Pattern(Scheme):
             )
 
     def sparsity_of_kernels(self, where: str, removed: float) -> float:
-        """See the base class: the other kernels keep 4 of 9 weights, so 0.775 of the kernels is 0.9 of the weights."""
+        """The other kernels keep 4 of 9 weights, so 0.775 of the kernels is 0.9 of the weights."""
         check_sparsity(where, removed)
         return 1 - (1 - removed) * KEPT / PLACES
 
@@ -92,12 +92,12 @@ class Pattern(Scheme):
         return shape[0] * min(shape[1], round((1 - sparsity) * shape[1] * PLACES / KEPT))
 
     def weights_of(self, units: np.ndarray, shape: Shape) -> np.ndarray:
-        """See the base class; in the order of places."""
+        """int64 [n, 4]: in the order of places."""
         kernel, kind = np.divmod(units.astype(np.int64), KINDS)
         return kernel[:, None] * PLACES + np.array(PATTERNS)[kind]
 
     def mask_to_units(self, mask: np.ndarray) -> np.ndarray:
-        """See the base class."""
+        """bool [F * C * 8]; MaskError where a kernel keeps what is none of the eight patterns."""
         codes = self._codes(mask)
         kinds = _EXACT[codes]
         if (kinds[codes > 0] < 0).any():
@@ -110,7 +110,7 @@ class Pattern(Scheme):
         return self._of_kinds(kinds)
 
     def cover(self, mask: np.ndarray) -> np.ndarray:
-        """See the base class; of several patterns that cover a kernel the first is taken."""
+        """The smallest mask of patterns; of several that cover a kernel the first is taken."""
         codes = self._codes(mask)
         kinds = _COVERING[codes]
         if (kinds[codes > 0] < 0).any():
@@ -122,7 +122,7 @@ class Pattern(Scheme):
         return self.units_to_mask(self._of_kinds(np.where(codes > 0, kinds, -1)), mask.shape)
 
     def random_mask(self, shape: Shape, sparsity: float, rng: np.random.Generator) -> np.ndarray:
-        """See the base class; each kept kernel draws its pattern evenly."""
+        """Equally many kernels a filter, each of which draws its pattern evenly."""
         filters, channels = shape[:2]
         self.check_shape("(unnamed)", shape)
         kept = smallest(rng.random((filters, channels)), self.kept_units(shape, sparsity) // filters)
@@ -130,7 +130,7 @@ class Pattern(Scheme):
         return self.units_to_mask(self._of_kinds(np.where(kept, kinds, -1).reshape(-1)), shape)
 
     def describe(self, unit: int, shape: Shape) -> str:
-        """See the base class."""
+        """ "the kernel of filter 3 and channel 5"."""
         filter_, channel = divmod(unit // KINDS, shape[1])
         return f"the kernel of filter {filter_} and channel {channel}"
 

@@ -30,14 +30,14 @@ class Planes(Scheme):
         return 1, shape[self.axis]
 
     def unit_size(self, shape: Shape) -> int:
-        """See the base class."""
+        """All weights of a plane."""
         return prod(shape) // shape[self.axis]
 
     def weights_of(self, units: np.ndarray, shape: Shape) -> np.ndarray:
-        """See the base class."""
+        """int64 [n, unit_size]: the weights of each plane in torch's order."""
         places = np.moveaxis(np.arange(prod(shape)).reshape(shape), self.axis, 0)
         return places[units].reshape(len(units), self.unit_size(shape))
 
     def describe(self, unit: int, shape: Shape) -> str:
-        """See the base class."""
+        """ "filter 3" or "channel 3"."""
         return f"{('filter', 'channel')[self.axis]} {unit}"

@@ -36,7 +36,7 @@ class RowsOfFilters(Indexing):
         self.counted = direction == "backward_weight"
 
     def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
-        """See the base class."""
+        """`offset`, the pointers of each row and group, `row`, and for backward-weight `entries`."""
         rows = layer.rows
         return {
             "offset": IndexArraySpec(layer.capacity, largest_input(layer.geometry)),
@@ -46,7 +46,7 @@ class RowsOfFilters(Indexing):
         }
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
-        """See the base class."""
+        """Offsets of the entries in x, bounds of the runs of each row and group, the rows as they are ordered."""
         channel, tap = _channel_and_tap(structure, geometry)
         position = np.repeat(np.arange(structure.rows), structure.lengths)
         keys = position * groups + group_of(channel, geometry.channels, groups)
@@ -64,7 +64,7 @@ class RowsOfChannels(Indexing):
     """
 
     def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
-        """See the base class."""
+        """`back_offset`, `back_ptr` of each parity class, block of channels and group, `back_perm`."""
         g, kind = layer.geometry, layer.kind
         runs = len(g.backward_grids) * (g.channels // kind.channels) * groups
         return {
@@ -74,7 +74,7 @@ class RowsOfChannels(Indexing):
         }
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
-        """See the base class."""
+        """Of the entries that reach a pixel of dX: offsets in dy, bounds of their runs, numbers in the structure."""
         g, kind, grids = geometry, structure.kind, geometry.backward_grids
         channel, tap = _channel_and_tap(structure, g)
         filter_ = structure.row_of_entry().astype(np.int64) * kind.filters

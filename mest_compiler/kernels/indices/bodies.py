@@ -55,7 +55,7 @@ class _Bodies(Indexing):
         return 1
 
     def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
-        """See the base class."""
+        """Offsets, pointers of each row, group and body, first values; forward has `row` too."""
         g, most = layer.geometry, self.most(layer)
         rows = g.channels if self.back else g.filters
         largest = largest_output(g) if self.back else g.channels * g.x.size + g.tap_offset(g.taps - 1)
@@ -69,7 +69,7 @@ class _Bodies(Indexing):
         return forms | (filled(layer) if self.counted else {})
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
-        """See the base class."""
+        """The entries sorted by row, group and body: offsets in x or dy, bounds of the runs, first values."""
         g, e, bodies = geometry, self.entries(structure, geometry), self.bodies(geometry)
         if self.back:
             row, group, rows = e.channel, group_of(e.row, g.filters, groups), g.channels
@@ -97,15 +97,15 @@ class PatternEntries(_Bodies):
     prefix = "pattern"
 
     def bodies(self, g: ConvGeometry) -> int:
-        """See the base class."""
+        """The eight patterns."""
         return KINDS
 
     def most(self, layer: SparseConv) -> int:
-        """See the base class."""
+        """One entry a kept kernel."""
         return layer.capacity
 
     def entries(self, structure: Structure, g: ConvGeometry) -> Entries:
-        """See the base class."""
+        """Each kept kernel with its pattern."""
         channel, kind = np.divmod(structure.col[: structure.entries].astype(np.int64), KINDS)
         position = np.repeat(np.arange(structure.rows), structure.lengths)
         row = structure.row_of_entry().astype(np.int64)
@@ -118,16 +118,16 @@ class RowEntries(_Bodies):
     prefix = "taps"
 
     def bodies(self, g: ConvGeometry) -> int:
-        """See the base class."""
+        """All sets of places of a kernel's row but the empty one."""
         return (1 << g.kernel[1]) - 1
 
     def most(self, layer: SparseConv) -> int:
-        """See the base class."""
+        """At most one entry a kept weight, or one a row of each kernel."""
         g = layer.geometry
         return min(layer.capacity, g.filters * g.channels * g.kernel[0])
 
     def entries(self, structure: Structure, g: ConvGeometry) -> Entries:
-        """See the base class."""
+        """Each row of a kernel that keeps a weight, with the set of its kept places."""
         width = g.kernel[1]
         col = structure.col[: structure.entries].astype(np.int64)
         position = np.repeat(np.arange(structure.rows), structure.lengths)

@@ -14,12 +14,12 @@ class KeptPlanes(Indexing):
     """`planes` [C or F]: the kept planes in rising order, then the removed ones; `entries` says how many are kept."""
 
     def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
-        """See the base class."""
+        """`planes` and `entries`, whatever the groups."""
         total = layer.kind.grid(layer.shape)[1]
         return {"planes": IndexArraySpec(total, total), **filled(layer)}
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
-        """See the base class."""
+        """The kept planes and the others; `entries` is filled elsewhere."""
         kept = structure.col[: structure.entries]
         removed = np.setdiff1d(np.arange(structure.columns), kept)
         return {"planes": np.concatenate([kept, removed])}
@@ -29,10 +29,10 @@ class Places(Indexing):
     """`place` [capacity * unit_size]: where in the flat weight each value stands; `entries` says how many there are."""
 
     def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
-        """See the base class."""
+        """`place` and `entries`, whatever the groups."""
         g = layer.geometry
         return {"place": IndexArraySpec(layer.capacity * layer.unit_size, g.filters * g.columns), **filled(layer)}
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
-        """See the base class."""
+        """int64 [entries * unit_size], in the order of the values."""
         return {"place": structure.places().reshape(-1)}
