@@ -11,11 +11,14 @@ OPENCL_PACKAGES := opencl-headers ocl-icd-libopencl1 pocl-opencl-icd oclgrind ll
 demo: $(STAMP)
 	$(BIN)/mest demo
 
+# A process a core; a file's tests stay together, since they share what they compile.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: lint
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
