@@ -103,8 +103,8 @@ def test_the_layers_are_those_of_a_trace(mixed: str) -> None:
     network = models.build(mixed)
     traced = trace(network, torch.zeros(2, 3, 8, 8))
     found = network_layers(network, (3, 8, 8))
-    assert list((found.convolutions | found.grouped).items()) == sorted(
-        ((name, c.shape) for name, c in traced.convolutions.items()), key=lambda item: item[0] in found.grouped
+    assert list((found.convolutions | {name: shape for name, (shape, _) in found.dense.items()}).items()) == sorted(
+        ((name, c.shape) for name, c in traced.convolutions.items()), key=lambda item: item[0] in found.dense
     )
     assert [name for name in found.order if name not in found.linears] == list(traced.convolutions)
     assert found.linears == dict(traced.linears)

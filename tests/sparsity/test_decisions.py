@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mest_compiler.errors import ProfileError
-from mest_compiler.sparsity.decisions import as_masked, sentences
+from mest_compiler.sparsity.decisions import as_masked, sentences, unfit
 from mest_compiler.sparsity.profile import LayerPlan, Profile, Rule
 from mest_compiler.sparsity.starting_masks import starting_masks
 
@@ -47,12 +47,15 @@ def test_an_only_linear_layer_is_sparse_and_a_classifier_behind_a_convolution_is
 
 
 def test_linear_layers_beside_convolutions_stay_dense_and_are_said() -> None:
-    decisions = Profile.uniform("block", 0.5).decide({"a": FIRST, "b": SECOND}, MLP, {"depthwise": (16, 1, 3, 3)})
+    decisions = Profile.uniform("block", 0.5).decide(
+        {"a": FIRST, "b": SECOND}, MLP, unfit({"depthwise": (16, 1, 3, 3), "fixed": (4, 3)}, {"fixed"})
+    )
     assert list(decisions.plans) == ["b"]
     dense = decisions.sentences()[1:]
     assert [line.partition(" (")[0] for line in dense] == [
-        "dense: a", "dense: 1.weight, 3.weight, 5.weight", "dense: depthwise",
+        "dense: a", "dense: 1.weight, 3.weight, 5.weight", "dense: depthwise", "dense: fixed",
     ]  # fmt: skip
+    assert dense[-1] == "dense: fixed (their weights are frozen)"
     named = Profile(LayerPlan("block", 0.5), kinds={"linear": None}).decide({}, MLP)
     assert not named.plans and set(whys(named).values()) == {"as the profile says"}
 

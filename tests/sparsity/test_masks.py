@@ -1,7 +1,6 @@
 """Masks: drawn alike everywhere, checked where they come from a file, read off zeros."""
 
 import hashlib
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +10,8 @@ from safetensors.numpy import load_file
 from mest_compiler.errors import MaskError, ProfileError
 from mest_compiler.sparsity.masks import checked_masks, masks_from_zeros, random_masks, save_masks
 from mest_compiler.sparsity.profile import LayerPlan
+
+from .lines import MOST_LINES, counted
 
 SHAPES = {"first": (8, 3, 3, 3), "a.weight": (8, 6, 3, 3), "b.weight": (12, 8, 1, 1)}
 PLAN = {"a.weight": LayerPlan("unstructured", 0.9), "b.weight": LayerPlan("block", 0.5)}
@@ -32,14 +33,13 @@ def test_random_masks_of_the_other_schemes_are_the_same_on_every_machine():
     assert digest(random_masks(plan, shapes, seed=7)) == "38e364fa601bac76"
 
 
-def test_masks_of_a_vgg19_are_drawn_in_about_a_second():
+def test_masks_of_a_vgg19_are_drawn_without_a_loop_over_units():
     widths = (64, 64, 128, 128, *[256] * 4, *[512] * 8)
     shapes = {f"{i}": (f, c, 3, 3) for i, (c, f) in enumerate(pairwise((3, *widths)))}
     for scheme in ("unstructured", "pattern"):
-        start = time.perf_counter()
-        random_masks(dict.fromkeys(shapes, LayerPlan(scheme, 0.9)), shapes, 0)
-        # Some times the aim: this guards against a Python loop, not against a busy machine.
-        assert time.perf_counter() - start < 5
+        plan = dict.fromkeys(shapes, LayerPlan(scheme, 0.9))
+        _, lines = counted(lambda plan=plan: random_masks(plan, shapes, 0))
+        assert lines < MOST_LINES
 
 
 def test_random_masks_depend_on_seed_and_name_not_on_order():
