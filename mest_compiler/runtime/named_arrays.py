@@ -39,9 +39,10 @@ class NamedArrays:
             found = arrays[name].shape
             count = (found[0] if found else 0) if count is None else count
             if found != (count, *spec.shape) or count < 1:
+                shape = ", ".join(map(str, (count or "N", *spec.shape)))
+                other = ", or compile it for another batch" if batch else ""
                 raise ArtifactError(
-                    f"The artifact takes {name} of shape {[count if batch or count else 'N', *spec.shape]}, and got "
-                    f"{list(found)}: give that{', or compile it for another batch' if batch else ''}."
+                    f"The artifact takes {name} of shape [{shape}], and got {list(found)}: give that{other}."
                 )
         return arrays
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import tvm
 
-from mest_compiler.errors import ArtifactError, CheckpointError, MaskError, MestError, StructureError
-from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import SparseConv, index_arrays
+from mest_compiler.errors import CheckpointError, MaskError, MestError, StructureError
+from mest_compiler.kernels.indices import index_arrays
 from mest_compiler.losses import LOSSES, Loss, loss_of
 from mest_compiler.optimizers import optimizer_of
 from mest_compiler.signature import HYPER, PREDICT, STEP, UPDATE, WEIGHT, Role, part_of
@@ -24,44 +22,20 @@ from mest_compiler.sparsity.structure import Structure, from_units
 
 from . import checkpoint
 from .artifact import Artifact
+from .asking import asks
+from .compiled_layers import check_forms, sparse_conv
 from .named_arrays import Arrays, NamedArrays
 from .remote_session import Place, RemoteSession
 from .session import Session
 from .step_seed import step_seed
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _sparse_conv(layer: Mapping[str, Any]) -> SparseConv:
-    """A sparse layer as the manifest holds it."""
-    stored = dict(layer["geometry"])
-    for key in ("x", "y", "dy", "dx"):
-        stored[key] = Plane(**stored[key])
-    for key in ("kernel", "stride", "padding", "dilation"):
-        stored[key] = tuple(stored[key])
-    return SparseConv(ConvGeometry(**stored), layer["scheme"], layer["capacity"])
-
-
-def _asks(what: str) -> Callable[[Method], Method]:
-    """Of a method that asks the device for something, called `what` in sentences about a device that fails."""
-
-    def decorated(method: Method) -> Method:
-        @wraps(method)
-        def asking(self: Trainer, *args: Any, **options: Any) -> Any:
-            with self.session.during(what):
-                return method(self, *args, **options)
-
-        return asking
-
-    return decorated
 
 
 class Trainer:
     """One network in training: parameters, running statistics, the optimiser's slots and structures live on the device.
 
     A step of an artifact with micro-batches is PyTorch's gradient accumulation: the parts of a batch go through the
-    network one after another, each with the running statistics updated and dropouts of its own, and the mean of their
-    gradients makes one update.
+    network one after another, each with the running statistics updated and dropouts of its own, and the gradient of the
+    loss over them all makes one update.
     """
 
     def __init__(
@@ -85,7 +59,7 @@ class Trainer:
         self.seed, self.steps, self.loss = seed, 0, loss
         self._fill()
 
-    @_asks("the sending of weights and structures")
+    @asks("the sending of weights and structures")
     def _fill(self) -> None:
         """Makes all tensors."""
         artifact = self.artifact
@@ -159,24 +133,12 @@ class Trainer:
         }
         return [held[arg.role][arg.name] for arg in self.artifact.signature[function].arguments]
 
-    def _check_forms(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """That a layer's index arrays are those the program declares: kernels take any length, and would read on."""
-        found = {key: f"{array.dtype} [{len(array)}]" for key, array in arrays.items()}
-        taken = (arg for function in self.artifact.signature.values() for arg in function.of(Role.INDEX))
-        wanted = {arg.part: f"{arg.dtype} [{arg.shape[0]}]" for arg in taken if arg.owner == name}
-        wrong = next((key for key in {**wanted, **found} if found.get(key) != wanted.get(key)), None)
-        if wrong is not None:
-            raise ArtifactError(
-                f"Index array {wrong!r} of layer {name!r} is {found.get(wrong, 'not there')}, and the artifact's "
-                f"program takes {wanted.get(wrong, 'none')}: compile it again."
-            )
-
     def _bind(self, name: str, structure: Structure) -> None:
         """Index arrays of a layer for a structure, into the buffers that the program reads."""
         layer = self.layers[name]
         used = {d: (kernel["indexing"], kernel["knobs"]["groups"]) for d, kernel in layer["kernels"].items()}
-        arrays = index_arrays(structure, _sparse_conv(layer), used)
-        self._check_forms(name, arrays)
+        arrays = index_arrays(structure, sparse_conv(layer), used)
+        check_forms(self.artifact.signature, name, arrays)
         for key, array in arrays.items():
             if (name, key) in self._index:
                 self._index[name, key].copyfrom(array)
@@ -185,7 +147,7 @@ class Trainer:
         self.structures[name] = structure
 
     # ---- training
-    @_asks("a training step")
+    @asks("a training step")
     def step(self, x: Arrays, y: Arrays, lr: float) -> tuple[float, Arrays]:
         """One update on inputs x [N, ...] and targets y [N, ...], with N the artifact's batch.
 
@@ -210,7 +172,7 @@ class Trainer:
         parts = zip(*([one[Role.OUTPUT][name].numpy() for name in self.arrays.outputs] for one in found), strict=True)
         return total / weight, self.arrays.given([np.concatenate(part) for part in parts])
 
-    @_asks("a training step")
+    @asks("a training step")
     def run(self) -> list[dict[Role, Any]]:
         """One update on what the input buffers hold, at the last rate (for timing). Of each part its loss, the loss's
         weight and the outputs by name, as device tensors; a whole batch's loss is divided by its weight already."""
@@ -234,7 +196,7 @@ class Trainer:
         self.steps += 1
         return found
 
-    @_asks("a prediction")
+    @asks("a prediction")
     def predict(self, x: Arrays) -> Arrays:
         """Outputs [N, ...] in evaluation mode for any N >= 1 of inputs x [N, ...]; changes nothing. Arrays as of
         `step`.
@@ -278,7 +240,7 @@ class Trainer:
         """int32, ascending: ids of the units that each sparse layer keeps (see `sparsity.scheme`)."""
         return {name: structure.kept_units() for name, structure in self.structures.items()}
 
-    @_asks("the fetching of gradients")
+    @asks("the fetching of gradients")
     def importance(self, coefficient: float) -> dict[str, np.ndarray]:
         """float64 [units] by layer, in the order of `kept_units`: Eq. 1 with the gradients of the last step.
 
@@ -288,12 +250,14 @@ class Trainer:
         if self._gradients is None:
             raise MestError("The importance of weights needs a gradient: train a step first.")
         found = {}
+        # Of a batch in parts they are sums that are yet to be divided by their weight.
+        weight = self._sums[WEIGHT].numpy() if self._sums else 1.0
         for name, gradient in self._gradients.items():
-            values = self._tensors[name].numpy(), gradient.numpy()
+            values = self._tensors[name].numpy(), gradient.numpy() / weight
             found[name] = mutation.importance(*map(self.structures[name].by_unit, values), coefficient)
         return found
 
-    @_asks("a mutation")
+    @asks("a mutation")
     def mutate(self, changes: Mapping[str, Change]) -> None:
         """Other units are kept from now on, without compiling; see `Change`. Layers not named stay as they are.
 
@@ -351,12 +315,12 @@ class Trainer:
         """Shape of a parameter as torch has it; a linear layer's structure has (F, C, 1, 1)."""
         return tuple(self.manifest["parameters"][name])
 
-    @_asks("the fetching of weights")
+    @asks("the fetching of weights")
     def state(self) -> dict[str, np.ndarray]:
         """Parameters and buffers by torch name, sparse weights with their zeros."""
         return {name: self._dense(name, tensor.numpy()) for name, tensor in self._tensors.items()}
 
-    @_asks("the fetching of the optimiser's state")
+    @asks("the fetching of the optimiser's state")
     def slots(self) -> dict[str, dict[str, np.ndarray]]:
         """What the optimiser keeps: by slot, such as "momentum", and then by parameter name, like `state`."""
         return {
@@ -371,7 +335,7 @@ class Trainer:
         slots = len(self.optimizer.slots) * weights
         return {"weights": weights, "gradients": weights, "optimizer": slots, "indices": indices}
 
-    @_asks("the fetching of weights")
+    @asks("the fetching of weights")
     def to_artifact(self) -> Artifact:
         """The artifact with the weights and structures as they are now."""
         return self.artifact.with_state({n: t.numpy().copy() for n, t in self._tensors.items()}, self.structures)
@@ -390,7 +354,7 @@ class Trainer:
         values = tensor.numpy()
         return self.structures[name].by_unit(values) if name in self.structures else values
 
-    @_asks("the fetching of a checkpoint")
+    @asks("the fetching of a checkpoint")
     def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Writes all state, `extra` (JSON values) and `arrays` to one file; whole or not at all.
 
@@ -406,7 +370,7 @@ class Trainer:
         )  # fmt: skip
         checkpoint.write(path, content, self._identity())
 
-    @_asks("the sending of a checkpoint")
+    @asks("the sending of a checkpoint")
     def load(self, path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Takes all state from a checkpoint of any backend; gives its `extra` and its `arrays`.
 

@@ -305,5 +305,5 @@ def test_parts_that_do_not_make_up_the_batch(part: int) -> None:
 def test_a_step_takes_the_whole_batch() -> None:
     trainer = Trainer(compiled(SMALL))
     x, y = batch(BATCH, SHAPES[SMALL.network], 0)
-    with pytest.raises(ArtifactError, match=r"trains on x \[12, 3, 5, 5\] and y \[12\], and got x \[1, 3, 5, 5\]"):
+    with pytest.raises(ArtifactError, match=r"takes x of shape \[12, 3, 5, 5\], and got \[1, 3, 5, 5\]"):
         trainer.step(x[:1].numpy(), y[:1].numpy(), 0.1)
