@@ -89,7 +89,7 @@ TRAIN: dict[str, list[Option]] = {
         (("--betas", "0.8,0.9"), refuses("--betas")),
     ],
     "eps": [
-        ((*ADAMW, "--eps", "1e-6"), lambda seen: seen.step["optimizer"].eps == 1e-6),
+        ((*ADAMW, "--eps", "1e-6"), lambda s: s.step["optimizer"].eps == 1e-6),
         (("--eps", "1e-6"), refuses("--eps")),
     ],
     "weight_decay": [(("--weight-decay", "0.1"), lambda seen: seen.step["optimizer"].weight_decay == 0.1)],

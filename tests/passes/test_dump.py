@@ -52,7 +52,7 @@ def test_a_module_after_each_pass(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     phases = [line.partition(":")[0] for line in logged if not line.startswith("pass ")]
     assert phases == ["trace", "masks", "lower", "build", "compiled the step in " + phases[-1].split()[-2] + " s"]
     assert passes_of(files) == PASSES
-    assert "mest.sparse_conv2d" in files["001_SparsifyConvolutions.py"]
+    assert "mest.sparse_conv2d" in files["001_SparsifyLayers.py"]
     assert "R.nn.log_softmax" in files["006_AppendOptimizer.py"] and "sgd_compact" in files["006_AppendOptimizer.py"]
     assert "R.nn.log_softmax" not in files["007_LegalizeOps.py"]
     assert "alloc_storage" in files["013_PlanMemory.py"]
