@@ -28,8 +28,8 @@ from .sparsify_layers import SparseLayer
 from .step_program import StepProgram
 from .tiling.plan import Pick
 
-SCALARS = 20
-"""Bytes at most of the learning rate, the seed of a step, and the two flags of micro-batches."""
+SCALARS = 32
+"""Bytes at most of the seed of a step, the two flags of micro-batches, and the constants that a loss brings along."""
 
 HOST_BYTES, HOST_BYTES_EACH = 256 * 1024, 2 * 1024
 """What the program's and Python's own objects take beside the plan, and for each parameter; generous: 0.13 to 0.24 MB
@@ -173,7 +173,7 @@ def _bytes(planned: StepProgram, parts: int) -> dict[str, int]:
     def taken(*roles: Role) -> int:
         return sum(arg.bytes for arg in step.of(*roles))
 
-    slots = planned.signature.get(UPDATE, step).of(Role.SLOT)
+    slots, hypers = (planned.signature.get(UPDATE, step).of(role) for role in (Role.SLOT, Role.HYPER))
     given = dict(zip(step.results, arena.returned, strict=True))
     handed_out = sum(size for result, size in given.items() if result.role in RESULTS)
     return {
@@ -184,5 +184,5 @@ def _bytes(planned: StepProgram, parts: int) -> dict[str, int]:
         "indices": taken(Role.INDEX),
         "activations": arena.activations,
         "workspace": arena.workspace,
-        "data": (taken(Role.INPUT, Role.TARGET) + handed_out) * parts + SCALARS,
+        "data": (taken(Role.INPUT, Role.TARGET) + handed_out) * parts + sum(arg.bytes for arg in hypers) + SCALARS,
     }

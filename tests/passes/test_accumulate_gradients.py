@@ -33,10 +33,10 @@ def modules() -> tuple[TrainingGraph, tvm.IRModule, tvm.IRModule]:
         nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )  # fmt: skip
-    graph = trace(model, torch.zeros(4, 3, 7, 7))
+    graph = trace(model, torch.zeros(4, 3, 7, 7), in_parts=True)
     cpu = local_cpu(1)
     tiled = tile(graph, LAYERS, cpu)
-    return graph, tiled.module, AccumulateGradients(cpu, Sgd(0.9, 5e-4, False), 3)(tiled).module
+    return graph, tiled.module, AccumulateGradients(cpu, Sgd(0.9, 5e-4, False))(tiled).module
 
 
 def written(mod: tvm.IRModule, function: str) -> list[relax.Var]:
@@ -59,11 +59,12 @@ def test_a_step_adds_its_gradients_to_the_sums() -> None:
     added = list(new.params)[len(old.params) :]
     sums, first = added[:-1], added[-1]
     assert [p.name for p in new.params][: len(old.params)] == [p.name for p in old.params]
-    assert [shape_of(s) for s in sums] == [shape_of(w) for w in new.params[: len(graph.parameters)]]
+    # of the gradients, and of the loss's weight
+    assert [shape_of(s) for s in sums] == [*(shape_of(w) for w in new.params[: len(graph.parameters)]), ()]
     assert (shape_of(first), str(first.ty.dtype)) == ((), "int32")
     buffers = new.params[len(graph.parameters) :][: len(graph.buffers)]
     assert [v.name for v in written(after, "step")] == [v.name for v in (*sums, *buffers)]
-    assert len(Program.of(new).outputs) == 2 + len(sums) + len(buffers)
+    assert len(Program.of(new).outputs) == 3 + len(sums) + len(buffers)
     calls = kernel_calls(after, "step") - kernel_calls(before, "step")
     assert calls == {"accumulate": len(sums) - 1, "accumulate_compact": 1, "assign": 1}
 
@@ -71,12 +72,12 @@ def test_a_step_adds_its_gradients_to_the_sums() -> None:
 def test_the_update_writes_weights_and_momenta() -> None:
     graph, _, after = modules()
     update, count = after[UPDATE], len(graph.parameters)
-    weights, entries, sums, momenta, lr = (
+    weights, entries, sums, weight, momenta, hyper = (
         update.params[:count], update.params[count], update.params[count + 1 : 2 * count + 1],
-        update.params[2 * count + 1 : -1], update.params[-1],
+        update.params[2 * count + 1], update.params[2 * count + 2 : -1], update.params[-1],
     )  # fmt: skip
     assert [shape_of(v) for v in weights] == [shape_of(v) for v in sums] == [shape_of(v) for v in momenta]
-    assert shape_of(entries) == (1,) and shape_of(lr) == ()
+    assert shape_of(entries) == (1,) and shape_of(weight) == () and shape_of(hyper) == (3,)
     assert [v.name for v in written(after, UPDATE)] == [
         v.name for pair in zip(weights, momenta, strict=True) for v in pair
     ]
