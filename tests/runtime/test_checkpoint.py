@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from safetensors import safe_open
 
 from mest_compiler.errors import CheckpointError
 from mest_compiler.optimizers import Sgd
@@ -183,3 +184,23 @@ def test_a_place_that_cannot_be_written(trainer: Trainer, tmp_path: Path) -> Non
         with pytest.raises(CheckpointError, match="could not be written"):
             trainer.save(tmp_path / name, {})
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_checkpoint_of_the_form_before_is_read(trainer: Trainer, tmp_path: Path) -> None:
+    """Form 2 kept the momentum as momentum/NAME, and said of the optimiser its settings alone."""
+    train(trainer, 0, 2)
+    trainer.save(tmp_path / "new", {"epoch": 1})
+    with safe_open(tmp_path / "new", framework="numpy") as file:
+        metadata = file.metadata()
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    arrays = {name.replace("optimizer/momentum/", "momentum/"): array for name, array in arrays.items()}
+    metadata |= {
+        "form": checkpoint.FORM_2,
+        "of": trainer._identity().digest(checkpoint.FORM_2),
+        "sha256": checkpoint._digest(arrays, metadata["text"]),
+    }
+    safetensors.numpy.save_file(arrays, tmp_path / "old", metadata)
+    before = all_state(trainer)
+    train(trainer, 2, 1)
+    assert trainer.load(tmp_path / "old") == ({"epoch": 1}, {})
+    check_same_bits(all_state(trainer), before)
