@@ -145,14 +145,20 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
     """Raise what the run would raise later: after compiling, or after epochs of training.
 
     Raises:
-        DataError: not a batch of training images. ProfileError, MaskError: a layer cannot mutate as the recipe says,
-            or there is none to mutate.
-        MestError: not a batch would be left by data efficiency.
+        MestError: a loss that takes no labels, or not a batch would be left by data efficiency.
+        DataError: not a batch of training images. ProfileError, MaskError: a layer cannot mutate as the recipe says, or
+            there is none to mutate.
     """
+    from mest_compiler.losses import CrossEntropy
     from mest_compiler.sparsity.mutation_schedule import STATIC
     from mest_compiler.training.feed import steps_per_epoch
     from mest_compiler.training.mutator import Mutator
 
+    if not isinstance(recipe.rule_of_loss, CrossEntropy):
+        raise MestError(
+            f"Loss {recipe.loss!r} takes targets of the outputs' shape, and data set {data.name} has labels: use "
+            "cross_entropy, or train from Python."
+        )
     images = len(data.train_y)
     steps_per_epoch(images, recipe.batch)
     if recipe.de_remove is not None and images - recipe.de_remove < recipe.batch:

@@ -57,3 +57,9 @@ def test_every_recipe_is_listed(mest) -> None:
     listed = mest("train", "--list").stdout.splitlines()
     assert [line.split()[0] for line in listed] == available_recipes()
     assert all(len(line.split()) > 4 for line in listed)
+
+
+def test_a_loss_that_takes_no_labels_is_refused_before_compiling(refused, folder: Path) -> None:
+    Path("r.yaml").write_text("model: net.py:make\ndata: mnist\nepochs: 1\nloss: mse\n")
+    assert "Loss 'mse' takes targets of the outputs' shape, and data set mnist has labels" in refused("train", "r.yaml")
+    assert not Path("runs").exists()
