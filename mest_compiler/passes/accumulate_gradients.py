@@ -5,7 +5,6 @@ before it, and a function of its own updates the weights once all parts are thro
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import replace
 
 from tvm import relax
 
@@ -13,13 +12,14 @@ from mest_compiler.devices import Device
 from mest_compiler.optimizers import Optimizer
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.partial import Partial
-from mest_compiler.signature import ENTRIES, STEP, UPDATE, FunctionSignature, Role, part_of
+from mest_compiler.signature import ENTRIES, STEP, UPDATE, FunctionSignature, Role, StepSignature, part_of
 
 from .append_optimizer import (
     RESULTS,
     WEIGHT_SUM,
     assign_buffers,
     entries_of,
+    numbers_of,
     optimizer_state,
     update_weights,
 )
@@ -28,13 +28,9 @@ from .program import (
     KernelTable,
     Program,
     carry_body,
-    carry_kernels,
     dtype_of,
-    rebuild,
-    relax_functions,
-    shape_of,
 )
-from .step_program import Named, StepProgram, named, write
+from .step_program import Named, StepProgram, named, with_step, write
 
 FIRST = (Role.FIRST, "first")
 
@@ -56,17 +52,13 @@ class AccumulateGradients:
 
     def __call__(self, program: StepProgram) -> StepProgram:
         """The program with its step adding up gradients, and with `update`."""
-        builder = relax.BlockBuilder()
-        kernels, signature = carry_kernels(builder, program.module), dict(program.signature)
-        for name, function in relax_functions(program.module):
-            old = Program.of(function)
-            if name == STEP:
-                taken = named(signature[name].arguments, old.params)
-                signature[name] = self._step(builder, old, signature[name], kernels)
-                signature[UPDATE] = self._update(builder, taken)
-            else:
-                rebuild(builder, name, old.params, lambda b, p=old: carry_body(b, p, dict(kernels)), old.single)
-        return replace(program, module=builder.finalize(), signature=signature)
+        return with_step(program, self._both)
+
+    def _both(
+        self, builder: relax.BlockBuilder, old: Program, signature: FunctionSignature, kernels: Env
+    ) -> StepSignature:
+        step = self._step(builder, old, signature, kernels)
+        return {STEP: step, UPDATE: self._update(builder, named(signature.arguments, old.params))}
 
     def _step(
         self, builder: relax.BlockBuilder, old: Program, signature: FunctionSignature, kernels: Env
@@ -89,8 +81,9 @@ class AccumulateGradients:
                     summed[name] = self._added(builder, made, total, gradient, taken[FIRST], entries.get(name))
 
             found = named(signature.results, carry_body(builder, old, dict(kernels), follow=add))
-            for value in list(waiting):  # what no binding makes
-                add(value, value)
+            given = {name: value for (role, name), value in found.items() if role in (Role.GRADIENT, Role.WEIGHT)}
+            for value, names in list(waiting.items()):  # what no binding makes
+                add(value, given[names[0]])
             handed_out = {key: value for key, value in found.items() if key[0] in RESULTS}
             handed_out |= {key: summed[key[1]] for key in sums}
             return handed_out | assign_buffers(builder, made, self.device, taken, found)
@@ -102,14 +95,10 @@ class AccumulateGradients:
         entries: relax.Var | None,
     ) -> relax.Expr:  # fmt: skip
         chunks, made_by = self.device.threads, generators(self.device)
-        shape, vec = shape_of(total), made_by.emit.Vec(self.device.lanes(dtype_of(total)), dtype_of(total))
-        args = [total, gradient, first]
-        if entries is not None:
-            args.append(entries)
-            function = made.get(Partial(made_by.accumulate.compact, *shape, dtype_of(entries), vec, chunks))
-        else:
-            function = made.get(Partial(made_by.accumulate.dense, shape, vec, chunks))
-        return builder.emit(relax.op.call_tir_inplace(function, args, [0], total.ty))
+        vec = made_by.emit.Vec(self.device.lanes(dtype_of(total)), dtype_of(total))
+        args = [total, gradient, first, *([] if entries is None else [entries])]
+        make = Partial(made_by.accumulate.accumulate, numbers_of(total, entries), vec, chunks)
+        return builder.emit(relax.op.call_tir_inplace(made.get(make), args, [0], total.ty))
 
     def _update(self, builder: relax.BlockBuilder, step: Named) -> FunctionSignature:
         weights = {key: _copy(var) for key, var in step.items() if key[0] is Role.PARAMETER}

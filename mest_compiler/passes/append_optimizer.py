@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from tvm import relax
 
 from mest_compiler.devices import Device
 from mest_compiler.optimizers import Optimizer
 from mest_compiler.schedules import generators
+from mest_compiler.schedules.in_place import Numbers
 from mest_compiler.schedules.partial import Partial
-from mest_compiler.signature import ENTRIES, HYPER, STEP, WEIGHT, FunctionSignature, Role, part_of
+from mest_compiler.signature import ENTRIES, HYPER, STEP, WEIGHT, FunctionSignature, Role, StepSignature, part_of
 
 from .program import (
     Env,
     KernelTable,
     Program,
     carry_body,
-    carry_kernels,
     dtype_of,
-    rebuild,
-    relax_functions,
     shape_of,
 )
-from .step_program import Named, StepProgram, named, write
+from .step_program import Named, StepProgram, named, with_step, write
 
 WEIGHT_SUM = (Role.ACCUMULATOR, WEIGHT)
 """The argument that holds the sum of the weights of a batch's parts."""
@@ -47,19 +44,11 @@ class AppendOptimizer:
 
     def __call__(self, program: StepProgram) -> StepProgram:
         """The program with its step updating its own state."""
-        builder = relax.BlockBuilder()
-        kernels, signature = carry_kernels(builder, program.module), dict(program.signature)
-        for name, function in relax_functions(program.module):
-            old = Program.of(function)
-            if name == STEP:
-                signature[name] = self._step(builder, old, signature[name], kernels)
-            else:
-                rebuild(builder, name, old.params, lambda b, p=old: carry_body(b, p, dict(kernels)), old.single)
-        return replace(program, module=builder.finalize(), signature=signature)
+        return with_step(program, self._step)
 
     def _step(
         self, builder: relax.BlockBuilder, old: Program, signature: FunctionSignature, kernels: Env
-    ) -> FunctionSignature:
+    ) -> StepSignature:
         taken = named(signature.arguments, old.params)
         taken |= optimizer_state(taken, self.rule)
 
@@ -73,7 +62,7 @@ class AppendOptimizer:
             handed_out |= {(Role.GRADIENT, name): gradients[name] for name in entries_of(taken)}
             return handed_out | updated | {key: var for key, var in taken.items() if key not in updated}
 
-        return write(builder, STEP, taken, body)
+        return {STEP: write(builder, STEP, taken, body)}
 
 
 def entries_of(taken: Named) -> dict[str, relax.Var]:
@@ -84,6 +73,11 @@ def entries_of(taken: Named) -> dict[str, relax.Var]:
         for (role, name), var in taken.items()
         if role is Role.INDEX and name.endswith(ending)
     }
+
+
+def numbers_of(weight: relax.Var, entries: relax.Var | None) -> Numbers:
+    """What kernels that work in place have to know of a weight, or of a tensor of its shape."""
+    return Numbers(shape_of(weight), None if entries is None else dtype_of(entries))
 
 
 def optimizer_state(taken: Named, rule: Optimizer) -> Named:
@@ -117,14 +111,11 @@ def update_weights(
         keys = [(Role.PARAMETER, name), *((Role.SLOT, part_of(name, slot)) for slot in rule.slots)]
         state = [taken[key] for key in keys]
         w, places = state[0], list(range(len(state)))
-        shape, vec = shape_of(w), made_by.emit.Vec(device.lanes(dtype_of(w)), dtype_of(w))
+        vec = made_by.emit.Vec(device.lanes(dtype_of(w)), dtype_of(w))
         args, shared = [*state, gradient, taken[Role.HYPER, HYPER]], WEIGHT_SUM in taken
         args += [taken[WEIGHT_SUM]] if shared else []
-        if name in entries:
-            args.append(entries[name])
-            make = Partial(made_by.update.compact, rule, *shape, dtype_of(entries[name]), vec, device.threads, shared)
-        else:
-            make = Partial(made_by.update.dense, rule, shape, vec, device.threads, shared)
+        args += [entries[name]] if name in entries else []
+        make = Partial(made_by.update.update, rule, numbers_of(w, entries.get(name)), vec, device.threads, shared)
         types = [var.ty for var in state]
         new = builder.emit(relax.op.call_tir_inplace(made.get(make), args, places, types if places[1:] else w.ty))
         parts = [builder.emit(relax.TupleGetItem(new, k)) for k in places] if places[1:] else [new]

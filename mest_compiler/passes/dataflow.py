@@ -186,6 +186,11 @@ class Schedule:
             reads = tuple(renamed.get(t, t) for t in node.reads)
             self.steps.append(Step(StepKind.FIRST, node, reads, node.writes, renamed))
 
+    @property
+    def changes_anything(self) -> bool:
+        """Whether it is another step than the traced one."""
+        return bool(self.dropped or self.packed)
+
     def dropped_kernels(self) -> list[tuple[str, int]]:
         """(name of the kernel's kind, bytes) of each tensor that does not wait."""
         makers = [(self.flow.maker[t], self.flow.sizes[t]) for t in sorted(self.dropped)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ class Dump:
     """A watch (see `run.through`) that writes into a folder, which there must be: `001_NAME.py`, ..., TVMScript after
     each pass. Under a memory limit all attempts are there, one after another."""
 
-    def __init__(self, folder: Path, write: Callable[[Path, str], None] = write_text) -> None:
-        self.folder, self._write, self._number = folder, write, 0
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._number = folder, 0
 
     def __call__(self, name: str, program: StepProgram) -> None:
         """Writes the program as a pass left it."""
         self._number += 1
-        self._write(self.folder / f"{self._number:03}_{name}.py", program.module.script() + "\n")
+        write_text(self.folder / f"{self._number:03}_{name}.py", program.module.script() + "\n")
 
     def kernels(self, planned: StepProgram, code: Any) -> None:
         """Writes `kernels/NAME.py` (TVMScript) and, of a device with a source language, `kernels/NAME.cl`, each headed
@@ -44,11 +44,11 @@ class Dump:
                 name = str(gvar.name_hint)
                 head = [f"kernel of {', '.join(sorted(calls[name])) or 'no function'}", *uses.get(name, ())]
                 text = function.script()
-                self._write(folder / f"{name}.py", "".join(f"# {line}\n" for line in head) + text + "\n")
+                write_text(folder / f"{name}.py", "".join(f"# {line}\n" for line in head) + text + "\n")
         for name, source in sources(code).items():
             kernel = next((k for k in sorted(calls, key=len, reverse=True) if _launches(k, name)), name)
             head = [f"{name}, a launch of {kernel}", *uses.get(kernel, ())]
-            self._write(folder / f"{name}.cl", "".join(f"// {line}\n" for line in head) + source)
+            write_text(folder / f"{name}.cl", "".join(f"// {line}\n" for line in head) + source)
 
 
 def _launches(kernel: str, name: str) -> bool:

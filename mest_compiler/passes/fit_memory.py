@@ -18,7 +18,7 @@ from mest_compiler.signature import STEP, UPDATE, Role
 
 from .append_optimizer import RESULTS
 from .dataflow import Dataflow, Schedule
-from .half_storage import FLOAT16
+from .half_storage import FLOAT16, stores_half
 from .options import StepOptions
 from .pipeline import finish, plan, probable, tile
 from .program import Program
@@ -134,7 +134,7 @@ class Fitter:
     def _finished(self, tiled: StepProgram, graph: TrainingGraph, parts: int, schedule: Schedule) -> Fitted:
         lowered = finish(tiled, self.rule, self.device, self.options, schedule, parts, self.watch)
         planned = plan(lowered, self.device, self.watch)
-        half = self.options.stored == FLOAT16 and graph.dtype == "float32"
+        half = stores_half(self.options.stored, graph.dtype)
         stored = BFLOAT16 if schedule.packed else FLOAT16 if half else graph.dtype
         return Fitted(graph, schedule, lowered, planned, parts, _bytes(planned, parts), stored)
 

@@ -24,6 +24,13 @@ from .step_program import StepProgram
 FLOAT16 = "float16"
 """Value of the option `stored` that asks for this."""
 _COMPUTED = "float32"
+
+
+def stores_half(stored: str | None, dtype: str) -> bool:
+    """Whether activations of a step of this dtype are kept so under this value of the option."""
+    return stored == FLOAT16 and dtype == _COMPUTED
+
+
 _CALLS = ("relax.call_tir", "relax.call_tir_inplace")
 
 Tensor = tuple[relax.Var, int]

@@ -27,7 +27,7 @@ from .fuse_forward_inputs import FuseForwardInputs
 from .fuse_forward_sums import FuseForwardSums
 from .fuse_normalise import FuseNormalise
 from .fuse_weight_gradients import FuseWeightGradients
-from .half_storage import FLOAT16, HalfStorage
+from .half_storage import FLOAT16, HalfStorage, stores_half
 from .options import PLAIN, TVM, StepOptions
 from .plan_memory import PlanMemory
 from .recompute import Recompute
@@ -109,7 +109,7 @@ def tile(
 
 
 def _half_storage(options: StepOptions, device: Device, dtype: str) -> list[HalfStorage]:
-    return [HalfStorage(device)] if options.stored == FLOAT16 and dtype == "float32" else []
+    return [HalfStorage(device)] if stores_half(options.stored, dtype) else []
 
 
 def finish(
@@ -122,7 +122,7 @@ def finish(
     calls of the traced step make up a whole one; see `AccumulateGradients`.
     """
     t, passes = relax.transform, []
-    if schedule is not None and (schedule.dropped or schedule.packed):
+    if schedule is not None and schedule.changes_anything:
         (dtype,) = {arg.dtype for arg in tiled.signature[STEP].of(Role.PARAMETER)}
         # What is computed again is stored as the first time.
         passes += [OnModule(Recompute(device, schedule)), *_half_storage(options, device, dtype)]

@@ -97,7 +97,7 @@ class Recompute:
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with a step that repeats what does not wait."""
-        if not self.schedule.dropped and not self.schedule.packed:
+        if not self.schedule.changes_anything:
             return mod
         builder = relax.BlockBuilder()
         kernels = carry_kernels(builder, mod)

@@ -10,9 +10,9 @@ import tvm
 from tvm import relax
 
 from mest_compiler.frontend.signing import arg_of, fields_of, signed
-from mest_compiler.signature import Arg, FunctionSignature, Role, StepSignature
+from mest_compiler.signature import STEP, Arg, FunctionSignature, Role, StepSignature
 
-from .program import rebuild
+from .program import Env, Program, carry_body, carry_kernels, rebuild, relax_functions
 
 if TYPE_CHECKING:
     from .dataflow import Repeat
@@ -78,6 +78,23 @@ def write(
     places = {key: at for at, key in enumerate(taken)}
     function = builder.get()[name]
     return signed(function, list(taken), [(*key, places.get(key)) for key in given])
+
+
+WriteStep = Callable[[relax.BlockBuilder, Program, FunctionSignature, Env], StepSignature]
+"""writes(builder, the step's bindings, its signature, what kernels have become) -> signatures of what was written."""
+
+
+def with_step(program: StepProgram, writes: WriteStep) -> StepProgram:
+    """The program with its step written anew, and whatever `writes` adds beside it; the other functions stay."""
+    builder = relax.BlockBuilder()
+    kernels, signature = carry_kernels(builder, program.module), dict(program.signature)
+    for name, function in relax_functions(program.module):
+        old = Program.of(function)
+        if name == STEP:
+            signature |= writes(builder, old, signature[name], kernels)
+        else:
+            rebuild(builder, name, old.params, lambda b, p=old: carry_body(b, p, dict(kernels)), old.single)
+    return replace(program, module=builder.finalize(), signature=signature)
 
 
 def _check(what: str, types: Sequence[tvm.ir.Type], args: Sequence[Arg]) -> None:

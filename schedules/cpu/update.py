@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from math import prod
-
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.optimizers import Optimizer
 
-from ..emit import Buffer, Expr, Index, function
+from ..emit import Buffer, Expr
+from ..in_place import Count, Numbers, changed, kernel, scalars_of, tensors_of
 from .emit import Vec
 from .in_chunks import in_chunks
 
@@ -36,78 +35,35 @@ class _Scalars(_Vectors):
         self.const = lambda value: tirx.const(value, vec.dtype)
 
 
-def _run(
-    rule: Optimizer, vec: Vec, tensors: dict[str, Buffer], scalars: list[Buffer], start: Expr, count: Expr
-) -> None:
-    """Vectors first, then what is left one by one. tensors: W, G and the slots; scalars: HYPER, and WEIGHT if any."""
+def update(rule: Optimizer, numbers: Numbers, vec: Vec, chunks: int, shared: bool = False) -> tirx.PrimFunc:
+    """A step of an optimiser.
 
-    def step(m: _Vectors, at: Expr, h: dict[str, Expr]) -> None:
+    Arguments: W, the slots, G; HYPER [hypers], and if `shared` WEIGHT [], by which G is divided; see `in_place.kernel`.
+    """
+
+    def body(tensors: dict[str, Buffer], scalars: dict[str, Buffer], count: Count) -> None:
+        in_chunks(numbers.most, count, chunks, vec.lanes, lambda start, n: _run(rule, vec, tensors, scalars, start, n))
+
+    return kernel(rule.name, numbers, vec.dtype, tensors_of(rule), scalars_of(rule, vec.dtype, shared), body)
+
+
+def _run(
+    rule: Optimizer, vec: Vec, tensors: dict[str, Buffer], scalars: dict[str, Buffer], start: Expr, count: Expr
+) -> None:
+    """Vectors first, then what is left one by one."""
+
+    def step(m: _Vectors, at: Expr, hypers: list[Expr], weight: list[Expr]) -> None:
         old = {name: T.Bind(buffer[at]) for name, buffer in tensors.items()}
-        if "weight" in h:
-            old["G"] = T.Bind(old["G"] / h["weight"])
-        w, slots = rule.update(m, old["W"], old["G"], {slot: old[slot] for slot in rule.slots}, h)
-        for name, value in (slots | {"W": w}).items():
+        for whole in weight:
+            old["G"] = T.Bind(old["G"] / whole)
+        for name, value in changed(rule, m, old, hypers).items():
             T.buffer_store(tensors[name], value, [at])
 
-    hyper, *weight = scalars
-    numbers = {name: T.Bind(hyper[k]) for k, name in enumerate(rule.hypers)}
-    if weight:
-        numbers["weight"] = T.Bind(weight[0][()])
-    wide = {name: vec.splat(number) for name, number in numbers.items()}
+    hypers = [T.Bind(scalars["HYPER"][k]) for k in range(len(rule.hypers))]
+    weight = [T.Bind(scalars["WEIGHT"][()])] if "WEIGHT" in scalars else []
+    wide = [vec.splat(number) for number in hypers], [vec.splat(number) for number in weight]
     vectors = T.Bind(T.truncdiv(count, vec.lanes))
     with T.serial(vectors) as i:
-        step(_Vectors(vec), vec.ramp(start + i * vec.lanes), wide)
+        step(_Vectors(vec), vec.ramp(start + i * vec.lanes), *wide)
     with T.serial(count - vectors * vec.lanes) as i:
-        step(_Scalars(vec), start + vectors * vec.lanes + i, numbers)
-
-
-def _arguments(
-    rule: Optimizer, shape: tuple[int, ...], vec: Vec, shared: bool
-) -> tuple[dict[str, Buffer], list[Buffer]]:
-    """W, the slots and G; the hypers, and the weight by which gradients are divided."""
-    tensors = {name: T.arg(name, T.buffer(shape, vec.dtype)) for name in ("W", *rule.slots, "G")}
-    scalars = [T.arg("HYPER", T.buffer((len(rule.hypers),), vec.dtype))]
-    return tensors, scalars + ([T.arg("WEIGHT", T.buffer((), vec.dtype))] if shared else [])
-
-
-def _flat(tensors: dict[str, Buffer], size: int, dtype: str) -> dict[str, Buffer]:
-    return {name: T.decl_buffer((max(size, 1),), dtype, data=b.data) for name, b in tensors.items()}
-
-
-def dense(rule: Optimizer, shape: tuple[int, ...], vec: Vec, chunks: int, shared: bool = False) -> tirx.PrimFunc:
-    """Whole tensors. Arguments: W, the slots, G [shape], HYPER [hypers], and if `shared` WEIGHT [], by which G is
-    divided."""
-    size = prod(shape)
-
-    def emit() -> None:
-        tensors, scalars = _arguments(rule, shape, vec, shared)
-        tensors, count = _flat(tensors, size, vec.dtype), T.int32(size)
-        in_chunks(size, count, chunks, vec.lanes, lambda start, n: _run(rule, vec, tensors, scalars, start, n))
-
-    return function(rule.name, emit)
-
-
-def compact(
-    rule: Optimizer,
-    capacity: int,
-    unit_size: int,
-    entries: str,
-    vec: Vec,
-    chunks: int,
-    shared: bool = False,
-) -> tirx.PrimFunc:
-    """The filled part of compact values.
-
-    Arguments: W, the slots, G [capacity, unit_size], HYPER [hypers], if `shared` WEIGHT [], and ENTRIES [1] of the
-    integer type `entries`.
-    """
-    size = capacity * unit_size
-
-    def emit() -> None:
-        tensors, scalars = _arguments(rule, (capacity, unit_size), vec, shared)
-        filled = Index(T.arg("ENTRIES", T.buffer((1,), entries)))
-        tensors = _flat(tensors, size, vec.dtype)
-        count = T.Bind(filled[0] * unit_size)
-        in_chunks(size, count, chunks, vec.lanes, lambda start, n: _run(rule, vec, tensors, scalars, start, n))
-
-    return function(f"{rule.name}_compact", emit)
+        step(_Scalars(vec), start + vectors * vec.lanes + i, hypers, weight)

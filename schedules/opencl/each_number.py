@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tvm.script.ir_builder import tirx as T
 
 from ..emit import Buffer, Expr
+from ..in_place import Count
 from .emit import QUAD, Vec, cell, launch, number
 from .planes import GROUP, when
 
@@ -30,9 +31,8 @@ class Place:
         return T.Bind(value)
 
 
-def each_number(vec: Vec, most: int, filled: Callable[[], Expr] | None, body: Callable[[Place], None]) -> None:
-    """body(place) over the first `filled()` of `most` numbers (None: over all of them): by quads, then what is
-    left."""
+def each_number(vec: Vec, most: int, filled: Count, body: Callable[[Place], None]) -> None:
+    """body(place) over the first `filled()` of `most` numbers: by quads, then what is left."""
     items = min(GROUP, max(-(-most // QUAD), 1))
 
     with launch([max(-(-most // (QUAD * items)), 1)], [items]) as ((block,), (item,)):

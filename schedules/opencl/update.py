@@ -2,80 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
-
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.optimizers import Optimizer
 
-from ..emit import Buffer, Expr, Index, function
+from ..emit import Buffer
+from ..in_place import Count, Numbers, changed, kernel, scalars_of, tensors_of
 from .each_number import Place, each_number
-from .emit import Vec, flat
+from .emit import Vec
 
 
-def _arguments(
-    rule: Optimizer, shape: tuple[int, ...], vec: Vec, shared: bool
-) -> tuple[dict[str, Buffer], list[Buffer]]:
-    """W, the slots and G; the hypers, and the weight by which gradients are divided."""
-    tensors = {name: T.arg(name, T.buffer(shape, vec.dtype)) for name in ("W", *rule.slots, "G")}
-    scalars = [T.arg("HYPER", T.buffer((len(rule.hypers),), vec.dtype))]
-    return tensors, scalars + ([T.arg("WEIGHT", T.buffer((), vec.dtype))] if shared else [])
+def update(rule: Optimizer, numbers: Numbers, vec: Vec, chunks: int, shared: bool = False) -> tirx.PrimFunc:
+    """A step of an optimiser; `chunks` is for other kinds of devices.
 
-
-def _run(
-    rule: Optimizer,
-    vec: Vec,
-    size: int,
-    filled: Callable[[], Expr] | None,
-    tensors: dict[str, Buffer],
-    scalars: list[Buffer],
-) -> None:
-    tensors = {name: flat(buffer) for name, buffer in tensors.items()}
-    hyper, *weight = scalars
-
-    def body(place: Place) -> None:
-        old = {name: place.read(buffer) for name, buffer in tensors.items()}
-        h = {name: place.splat(hyper[k]) for k, name in enumerate(rule.hypers)}
-        for one in weight:
-            old["G"] = T.Bind(old["G"] / place.splat(one[()]))
-        w, slots = rule.update(place, old["W"], old["G"], {slot: old[slot] for slot in rule.slots}, h)
-        for name, value in (slots | {"W": w}).items():
-            place.write(tensors[name], value)
-
-    each_number(vec, size, filled, body)
-
-
-def dense(rule: Optimizer, shape: tuple[int, ...], vec: Vec, chunks: int, shared: bool = False) -> tirx.PrimFunc:
-    """Whole tensors. Arguments: W, the slots, G [shape], HYPER [hypers], and if `shared` WEIGHT [], by which G is
-    divided. `chunks` is for other kinds of devices."""
-
-    def emit() -> None:
-        tensors, scalars = _arguments(rule, shape, vec, shared)
-        _run(rule, vec, prod(shape), None, tensors, scalars)
-
-    return function(rule.name, emit)
-
-
-def compact(
-    rule: Optimizer,
-    capacity: int,
-    unit_size: int,
-    entries: str,
-    vec: Vec,
-    chunks: int,
-    shared: bool = False,
-) -> tirx.PrimFunc:
-    """The filled part of compact values.
-
-    Arguments: W, the slots, G [capacity, unit_size], HYPER [hypers], if `shared` WEIGHT [], and ENTRIES [1] of the
-    integer type `entries`.
+    Arguments: W, the slots, G; HYPER [hypers], and if `shared` WEIGHT [], by which G is divided; see `in_place.kernel`.
     """
 
-    def emit() -> None:
-        tensors, scalars = _arguments(rule, (capacity, unit_size), vec, shared)
-        entries_ = Index(T.arg("ENTRIES", T.buffer((1,), entries)))
-        _run(rule, vec, capacity * unit_size, lambda: entries_[0] * unit_size, tensors, scalars)
+    def body(tensors: dict[str, Buffer], scalars: dict[str, Buffer], count: Count) -> None:
+        def step(place: Place) -> None:
+            old = {name: place.read(buffer) for name, buffer in tensors.items()}
+            hypers = [place.splat(scalars["HYPER"][k]) for k in range(len(rule.hypers))]
+            if shared:
+                old["G"] = T.Bind(old["G"] / place.splat(scalars["WEIGHT"][()]))
+            for name, value in changed(rule, place, old, hypers).items():
+                place.write(tensors[name], value)
 
-    return function(f"{rule.name}_compact", emit)
+        each_number(vec, numbers.most, count, step)
+
+    return kernel(rule.name, numbers, vec.dtype, tensors_of(rule), scalars_of(rule, vec.dtype, shared), body)

@@ -6,6 +6,7 @@ import tvm
 
 from mest_compiler.schedules.cpu import accumulate
 from mest_compiler.schedules.cpu.in_chunks import PARALLEL_FROM
+from mest_compiler.schedules.in_place import Numbers
 
 from .tiles import NARROW, TOLERANCE, compile_kernels, vector
 
@@ -21,7 +22,7 @@ def flag(first: bool) -> tvm.runtime.Tensor:
 def test_dense(dtype: str) -> None:
     vec = vector(NARROW, dtype)
     cases = [((), 1), ((1,), 2), ((vec.lanes,), 1), ((3, vec.lanes + 1), 2), ((PARALLEL_FROM + 5,), 3)]
-    kernels = compile_kernels({(s, chunks): accumulate.dense(s, vec, chunks) for s, chunks in cases})
+    kernels = compile_kernels({(s, chunks): accumulate.accumulate(Numbers(s), vec, chunks) for s, chunks in cases})
     rng = np.random.default_rng(0)
     for (shape, chunks), kernel in kernels.items():
         found = tvm.runtime.tensor(np.full(shape, np.nan, dtype))  # the first part may read nothing
@@ -38,7 +39,7 @@ def test_dense(dtype: str) -> None:
 @pytest.mark.parametrize("capacity", [1, 13, PARALLEL_FROM])
 def test_compact_adds_to_what_is_filled_and_nothing_else(capacity: int, unit_size: int, dtype: str) -> None:
     vec, rng = vector(NARROW, "float32"), np.random.default_rng(0)
-    kernel = compile_kernels({"": accumulate.compact(capacity, unit_size, dtype, vec, 3)})[""]
+    kernel = compile_kernels({"": accumulate.accumulate(Numbers((capacity, unit_size), dtype), vec, 3)})[""]
     for entries in sorted({0, 1, capacity // 2, capacity - 1, capacity}):
         found = tvm.runtime.tensor(np.full((capacity, unit_size), np.nan, "float32"))
         filled = tvm.runtime.tensor(np.array([entries], dtype))

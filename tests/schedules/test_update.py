@@ -5,6 +5,7 @@ import pytest
 from mest_compiler.optimizers import Optimizer
 from mest_compiler.schedules.cpu import update
 from mest_compiler.schedules.cpu.in_chunks import PARALLEL_FROM
+from mest_compiler.schedules.in_place import Numbers
 
 from .tiles import NARROW, compile_kernels, vector
 from .updates import RULES, check_compact, check_dense, check_shared
@@ -15,7 +16,9 @@ from .updates import RULES, check_compact, check_dense, check_shared
 def test_dense(rule: Optimizer, dtype: str) -> None:
     vec = vector(NARROW, dtype)
     cases = [((), 1), ((1,), 2), ((vec.lanes,), 1), ((3, vec.lanes + 1), 2), ((PARALLEL_FROM + 5,), 3)]
-    kernels = compile_kernels({(shape, chunks): update.dense(rule, shape, vec, chunks) for shape, chunks in cases})
+    kernels = compile_kernels(
+        {(shape, chunks): update.update(rule, Numbers(shape), vec, chunks) for shape, chunks in cases}
+    )
     for (shape, _), kernel in kernels.items():
         check_dense(kernel, rule, shape, dtype)
 
@@ -26,12 +29,12 @@ def test_compact_updates_what_is_filled_and_nothing_else(
     capacity: int, rule: Optimizer, unit_size: int, dtype: str
 ) -> None:
     vec = vector(NARROW, "float32")
-    kernel = compile_kernels({"update": update.compact(rule, capacity, unit_size, dtype, vec, 3)})["update"]
+    kernel = compile_kernels({"update": update.update(rule, Numbers((capacity, unit_size), dtype), vec, 3)})["update"]
     check_compact(kernel, rule, capacity, unit_size, dtype)
 
 
 @pytest.mark.parametrize("rule", [RULES[1], RULES[8]], ids=str)
 def test_gradients_of_parts_are_divided_by_their_weight(rule: Optimizer) -> None:
     vec, shape = vector(NARROW, "float64"), (3, 65)
-    kernel = compile_kernels({"update": update.dense(rule, shape, vec, 1, shared=True)})["update"]
+    kernel = compile_kernels({"update": update.update(rule, Numbers(shape), vec, 1, shared=True)})["update"]
     check_shared(kernel, rule, shape, "float64")

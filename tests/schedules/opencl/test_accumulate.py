@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tvm
 
+from mest_compiler.schedules.in_place import Numbers
 from mest_compiler.schedules.opencl import accumulate
 from mest_compiler.schedules.opencl.emit import Vec
 from mest_compiler.schedules.opencl.planes import GROUP
@@ -22,7 +23,7 @@ def flag(first: bool) -> tvm.runtime.Tensor:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dense(dtype: str) -> None:
     vec, shapes = Vec(64, dtype), ((), (64,), (4 * GROUP + 5,))
-    kernels = compile_kernels({s: accumulate.dense(s, vec, 1) for s in shapes})
+    kernels = compile_kernels({s: accumulate.accumulate(Numbers(s), vec, 1) for s in shapes})
     rng = np.random.default_rng(0)
     for shape, kernel in kernels.items():
         found = tvm.runtime.tensor(np.full(shape, np.nan, dtype))  # the first part may read nothing
@@ -39,7 +40,7 @@ def test_dense(dtype: str) -> None:
 @pytest.mark.parametrize("capacity", [13, 2 * GROUP])
 def test_compact_adds_to_what_is_filled_and_nothing_else(capacity: int, unit_size: int, dtype: str) -> None:
     vec, rng = Vec(64, "float32"), np.random.default_rng(0)
-    kernel = compile_kernels({"": accumulate.compact(capacity, unit_size, dtype, vec, 1)})[""]
+    kernel = compile_kernels({"": accumulate.accumulate(Numbers((capacity, unit_size), dtype), vec, 1)})[""]
     for entries in sorted({0, 1, capacity // 2, capacity - 1, capacity}):
         found = tvm.runtime.tensor(np.full((capacity, unit_size), np.nan, "float32"))
         filled = tvm.runtime.tensor(np.array([entries], dtype))

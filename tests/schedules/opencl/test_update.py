@@ -3,6 +3,7 @@
 import pytest
 
 from mest_compiler.optimizers import Optimizer
+from mest_compiler.schedules.in_place import Numbers
 from mest_compiler.schedules.opencl import update
 from mest_compiler.schedules.opencl.emit import Vec
 from mest_compiler.schedules.opencl.planes import GROUP
@@ -24,7 +25,9 @@ def rules() -> list:
 @pytest.mark.parametrize(("rule", "dtype"), rules())
 def test_dense(rule: Optimizer, dtype: str) -> None:
     vec = Vec(64, dtype)
-    for shape, kernel in compile_kernels({shape: update.dense(rule, shape, vec, 1) for shape in SHAPES}).items():
+    for shape, kernel in compile_kernels(
+        {shape: update.update(rule, Numbers(shape), vec, 1) for shape in SHAPES}
+    ).items():
         check_dense(kernel, rule, shape, dtype)
 
 
@@ -34,12 +37,12 @@ def test_compact_updates_what_is_filled_and_nothing_else(
     capacity: int, rule: Optimizer, unit_size: int, dtype: str
 ) -> None:
     vec = Vec(64, "float32")
-    kernel = compile_kernels({"update": update.compact(rule, capacity, unit_size, dtype, vec, 1)})["update"]
+    kernel = compile_kernels({"update": update.update(rule, Numbers((capacity, unit_size), dtype), vec, 1)})["update"]
     check_compact(kernel, rule, capacity, unit_size, dtype)
 
 
 @pytest.mark.parametrize("rule", [RULES[1], RULES[8]], ids=str)
 def test_gradients_of_parts_are_divided_by_their_weight(rule: Optimizer) -> None:
     vec, shape = Vec(64, "float32"), (3, 65)
-    kernel = compile_kernels({"update": update.dense(rule, shape, vec, 1, shared=True)})["update"]
+    kernel = compile_kernels({"update": update.update(rule, Numbers(shape), vec, 1, shared=True)})["update"]
     check_shared(kernel, rule, shape, "float32")

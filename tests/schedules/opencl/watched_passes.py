@@ -15,6 +15,7 @@ from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.kernels.pool import Pool
 from mest_compiler.optimizers import AdamW, Sgd
+from mest_compiler.schedules.in_place import Numbers
 from mest_compiler.schedules.opencl import accumulate, dropout, elementwise, normalise, plain, pooling, update
 from mest_compiler.schedules.opencl.emit import Vec
 
@@ -74,10 +75,10 @@ def pools() -> Watched:
 
 def updates() -> Watched:
     """Optimisers and sums of gradients."""
-    yield "sgd", update.dense(Sgd(0.9, 1e-3, True), (7, 5), VEC, 1), 0
-    yield "compact sgd", update.compact(Sgd(0.9, 1e-3, True), 7, 5, "uint16", VEC, 1), 0
-    yield "compact adam", update.compact(AdamW(), 7, 5, "uint16", VEC, 1), 0
-    yield "accumulate", accumulate.compact(7, 5, "int32", VEC, 1), 0
+    yield "sgd", update.update(Sgd(0.9, 1e-3, True), Numbers((7, 5)), VEC, 1), 0
+    yield "compact sgd", update.update(Sgd(0.9, 1e-3, True), Numbers((7, 5), "uint16"), VEC, 1), 0
+    yield "compact adam", update.update(AdamW(), Numbers((7, 5), "uint16"), VEC, 1), 0
+    yield "accumulate", accumulate.accumulate(Numbers((7, 5), "int32"), VEC, 1), 0
 
 
 def plain_functions() -> Watched:
