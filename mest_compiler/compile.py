@@ -20,7 +20,7 @@ from .errors import MaskError, ModelError, ProfileError
 from .frontend import TrainingGraph, trace
 from .linking import library_bytes
 from .losses import CrossEntropy, Loss
-from .losses.base import INPUT
+from .losses.base import INPUT, LABEL
 from .optimizers import Optimizer, Sgd
 from .passes.dump import Dump
 from .passes.fit_memory import Fitted, Fitter
@@ -80,8 +80,8 @@ def compile_step(
         model: maps inputs [N, ...] to outputs [N, ...]: a tensor, a tuple of them or a dict; left as it is. Parameters
             with requires_grad=False are frozen: they get no gradient and no update, and stay dense.
         input_shape: of one example, for a model of one input of its own dtype: channels, height, width, say.
-        inputs: of a model of several inputs, or of another dtype: shape of one example and dtype of each by name, in
-            the order in which its forward takes them. Either this or `input_shape`.
+        inputs: of a model of several inputs, or of another dtype: shape of one example and dtype of each, by the
+            names that its forward gives them (or by others, in its order). Either this or `input_shape`.
         batch: examples of a step, fixed in the artifact.
         profile: which layers are sparse, under which scheme, at which ratio; None: none; `Automatic`: the scheme that
             is the fastest in each layer, measured. What was asked of each layer, what it got and why it stayed dense
@@ -369,16 +369,17 @@ def _manifest(
 
 
 def _examples(graph: TrainingGraph) -> dict[str, object]:
-    """What the step takes and gives of an example, as JSON values; `input_shape` and `classes` where it is one image,
-    say, and logits."""
+    """What the step takes and gives of an example, as JSON values; `input_shape` where it takes one tensor, and
+    `classes` where its target is a label."""
     outputs = [result for result in graph.step.results if result.role is Role.OUTPUT]
     parts = {
         "inputs": graph.step.of(Role.INPUT), "targets": graph.step.of(Role.TARGET), "outputs": outputs,
     }  # fmt: skip
     found = {key: {arg.name: [list(arg.shape[1:]), arg.dtype] for arg in args} for key, args in parts.items()}
     inputs, outputs = (list(found[key].values()) for key in ("inputs", "outputs"))
+    labels = len(outputs) == 1 and list(found["targets"].values()) == [[list(LABEL.shape), LABEL.dtype]]
     return {
         **found,
         "input_shape": inputs[0][0] if len(inputs) == 1 else None,
-        "classes": outputs[0][0][0] if len(outputs) == 1 and len(outputs[0][0]) == 1 else None,
+        "classes": outputs[0][0][-1] if labels else None,
     }

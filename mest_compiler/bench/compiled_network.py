@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mest_compiler.bench.child import Contestant
-from mest_compiler.bench.inputs import LEARNING_RATE, network_inputs
+from mest_compiler.bench.inputs import LEARNING_RATE, step_inputs
+from mest_compiler.losses.base import named
 from mest_compiler.runtime.allocated import bytes_in_use
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.kernel_clock import KernelClock
@@ -52,12 +53,11 @@ class CompiledStep:
 
     def __init__(self, artifact: str, seed: int, threads: int) -> None:
         loaded = Artifact.load(artifact)
-        m = loaded.manifest
         gc.collect()
         self._before = bytes_in_use()
-        x, y = network_inputs(tuple(m["input_shape"]), classes=m["classes"], batch=m["batch"], seed=seed)
+        inputs, targets = step_inputs(loaded.manifest, seed)
         self.trainer = Trainer(loaded, threads)
-        self.loss, self.logits = self.trainer.step(x, y, LEARNING_RATE)
+        self.loss, self.given = self.trainer.step(inputs, targets, LEARNING_RATE)
 
     def run(self) -> None:
         """One iteration, to its end."""
@@ -65,8 +65,9 @@ class CompiledStep:
         self.trainer.session.sync()
 
     def outputs(self, path: Path) -> None:
-        """Save the loss [] and the logits [N, classes] of the first iteration, float32, as .npz."""
-        np.savez(path, loss=np.float32(self.loss), logits=self.logits)
+        """Save the loss [] and the outputs [N, ...] of the first iteration, float32, as .npz: "logits" where
+        it is one."""
+        np.savez(path, loss=np.float32(self.loss), **named(self.given, "logits"))
 
     def result(self) -> dict[str, Any]:
         """Bytes of the training state by kind, what the paper's formula says of it, bytes of all training memory as

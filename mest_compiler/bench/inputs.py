@@ -1,11 +1,16 @@
 """The data of a comparison: every contestant makes it in its own process from the same seed, so all see the
 same."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mest_compiler.bench.layer_spec import LayerSpec
+from mest_compiler.errors import BenchError
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
 
 # small, since it is the same batch over and over: nothing may diverge and slow the arithmetic down
@@ -50,10 +55,38 @@ def uneven_mask(kind: Scheme, shape: Shape, sparsity: float, rng: np.random.Gene
     return kind.mask_of_rows(shape, quotas, rng)
 
 
+def step_inputs(manifest: Mapping[str, Any], seed: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """One batch of what an artifact's step takes: inputs and targets [N, ...] by name.
+
+    Standard normal inputs; labels of the model's classes, other targets in [0, 1), which every loss takes. Of a network
+    of images the numbers are those of `network_inputs`.
+
+    Raises:
+        BenchError: whole numbers are wanted whose range nobody knows, such as words by their numbers.
+    """
+    rng, batch = np.random.default_rng(seed), manifest["batch"]
+
+    def drawn(kind: str, floats: Callable[..., np.ndarray], most: int | None) -> dict[str, np.ndarray]:
+        found = {}
+        for name, (shape, dtype) in manifest[kind].items():
+            if np.dtype(dtype).kind == "f":
+                found[name] = floats((batch, *shape), dtype=np.float32)
+            elif most is None:
+                raise BenchError(
+                    f"The step takes {dtype} as {name!r}, and which of them mean something is not known: time it from "
+                    "Python, with examples of your own."
+                )
+            else:
+                found[name] = rng.integers(0, most, (batch, *shape), dtype=np.int64)
+        return found
+
+    return drawn("inputs", rng.standard_normal, None), drawn("targets", rng.random, manifest["classes"])
+
+
 def network_inputs(
     input_shape: tuple[int, int, int], *, classes: int, batch: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """One batch: x float32 [N, C, H, W], standard normal, and labels int64 [N]."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((batch, *input_shape), dtype=np.float32)
-    return x, rng.integers(0, classes, batch, dtype=np.int64)
+    forms = {"inputs": {"x": (input_shape, "float32")}, "targets": {"y": ((), "int64")}}
+    inputs, targets = step_inputs({**forms, "batch": batch, "classes": classes}, seed)
+    return inputs["x"], targets["y"]

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from mest_compiler.bench.compiled_network import table_a1_bytes
-from mest_compiler.bench.inputs import LEARNING_RATE, network_inputs
+from mest_compiler.bench.inputs import LEARNING_RATE, step_inputs
 from mest_compiler.errors import BenchError
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.remote import connection
@@ -47,8 +47,7 @@ class RemoteStep:
                 "compile it without a memory limit, or for that smaller batch."
             )
         self.trainer, self._place = Trainer(artifact, seed=seed, place=place), place
-        x, y = network_inputs(tuple(m["input_shape"]), classes=m["classes"], batch=m["batch"], seed=seed)
-        self.loss, _ = self.trainer.step(x, y, LEARNING_RATE)
+        self.loss, _ = self.trainer.step(*step_inputs(m, seed), LEARNING_RATE)
         for _ in range(WARM_UPS):
             (found,) = self.trainer.run()
         with place.during("the fetching of a loss"):

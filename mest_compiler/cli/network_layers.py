@@ -70,14 +70,15 @@ def network_layers(model: nn.Module, inputs: Sequence[int] | Mapping[str, Tensor
     from torch.overrides import TorchFunctionMode
 
     from mest_compiler.losses.base import INPUT
-    from mest_compiler.losses.outputs import outputs_of
+    from mest_compiler.losses.outputs import arguments_of, outputs_of
     from mest_compiler.sparsity.decisions import unfit
 
     found = NetworkLayers()
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     specs = inputs if isinstance(inputs, Mapping) else {INPUT: TensorSpec(tuple(inputs), "float32")}
-    examples = [torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype)) for spec in specs.values()]
+    examples = {n: torch.zeros(1, *spec.shape, dtype=getattr(torch, spec.dtype)) for n, spec in specs.items()}
+    args, kwargs = arguments_of(model, examples)
 
     def note(func: Callable, weight: torch.Tensor, groups: int) -> None:
         name = names.get(id(weight))
@@ -104,13 +105,13 @@ def network_layers(model: nn.Module, inputs: Sequence[int] | Mapping[str, Tensor
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad(), Calls():
-            outputs = outputs_of(model.eval()(*examples))
+            outputs = outputs_of(model.eval()(*args, **kwargs))
     except ModelError:
         raise
     except Exception as error:  # a user's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"The model cannot be run on an input of shape {' and '.join(str([*x.shape]) for x in examples)} "
+            f"The model cannot be run on an input of shape {' and '.join(str([*x.shape]) for x in examples.values())} "
             f"({reason}): give the --plane and --channels it is made for."
         ) from error
     finally:

@@ -11,7 +11,6 @@ from mest_compiler.errors import MestError
 if TYPE_CHECKING:
     from mest_compiler.optimizers import Optimizer
 
-NAMES = ("sgd", "adam", "adamw")
 PANEL = "Optimiser and its learning rate"
 
 
@@ -53,12 +52,12 @@ def chosen_optimizer(name: str | None, **given: Any) -> Optimizer:
     Raises:
         MestError: no such optimiser, or a setting of another one.
     """
-    from mest_compiler.optimizers import optimizer_of
+    from mest_compiler.optimizers import Sgd, optimizer_of
 
     settings = {key: value for key, value in given.items() if value is not None}
     if "betas" in settings:
         settings["betas"] = tuple(map(float, settings["betas"].split(",")))
-    rule = optimizer_of(name or NAMES[0], settings)
+    rule = optimizer_of(name or Sgd.name, settings)
     for key in settings:
         if key not in rule.facts():
             raise MestError(f"--{key} says nothing about {rule.name}: leave it out.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mest_compiler.errors import CheckpointError, MestError, ProfileError
+from mest_compiler.errors import CheckpointError, MestError, ModelError, ProfileError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +79,7 @@ def first_start(recipe: Recipe, data: Examples) -> Start:
         ratios=recipe.profile_ratios,
         sources=Sources(weights, recipe.weights_key, masks, masks_from),
     )
-    layers = _checked_layers(sparse.model, data)
+    layers = _checked_layers(recipe, sparse.model, data)
     if isinstance(sparse.profile, Automatic):
         return Start(sparse, {}, {}, None)
     decisions, drawn = starting_masks(
@@ -117,7 +117,7 @@ def start_of_checkpoint(recipe: Recipe, data: Examples, path: Path) -> Start:
     layers = {name: LayerPlan(content.schemes[name], max(1 - float(mask.mean()), 1e-9)) for name, mask in masks.items()}
     profile = Profile(LayerPlan("unstructured", 0.0), layers=layers) if masks else None
     schemes = dict(content.schemes)
-    decisions = as_masked(_checked_layers(model, data).shapes(), schemes, masks)
+    decisions = as_masked(_checked_layers(recipe, model, data).shapes(), schemes, masks)
     return Start(SparseModel(model, profile, masks or None), schemes, masks, decisions)
 
 
@@ -145,20 +145,14 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
     """Raise what the run would raise later: after compiling, or after epochs of training.
 
     Raises:
-        MestError: a loss that takes no labels, or not a batch would be left by data efficiency.
+        MestError: not a batch would be left by data efficiency.
         DataError: not a batch of training images. ProfileError, MaskError: a layer cannot mutate as the recipe says, or
             there is none to mutate.
     """
-    from mest_compiler.losses import CrossEntropy
     from mest_compiler.sparsity.mutation_schedule import STATIC
     from mest_compiler.training.feed import steps_per_epoch
     from mest_compiler.training.mutator import Mutator
 
-    if not isinstance(recipe.rule_of_loss, CrossEntropy):
-        raise MestError(
-            f"Loss {recipe.loss!r} takes targets of the outputs' shape, and data set {data.name} has labels: use "
-            "cross_entropy, or train from Python."
-        )
     images = len(data.train_y)
     steps_per_epoch(images, recipe.batch)
     if recipe.de_remove is not None and images - recipe.de_remove < recipe.batch:
@@ -175,13 +169,19 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
     Mutator(recipe.mutations, start, recipe.seed)
 
 
-def _checked_layers(model: nn.Module, data: Examples) -> NetworkLayers:
-    """The model's layers; ModelError unless it tells the data's classes apart."""
+def _checked_layers(recipe: Recipe, model: nn.Module, data: Examples) -> NetworkLayers:
+    """The model's layers; ModelError unless it tells the data's classes apart, and its loss takes their labels."""
     from mest_compiler.cli.asked import check_classes
     from mest_compiler.cli.network_layers import network_layers
+    from mest_compiler.losses.base import LABEL
 
     layers = network_layers(model, data.input_shape)
     check_classes(layers, data.classes, f"data set {data.name} has {data.classes} classes")
+    if list(recipe.rule_of_loss.targets(layers.outputs).values()) != [LABEL]:
+        raise ModelError(
+            f"Loss {recipe.loss!r} takes targets of the outputs' shape, and data set {data.name} has labels: use "
+            "cross_entropy, or train from Python."
+        )
     return layers
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +31,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from ..errors import ModelError
 from ..losses import Loss
-from ..losses.outputs import outputs_of
+from ..losses.outputs import arguments_of, outputs_of
 from ..signature import LOSS, WEIGHT, Role
 from .needless import CopiesForNeedless
 
@@ -75,7 +75,7 @@ def capture_step(
 
     Parameters
     ----------
-    model : maps the inputs, in order, to outputs; see `outputs_of`.
+    model : maps the inputs to outputs; see `arguments_of` and `outputs_of`.
     inputs, targets : an example batch [N, ...] of each by name; only shapes and dtypes matter.
     loss : of the outputs and targets.
     in_parts : differentiate the loss's sum, and give its weight, instead of the mean.
@@ -127,7 +127,7 @@ def capture_predict(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Cap
     Parameters and errors are those of `capture_step`.
     """
     check_parameters(model, inputs)
-    net = Outputs(copy.deepcopy(model)).eval()
+    net = Outputs(copy.deepcopy(model), inputs).eval()
     with torch.no_grad():
         graph = _export(net, net.model, tuple(tensor.detach() for tensor in inputs.values()))
     placeholders, outputs = _described(graph)
@@ -197,15 +197,16 @@ def module_of(node: torch.fx.Node) -> str:
 class Outputs(nn.Module):
     """The user's model with its outputs in a row. given: what they are, by role and name, once it has run."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inputs: Iterable[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.inputs = model, tuple(inputs)
         self.given: list[tuple[Role, str]] = []
 
     def outputs(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """The model's outputs by name."""
         with CopiesForNeedless():
-            found = outputs_of(self.model(*inputs))
+            args, kwargs = arguments_of(self.model, dict(zip(self.inputs, inputs, strict=True)))
+            found = outputs_of(self.model(*args, **kwargs))
         for name, output in found.items():
             if output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
                 raise ModelError(
@@ -226,8 +227,8 @@ class WithLoss(Outputs):
     def __init__(
         self, model: nn.Module, loss: Loss, inputs: tuple[str, ...], targets: tuple[str, ...], in_parts: bool
     ) -> None:
-        super().__init__(model)
-        self.loss, self.inputs, self.targets, self.in_parts = loss, inputs, targets, in_parts
+        super().__init__(model, inputs)
+        self.loss, self.targets, self.in_parts = loss, targets, in_parts
 
     def forward(self, *args: torch.Tensor) -> tuple[torch.Tensor, ...]:
         found = self.outputs(*args[: len(self.inputs)])

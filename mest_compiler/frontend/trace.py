@@ -28,8 +28,8 @@ def trace(
 
     Parameters
     ----------
-    model : maps the inputs, in order, to outputs; float32 or float64, every parameter used. Those with
-    requires_grad=False are frozen.
+    model : maps the inputs, by their names or else in order, to outputs; float32 or float64, every parameter used.
+    Those with requires_grad=False are frozen.
     inputs : an example batch [N, ...] of each by name; only shapes and dtypes matter.
     loss : cross-entropy where there is none.
     in_parts : the step is one of several whose gradients are added up: it gives the loss's sum and its weight.

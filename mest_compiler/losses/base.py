@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT, TARGET = "x", "output", "y"
 """Names of a model's only input and output, and of the only target."""
+LABEL = TensorSpec((), "int64")
+"""A target that is the number of a class."""
 ACCURACY, ERROR = "accuracy", "error"
 """Names of metrics: the share of right answers, and a mean error, which is better the smaller it is."""
 
@@ -69,3 +71,13 @@ def only(outputs: Mapping[str, Any], loss: str) -> Any:
             f"The model has the outputs {', '.join(outputs)}, and {loss} is taken of one: give a loss of your own."
         )
     return next(iter(outputs.values()))
+
+
+def named(arrays: Any, name: str) -> dict[str, Any]:
+    """Arrays by name, as they are, or one alone under this name."""
+    return dict(arrays) if isinstance(arrays, Mapping) else {name: arrays}
+
+
+def alone(arrays: Mapping[str, Any]) -> Any:
+    """The only array, or all by name."""
+    return dict(arrays) if len(arrays) > 1 else next(iter(arrays.values()))

@@ -11,7 +11,7 @@ import numpy as np
 from mest_compiler.errors import ArtifactError, ModelError
 from mest_compiler.signature import TensorSpec
 
-from .base import ACCURACY, TARGET, Loss, only
+from .base import ACCURACY, LABEL, TARGET, Loss, only
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class CrossEntropy(Loss):
                 f"The model returns a tensor of shape {['batch', *logits.shape]}, and cross-entropy takes logits "
                 "[batch, classes]: let it return those, or choose another loss."
             )
-        return {TARGET: TensorSpec((), "int64")}
+        return {TARGET: LABEL}
 
     def sums(
         self, outputs: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]

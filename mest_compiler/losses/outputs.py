@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from torch import nn
 
 from mest_compiler.errors import ModelError
 
 from .base import OUTPUT
+
+
+def arguments_of(
+    model: nn.Module, inputs: Mapping[str, torch.Tensor]
+) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+    """How a model is called with these inputs, as (positional, by keyword): by their names where its forward has all of
+    them, else in their order."""
+    known = inspect.signature(model.forward).parameters
+    return ((), dict(inputs)) if all(name in known for name in inputs) else (tuple(inputs.values()), {})
 
 
 def outputs_of(returned: object) -> dict[str, torch.Tensor]:
@@ -29,13 +39,3 @@ def outputs_of(returned: object) -> dict[str, torch.Tensor]:
             f"the model returns {type(returned).__name__}; it must return a tensor, or a tuple or a dict of tensors"
         )
     return {str(name): value for name, value in found.items()}
-
-
-def named(arrays: Any, name: str) -> dict[str, Any]:
-    """Arrays by name, as they are, or one alone under this name."""
-    return dict(arrays) if isinstance(arrays, Mapping) else {name: arrays}
-
-
-def alone(arrays: Mapping[str, Any]) -> Any:
-    """The only array, or all by name."""
-    return dict(arrays) if len(arrays) > 1 else next(iter(arrays.values()))

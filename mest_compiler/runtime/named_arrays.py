@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mest_compiler.errors import ArtifactError
+from mest_compiler.losses.base import alone, named
 from mest_compiler.signature import TensorSpec
 
 Arrays = np.ndarray | Mapping[str, np.ndarray]
@@ -30,7 +31,7 @@ class NamedArrays:
             ArtifactError: they have other names or shapes.
         """
         wanted: dict[str, TensorSpec] = getattr(self, kind)
-        arrays = dict(given) if isinstance(given, Mapping) else dict(zip(wanted, (given,), strict=False))
+        arrays = named(given, next(iter(wanted), ""))
         if set(arrays) != set(wanted):
             raise ArtifactError(f"The artifact takes the {kind} {', '.join(wanted)}, and got {', '.join(arrays)}.")
         arrays = {name: np.asarray(arrays[name]) for name in wanted}
@@ -48,8 +49,8 @@ class NamedArrays:
 
     def given(self, outputs: Sequence[np.ndarray]) -> Arrays:
         """The only output, or all by name."""
-        return dict(zip(self.outputs, outputs, strict=True)) if len(self.outputs) > 1 else outputs[0]
+        return alone(dict(zip(self.outputs, outputs, strict=True)))
 
     def of_outputs(self, given: Arrays) -> Mapping[str, np.ndarray]:
         """By name, whatever `given` made of them."""
-        return given if isinstance(given, Mapping) else dict(zip(self.outputs, (given,), strict=True))
+        return named(given, next(iter(self.outputs)))

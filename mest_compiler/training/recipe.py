@@ -263,13 +263,15 @@ def _below(epochs: tuple[int, ...], end: int) -> bool:
     return all(epoch < end for epoch in epochs)
 
 
+def _setting(of: str, words: str, name: str) -> tuple[Callable[[Recipe], bool], str]:
+    """Of a field that is a setting of what a recipe's property `of` gives."""
+    return (lambda recipe: name in getattr(recipe, of).facts()), words
+
+
 _MUTATION = (lambda recipe: recipe.mutation != STATIC, "mutation em, em&s or vanilla")
 NEEDS: dict[str, tuple[Callable[[Recipe], bool], str]] = {
-    "momentum": (lambda r: r.optimizer == "sgd", "optimizer sgd"),
-    "nesterov": (lambda r: r.optimizer == "sgd", "optimizer sgd"),
-    "betas": (lambda r: r.optimizer != "sgd", "optimizer adam or adamw"),
-    "eps": (lambda r: r.optimizer != "sgd", "optimizer adam or adamw"),
-    "label_smoothing": (lambda r: r.loss == "cross_entropy", "loss cross_entropy"),
+    **{name: _setting("rule", "an optimiser that has it", name) for name in ("momentum", "nesterov", "betas", "eps")},
+    "label_smoothing": _setting("rule_of_loss", "a loss that has it", "label_smoothing"),
     "end_lr": (lambda r: r.schedule == "cosine", "schedule cosine"),
     "milestones": (lambda r: _below(r.milestones, r.epochs), "milestones below the number of epochs"),
     "decay": (lambda r: bool(r.milestones), "schedule step with milestones"),

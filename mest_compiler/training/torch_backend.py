@@ -14,8 +14,8 @@ from torch import nn
 
 from mest_compiler.errors import DeviceError, MaskError, MestError
 from mest_compiler.losses import CrossEntropy, Loss
-from mest_compiler.losses.base import INPUT, TARGET
-from mest_compiler.losses.outputs import alone, named, outputs_of
+from mest_compiler.losses.base import INPUT, TARGET, alone, named
+from mest_compiler.losses.outputs import arguments_of, outputs_of
 from mest_compiler.optimizers import Optimizer, Sgd
 from mest_compiler.runtime import checkpoint
 from mest_compiler.runtime.named_arrays import Arrays
@@ -123,7 +123,8 @@ class TorchBackend:
         self._optimizer.zero_grad(set_to_none=True)
         targets = {name: self._here(array) for name, array in named(y, TARGET).items()}
         with self.ranks.guarded():
-            outputs = outputs_of(self._parallel(*map(self._here, named(x, INPUT).values())))
+            args, kwargs = arguments_of(self.model, {name: self._here(a) for name, a in named(x, INPUT).items()})
+            outputs = outputs_of(self._parallel(*args, **kwargs))
             loss = self.loss.mean(outputs, targets)
             loss.backward()
         for name, removed in self._removed.items():
@@ -144,9 +145,11 @@ class TorchBackend:
     def predict(self, x: Arrays) -> Arrays:
         """Outputs [N, ...] in evaluation mode, in the backend's dtype."""
         self.model.eval()
-        inputs, found = list(named(x, INPUT).values()), []
-        for start in range(0, len(inputs[0]), PREDICT_BATCH):
-            found.append(outputs_of(self.model(*(self._here(a[start : start + PREDICT_BATCH]) for a in inputs))))
+        inputs, found = named(x, INPUT), []
+        for start in range(0, len(next(iter(inputs.values()))), PREDICT_BATCH):
+            part = {name: self._here(array[start : start + PREDICT_BATCH]) for name, array in inputs.items()}
+            args, kwargs = arguments_of(self.model, part)
+            found.append(outputs_of(self.model(*args, **kwargs)))
         return alone({name: torch.cat([part[name] for part in found]).cpu().numpy() for name in found[0]})
 
     # ---- structures

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from mest_compiler.bench import compiled_network
+from mest_compiler.bench.inputs import step_inputs
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
-from mest_compiler.errors import ArtifactError, MestError
+from mest_compiler.errors import ArtifactError, BenchError, MestError
 from mest_compiler.losses import BceWithLogits, CallableLoss, CrossEntropy, Loss, Mse
 from mest_compiler.optimizers import AdamW
 from mest_compiler.passes.options import PLAIN, StepOptions
@@ -22,6 +24,7 @@ from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.signature import TensorSpec
 from mest_compiler.sparsity.profile import Profile
+from mest_compiler.training.torch_backend import TorchBackend
 
 from ..runtime.states import all_state, check_same_bits
 from .cases import unoptimised
@@ -225,3 +228,38 @@ def test_wrong_examples() -> None:
         trainer.step(inputs, y[:5], LR)
     with pytest.raises(ArtifactError, match=r"Targets run from -0.* to .*, and a binary cross-entropy takes"):
         Trainer(artifact(CASES["bce"])).step(inputs, y - 1, LR)
+
+
+def test_inputs_go_by_their_names() -> None:
+    """Whatever order they are said and given in, in PyTorch's backend too."""
+    case, (inputs, y) = CASES["mse"], batch(CASES["mse"], 0)
+    turned = dict(reversed(inputs.items()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CpuProfile, "target", property(unoptimised))
+        other = compile_step(
+            network(False), inputs={name: TensorSpec(INPUTS[name], "float64") for name in turned}, batch=BATCH,
+            loss=case.loss, optimizer=RULE, dtype="float64", measure=False, threads=1,
+        )  # fmt: skip
+    backend = TorchBackend(network(False), optimizer=RULE, loss=case.loss, dtype=torch.float64)
+    wanted = backend.step(inputs, y, LR)[0]
+    again = TorchBackend(network(False), optimizer=RULE, loss=case.loss, dtype=torch.float64)
+    assert again.step(turned, y, LR)[0] == wanted
+    np.testing.assert_array_equal(again.predict(turned), backend.predict(inputs))
+    for given in (inputs, turned):
+        assert Trainer(other).step(given, y, LR)[0] == pytest.approx(wanted, rel=TOLERANCE)
+
+
+def test_a_bench_of_such_a_step(tmp_path: Path) -> None:
+    two_outputs = Case(CallableLoss(half_squared, {"y": TensorSpec((CLASSES,), "float32")}), twice=True)
+    for number, case in enumerate((CASES["mse"], two_outputs)):
+        path = artifact(case, dtype="float32").save(tmp_path / str(number))
+        contestant = compiled_network.step(str(path), seed=0, threads=1)
+        contestant.outputs(tmp_path / "outputs.npz")
+        found = np.load(tmp_path / "outputs.npz")
+        assert np.isfinite(found["loss"]) and set(found) == {"loss", *(("planes", "logits") if number else ("logits",))}
+
+
+def test_a_step_of_words_is_not_timed() -> None:
+    manifest = {"batch": 2, "classes": None, "inputs": {"words": [[5], "int64"]}, "targets": {}}
+    with pytest.raises(BenchError, match="takes int64 as 'words', and which of them mean something is not known"):
+        step_inputs(manifest, 0)

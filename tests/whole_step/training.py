@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mest_compiler.losses import CrossEntropy, Loss
-from mest_compiler.losses.outputs import alone, named, outputs_of
+from mest_compiler.losses.base import alone, named
+from mest_compiler.losses.outputs import outputs_of
 from mest_compiler.optimizers import Optimizer
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.runtime.trainer import Trainer
