@@ -27,7 +27,6 @@ from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, tile
 from .passes.run import unwatched
-from .passes.sparsify_layers import SparseLayer
 from .passes.tiling.plan import Pick
 from .passes.tiling.state import LayerKernels
 from .runtime.artifact import SCHEMA, Artifact
@@ -36,6 +35,7 @@ from .signature import Role, TensorSpec
 from .sparsity import structure
 from .sparsity.automatic import AUTO, Automatic
 from .sparsity.decisions import Decisions, unfit
+from .sparsity.layer_spec import SparseLayerSpec
 from .sparsity.mutation_schedule import units_at
 from .sparsity.profile import Profile
 from .sparsity.schemes import get_scheme
@@ -140,14 +140,14 @@ def compile_step(
             if not masks:
                 raise MaskError(NO_ZEROS)
         dense = tile(graph, {}, target).layers
-        found = {p: dense[p].geometry for p, c in graph.convolutions.items() if c.groups == 1}
+        found = {p: dense[p].problem.geometry for p, c in graph.convolutions.items() if c.groups == 1}
         profile = fastest_schemes(profile, found, fastest, masks)
     decisions, structures = _structures(graph, profile, masks, masks_from_weights, seed, target, headroom)
     if automatic:
         decisions = replace(decisions, scheme=AUTO)
     say("lower")
     dumped = None if dump is None else Dump(dump)
-    fitter = Fitter(_sparse_layers(structures), rule, target, options, dumped or unwatched)
+    fitter = Fitter(_specs_of(structures), rule, target, options, dumped or unwatched)
     if pick is None:
         pick = fastest if measure and target.here else TunedOrProbable(fastest.records)
     fitted = fitter.fit(graph, batch, retrace, pick)
@@ -158,7 +158,7 @@ def compile_step(
     say("pack")
     library = library_bytes(executable, target)
     tensors = {
-        p: structures[p].compact(value.reshape(structures[p].shape)) if p in structures else value
+        p: structures[p].compact(value.reshape(structures[p].spec.shape)) if p in structures else value
         for p, value in graph.state.items()
     }
     manifest = _manifest(fitted, decisions, structures, rule, target, device, name, batch)
@@ -199,7 +199,7 @@ def planned_layers(
     target = get_device(device, threads)
     graph = _trace(model, _specs(input_shape, None, "float32"), batch, "float32", CrossEntropy())
     _, structures = _structures(graph, profile, masks, False, 0, target, 0.0)
-    return tile(graph, _sparse_layers(structures), target).layers
+    return tile(graph, _specs_of(structures), target).layers
 
 
 def planned_bytes(model: nn.Module, **asked: Any) -> dict[str, dict[str, int]]:
@@ -233,7 +233,7 @@ def planned_memory(
     graph = retrace(_micro_batch(batch, options))
     _, structures = _structures(graph, profile, None, False, 0, target, 0.0)
     rule = Sgd()
-    return Fitter(_sparse_layers(structures), rule, target, options).fit(graph, batch, retrace).describe()
+    return Fitter(_specs_of(structures), rule, target, options).fit(graph, batch, retrace).describe()
 
 
 def _micro_batch(batch: int, options: StepOptions) -> int:
@@ -309,9 +309,9 @@ def _capacity(name: str, scheme: str, mask: np.ndarray, headroom: float) -> int 
     return max(base, units_at(name, kind, shape, base, -headroom))
 
 
-def _sparse_layers(structures: Mapping[str, Structure]) -> dict[str, SparseLayer]:
+def _specs_of(structures: Mapping[str, Structure]) -> dict[str, SparseLayerSpec]:
     """What the passes have to know of the structures."""
-    return {p: SparseLayer(s.scheme, s.capacity, s.unit_size) for p, s in structures.items()}
+    return {param: structure.spec for param, structure in structures.items()}
 
 
 def _manifest(
@@ -325,26 +325,22 @@ def _manifest(
     batch: int,
 ) -> dict[str, object]:
     graph, compiled, layers, needs = fitted.graph, fitted.planned, {}, needs_of(target.target)
-    plan, masks = decisions.plans, {param: structure.to_mask() for param, structure in structures.items()}
+    masks = {param: structure.to_mask() for param, structure in structures.items()}
     names = (*graph.parameters, *graph.frozen)
     for param in (param for param in names if param in compiled.layers):
         layer = compiled.layers[param]
         layers[param] = {
-            "scheme": plan[param].scheme if param in plan else "dense",
+            "scheme": "dense",
             "sparsity": 1 - masks[param].mean() if param in masks else 0.0,
-            "shape": list(graph.convolutions[param].shape if param in graph.convolutions else structures[param].shape),
+            "shape": list(layer.problem.geometry.weight_shape),
             "bytes": layer.state_bytes(len(rule.slots)),
             "kernels": {
                 direction: {**choice.describe(), "function": layer.functions[direction]}
                 for direction, choice in layer.choices.items()
             },
         }
-        if layer.sparse is not None:
-            layers[param] |= {
-                "capacity": layer.sparse.capacity,
-                "unit_size": layer.sparse.unit_size,
-                "geometry": asdict(layer.geometry),
-            }
+        if layer.problem.sparse is not None:
+            layers[param] |= {**layer.problem.to_json(), "unit_size": layer.problem.sparse.unit_size}
     return {
         "schema": SCHEMA,
         "tvm": tvm.__version__,

@@ -20,7 +20,8 @@ from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.devices import Device, get_device
 from mest_compiler.errors import ProfileError
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
+from mest_compiler.passes.pipeline import probable
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity import structure as structures
@@ -120,17 +121,15 @@ class CompiledLayer:
         weight = inputs.weight if structure is None else structure.compact(inputs.weight)
         tiles = to_tiles(inputs.x, g.lanes, g.x.border), to_tiles(inputs.dy, g.lanes, g.dy.border)
         self.operands = Operands.of(self.device, g, *tiles, weight)
-        sparse_conv = None if structure is None else SparseConv(g, structure.scheme, structure.capacity)
-        pick, choose = Fastest(self.device), generators(self.device).choose
+        problem = LayerProblem(g, None if structure is None else structure.spec)
+        # A dense layer has one kernel, and nothing is looked up for it: it is what the sparse one is compared with.
+        pick = probable if structure is None else Fastest(self.device)
+        choose = generators(self.device).choose
         self.choices: dict[str, Choice] = {
-            d: choose.dense(d, self.device, g)
-            if sparse_conv is None
-            else pick(d, sparse_conv, choose.candidates(d, self.device, sparse_conv))
-            for d in DIRECTIONS
+            d: pick(d, problem, choose.candidates(d, self.device, problem)) for d in DIRECTIONS
         }
         self._calls = [
-            kernel_call(d, choice, self.device, g, self.operands, sparse_conv, structure)
-            for d, choice in self.choices.items()
+            kernel_call(d, choice, self.device, problem, self.operands, structure) for d, choice in self.choices.items()
         ]
 
     def run(self) -> None:

@@ -127,20 +127,21 @@ class Asked:
         from mest_compiler.bench.compiled_layer import geometry_of
         from mest_compiler.bench.inputs import layer_inputs
         from mest_compiler.bench.layer_spec import LayerSpec
-        from mest_compiler.kernels.indices import SparseConv
+        from mest_compiler.kernels.problem import LayerProblem
         from mest_compiler.sparsity.structure import build
         from mest_compiler.tuning.tasks import tasks_of_layer
 
         if self.profile is not None:
             raise TuningError("--profile says nothing about a single layer: leave it out.")
         spec, device = LayerSpec.parse(self.what), self.target
-        layer = geometry_of(spec, self.batch, device)
+        geometry = geometry_of(spec, self.batch, device)
+        problem = LayerProblem(geometry)
         if profile_of(self.scheme, self.sparsity, None) is not None:
             inputs = layer_inputs(
                 spec, batch=self.batch, seed=self.seed, scheme=self.scheme, sparsity=self.sparsity, uneven=False
             )
-            layer = SparseConv(layer, self.scheme, build(inputs.mask, self.scheme).capacity)
-        return tasks_of_layer(layer, device)
+            problem = LayerProblem(geometry, build(inputs.mask, self.scheme).spec)
+        return tasks_of_layer(problem, device)
 
 
 def compile_to(asked: Asked, pick: Pick, folder: str) -> None:

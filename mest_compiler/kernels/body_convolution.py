@@ -9,13 +9,13 @@ from tvm.script.ir_builder import tirx as T
 
 from . import convolution as c
 from .bodies import Bodies
-from .indices import SparseConv
+from .problem import LayerProblem
 
 
 def _gather(
-    name: str, layer: SparseConv, grids, groups: int, dtypes: Mapping[str, str], back: bool
+    name: str, layer: LayerProblem, grids, groups: int, dtypes: Mapping[str, str], back: bool
 ) -> tirx.PrimFunc:  # fmt: skip
-    g, unit = layer.geometry, layer.unit_size
+    g, unit = layer.geometry, layer.sparse.unit_size
     sources, source, targets, target = c.source_and_target(g, back)
 
     def body() -> None:
@@ -40,7 +40,7 @@ def _gather(
     return c.function(name, body)
 
 
-def forward(layer: SparseConv, bodies: Bodies, groups: int, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
+def forward(layer: LayerProblem, bodies: Bodies, groups: int, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
     """Y[f] = sum over its entries and their places k of V[first[e] + k] * X[offset[e] + place + pixel].
 
     Arguments: X, V [capacity, unit_size], offset, pointers [F*groups*bodies+1], first (in flat V), row [F], Y.
@@ -49,7 +49,7 @@ def forward(layer: SparseConv, bodies: Bodies, groups: int, dtypes: Mapping[str,
     return _gather("body_forward", layer, grids, groups, dtypes, False)
 
 
-def backward_data(layer: SparseConv, bodies: Bodies, groups: int, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
+def backward_data(layer: LayerProblem, bodies: Bodies, groups: int, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
     """dX[c] likewise of dY, once for each parity class, through the same entries by channel.
 
     Arguments: dY, V, offset, pointers [C*groups*bodies+1], first, dX.
@@ -57,12 +57,12 @@ def backward_data(layer: SparseConv, bodies: Bodies, groups: int, dtypes: Mappin
     return _gather("body_backward_data", layer, bodies.backward, groups, dtypes, True)
 
 
-def backward_weight(layer: SparseConv, bodies: Bodies, groups: int, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
+def backward_weight(layer: LayerProblem, bodies: Bodies, groups: int, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
     """dV[first[e] + k] = sum over batch and pixels of dY[f] * X[offset[e] + place + pixel].
 
     Arguments: X, dY, offset, pointers [F*groups*bodies+1], first, row, entries, dV [capacity, unit_size], DL (unused).
     """
-    g, unit = layer.geometry, layer.unit_size
+    g, unit = layer.geometry, layer.sparse.unit_size
 
     def body() -> None:
         x, dy = c.activation("X", g, g.channels, g.x), c.activation("DY", g, g.filters, g.dy)

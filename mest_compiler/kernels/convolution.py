@@ -14,7 +14,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from .geometry import ConvGeometry, Plane, Subgrid
-from .indices import SparseConv
+from .problem import LayerProblem
 
 Expr = Any  # a tirx.PrimExpr or a Python number
 Read = Callable[[Expr], Expr]
@@ -51,9 +51,9 @@ def index_reads(handles: Mapping[str, tirx.Var], dtypes: Mapping[str, str]) -> l
     return [lambda i, buffer=buffer: T.Cast("int32", buffer[i]) for buffer in buffers]
 
 
-def compact_values(handle: tirx.Var, layer: SparseConv) -> tirx.Buffer:
+def compact_values(handle: tirx.Var, layer: LayerProblem) -> tirx.Buffer:
     """Argument [capacity, unit_size]; the capacity is known at run time only."""
-    return T.match_buffer(handle, (T.int32(), layer.unit_size), layer.geometry.dtype)
+    return T.match_buffer(handle, (T.int32(), layer.sparse.unit_size), layer.geometry.dtype)
 
 
 def workspace(handle: tirx.Var, g: ConvGeometry) -> None:

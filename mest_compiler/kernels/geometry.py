@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class ConvGeometry:
     groups: int = 1
 
     @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """Of a dense weight: (F, C / groups, kh, kw)."""
+        return self.filters, self.channels // self.groups, *self.kernel
+
+    @property
     def taps(self) -> int:
         """Entries of a kernel: kh * kw."""
         return self.kernel[0] * self.kernel[1]
@@ -84,6 +91,13 @@ class ConvGeometry:
     def columns(self) -> int:
         """Columns of the GEMM view: channels a filter sees times taps."""
         return self.channels // self.groups * self.taps
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> ConvGeometry:
+        """Of what `dataclasses.asdict` gave, after a way through JSON."""
+        planes = {name: Plane(**stored[name]) for name in ("x", "y", "dy", "dx")}
+        pairs = {name: tuple(stored[name]) for name in ("kernel", "stride", "padding", "dilation")}
+        return cls(**{**stored, **planes, **pairs})
 
     @property
     def needed_x_border(self) -> int:

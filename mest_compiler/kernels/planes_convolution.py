@@ -12,13 +12,13 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from . import convolution as c
-from .indices import SparseConv
+from .problem import LayerProblem
 
 
-def _gather(name: str, layer: SparseConv, grids, dtypes: Mapping[str, str], back: bool) -> tirx.PrimFunc:
+def _gather(name: str, layer: LayerProblem, grids, dtypes: Mapping[str, str], back: bool) -> tirx.PrimFunc:
     g = layer.geometry
     sources, source, targets, target = c.source_and_target(g, back)
-    reads_kept = (layer.kind.axis == 1) != back  # kept are the planes read, not those written
+    reads_kept = (layer.sparse.kind.axis == 1) != back  # kept are the planes read, not those written
     others = targets if reads_kept else sources
 
     def body() -> None:
@@ -42,21 +42,21 @@ def _gather(name: str, layer: SparseConv, grids, dtypes: Mapping[str, str], back
     return c.function(name, body)
 
 
-def forward(layer: SparseConv, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
+def forward(layer: LayerProblem, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
     """Y = conv(X, W). Arguments: X, V [capacity, unit_size], planes, entries, Y."""
     g = layer.geometry
     grids = [(g.forward_grid, {tap: g.tap_offset(tap) for tap in range(g.taps)})]
     return _gather("planes_forward", layer, grids, dtypes, False)
 
 
-def backward_data(layer: SparseConv, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
+def backward_data(layer: LayerProblem, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
     """dX of the same, once for each parity class. Arguments: dY, V, planes, entries, dX."""
     return _gather("planes_backward_data", layer, layer.geometry.backward_grids, dtypes, True)
 
 
-def backward_weight(layer: SparseConv, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
+def backward_weight(layer: LayerProblem, dtypes: Mapping[str, str]) -> tirx.PrimFunc:
     """dV of the same. Arguments: X, dY, planes, entries, dV [capacity, unit_size], DL (unused)."""
-    g, by_channel = layer.geometry, layer.kind.axis == 1
+    g, by_channel = layer.geometry, layer.sparse.kind.axis == 1
 
     def body() -> None:
         x, dy = c.activation("X", g, g.channels, g.x), c.activation("DY", g, g.filters, g.dy)

@@ -74,7 +74,8 @@ def _uses(program: StepProgram) -> Mapping[str, list[str]]:
     """By a layer's kernel: which layers and directions it computes, and how."""
     found: dict[str, list[str]] = defaultdict(list)
     for param, layer in program.layers.items():
-        kind = "dense" if layer.sparse is None else layer.sparse.scheme
+        sparse = layer.problem.sparse
+        kind = "dense" if sparse is None else sparse.scheme
         for direction, choice in layer.choices.items():
             said = choice.describe()
             how = f"{said['kernel']} by {said['indexing'] or 'position'}, {said['source']} knobs {said['knobs']}"

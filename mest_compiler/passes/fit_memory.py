@@ -15,6 +15,7 @@ from mest_compiler.errors import MemoryLimitError
 from mest_compiler.frontend import TrainingGraph
 from mest_compiler.optimizers import Optimizer
 from mest_compiler.signature import STEP, UPDATE, Role
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 
 from .append_optimizer import RESULTS
 from .dataflow import Dataflow, Schedule
@@ -24,7 +25,6 @@ from .pipeline import finish, plan, probable, tile
 from .program import Program
 from .recompute import BFLOAT16, cheapest_first, narrowable, trimmed
 from .run import Watch, unwatched
-from .sparsify_layers import SparseLayer
 from .step_program import StepProgram
 from .tiling.plan import Pick
 
@@ -79,7 +79,7 @@ class Fitted:
 class Fitter:
     """What all attempts have in common."""
 
-    layers: Mapping[str, SparseLayer]
+    specs: Mapping[str, SparseLayerSpec]
     rule: Optimizer
     device: Device
     options: StepOptions
@@ -140,7 +140,7 @@ class Fitter:
 
     def _under(self, limit: float, graph: TrainingGraph, parts: int, pick: Pick) -> Fitted:
         """Within the limit, or the last of the path."""
-        tiled = tile(graph, self.layers, self.device, self.options, pick, self.watch)
+        tiled = tile(graph, self.specs, self.device, self.options, pick, self.watch)
         path = self._path(tiled)
         found = self._finished(tiled, graph, parts, next(path))
         while found.peak > limit:

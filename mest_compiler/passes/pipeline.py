@@ -12,11 +12,12 @@ from mest_compiler.devices import Device
 from mest_compiler.errors import DeviceError
 from mest_compiler.frontend import TrainingGraph
 from mest_compiler.frontend.ops import plain_legalizations
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.optimizers import Optimizer
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.signature import STEP, UPDATE, Role
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 
 from .accumulate_gradients import AccumulateGradients
 from .append_optimizer import AppendOptimizer
@@ -32,7 +33,7 @@ from .options import PLAIN, TVM, StepOptions
 from .plan_memory import PlanMemory
 from .recompute import Recompute
 from .run import OnModule, Watch, through, unwatched
-from .sparsify_layers import SparseLayer, SparsifyLayers
+from .sparsify_layers import SparsifyLayers
 from .step_program import StepProgram
 from .tile_batch import TileBatch
 from .tiling.plan import Pick
@@ -42,7 +43,7 @@ REWRITES = ("forward_sums", "backward_sums", "weight_gradients", "forward_inputs
 """Options that take kernels of their own."""
 
 
-def probable(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
+def probable(direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
     """The kernel that the rules of `schedules` take for the fastest, unmeasured."""
     return found[0]
 
@@ -77,13 +78,13 @@ def _check_stored(options: StepOptions, device: Device) -> None:
 
 
 def tile(
-    graph: TrainingGraph, layers: Mapping[str, SparseLayer], device: Device, options: StepOptions = PLAIN,
+    graph: TrainingGraph, specs: Mapping[str, SparseLayerSpec], device: Device, options: StepOptions = PLAIN,
     pick: Pick = probable, watch: Watch = unwatched,
 ) -> StepProgram:  # fmt: skip
     """From the traced step to kernels over batch tiles with compact values."""
     program = StepProgram(graph.module, graph.signature)
     if options.schedules == TVM:
-        if layers or device.kind == "cpu":
+        if specs or device.kind == "cpu":
             raise DeviceError(
                 "TVM's own schedules are for dense steps on OpenCL devices: it has none for a CPU's step."
             )
@@ -97,7 +98,7 @@ def tile(
     )
     passes = [
         # What is computed: masked convolutions on compact values, whole normalisations.
-        SparsifyLayers(layers),
+        SparsifyLayers(specs),
         OnModule(FuseNormalise()),
         *(OnModule(make()) for wanted, make in rewrites if wanted),
         # Where it lies and which kernel computes it.
@@ -146,10 +147,10 @@ def finish(
 
 
 def lower(
-    graph: TrainingGraph, layers: Mapping[str, SparseLayer], rule: Optimizer, device: Device, pick: Pick = probable
+    graph: TrainingGraph, specs: Mapping[str, SparseLayerSpec], rule: Optimizer, device: Device, pick: Pick = probable
 ) -> StepProgram:
     """`tile` and `finish` without options."""
-    return finish(tile(graph, layers, device, pick=pick), rule, device)
+    return finish(tile(graph, specs, device, pick=pick), rule, device)
 
 
 def plan(lowered: StepProgram, device: Device, watch: Watch = unwatched) -> StepProgram:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tvm import relax
 
@@ -11,6 +11,7 @@ from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.frontend.signing import typed_as
 from mest_compiler.signature import Role
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 
 from .ops import call
 from .program import (
@@ -34,21 +35,12 @@ _LAYERS = tuple(
 )
 
 
-@dataclass(frozen=True)
-class SparseLayer:
-    """What the compiler fixes of a sparse layer: its scheme, the most entries it will ever have, weights an entry."""
-
-    scheme: str
-    capacity: int
-    unit_size: int
-
-
 class SparsifyLayers:
-    """Weights of sparse layers become values [capacity, unit_size], and so do their gradients. layers: which weights
-    are sparse, and how."""
+    """Weights of sparse layers become values [capacity, unit_size], and so do their gradients. specs: which weights
+    are sparse, and how; the program has them afterwards."""
 
-    def __init__(self, layers: Mapping[str, SparseLayer]) -> None:
-        self.layers = layers
+    def __init__(self, specs: Mapping[str, SparseLayerSpec]) -> None:
+        self.specs = specs
 
     def __call__(self, program: StepProgram) -> StepProgram:
         """The program with compact weights.
@@ -62,7 +54,7 @@ class SparsifyLayers:
             old = Program.of(function)
             params, values, users = list(old.params), {}, old.users()
             for parameter, place in program.signature[name].places(Role.PARAMETER, Role.FROZEN).items():
-                if parameter in self.layers:
+                if parameter in self.specs:
                     _check_users(old, users[params[place]], parameter)
                     values[params[place]] = params[place] = self._values(parameter, params[place])
             rebuild(
@@ -70,30 +62,26 @@ class SparsifyLayers:
                 lambda b, p=old, env=kernels | values: carry_body(b, p, env, self._changed), old.single,
             )  # fmt: skip
         module = builder.finalize()
-        return replace(
-            program, module=module, signature={n: typed_as(module[n], s) for n, s in program.signature.items()}
-        )
+        signature = {name: typed_as(module[name], found) for name, found in program.signature.items()}
+        return replace(program, module=module, signature=signature, specs=self.specs)
 
     def _values(self, parameter: str, weight: relax.Var) -> relax.Var:
-        layer = self.layers[parameter]
-        return relax.Var(weight.name, relax.TensorType([layer.capacity, layer.unit_size], dtype_of(weight)))
+        return relax.Var(weight.name, relax.TensorType(self.specs[parameter].values_shape, dtype_of(weight)))
 
     def _changed(self, _: relax.Var, expr: relax.Expr, env: Env) -> relax.Expr:
         name, new = op_name(expr), substitute(expr, env)
         if name not in _LAYERS:
             return new
         attrs = attributes(expr)
-        layer = self.layers.get(attrs["param"])
-        if layer is None:
+        spec = self.specs.get(attrs["param"])
+        if spec is None:
             return new
-        # A linear layer is a convolution with 1x1 kernels.
-        weight = [*(shape_of(expr) if name.endswith("weight") else shape_of(expr.args[1])), 1, 1][:4]
         if name.endswith("weight"):
-            attrs["oshape"] = (layer.capacity, layer.unit_size)
+            attrs["oshape"] = spec.values_shape
         elif "linear" in name:
             attrs["oshape"] = shape_of(expr)
         attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs.items()}
-        return call(name.replace("mest.", "mest.sparse_"), new.args, **attrs, weight=list(weight), scheme=layer.scheme)
+        return call(name.replace("mest.", "mest.sparse_"), new.args, **attrs)
 
 
 def _check_users(program: Program, users: Iterable[relax.Var | None], parameter: str) -> None:

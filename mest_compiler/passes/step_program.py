@@ -11,6 +11,7 @@ from tvm import relax
 
 from mest_compiler.frontend.signing import arg_of, fields_of, signed
 from mest_compiler.signature import STEP, Arg, FunctionSignature, Role, StepSignature
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 
 from .program import Env, Program, carry_body, carry_kernels, rebuild, relax_functions
 
@@ -27,6 +28,7 @@ class StepProgram:
     Attributes:
         module: Relax functions (step, predict, and update where a batch is trained in parts), and their kernels.
         signature: what their arguments and results are; shapes and dtypes are those of the module.
+        specs: of the sparse layers by parameter name, once their weights are compact.
         layers: kernels of each convolution and of each sparse linear layer by parameter name, once it has them.
         repeats: how the outputs of kernels that update state in place are computed again, by the kernel's name.
         arenas: what each function keeps in planned memory, once it is planned.
@@ -34,6 +36,7 @@ class StepProgram:
 
     module: tvm.IRModule
     signature: StepSignature
+    specs: Mapping[str, SparseLayerSpec] = field(default_factory=dict)
     layers: Mapping[str, LayerKernels] = field(default_factory=dict)
     repeats: Mapping[str, Repeat] = field(default_factory=dict)
     arenas: Mapping[str, Arena] = field(default_factory=dict)

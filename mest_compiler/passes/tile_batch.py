@@ -55,7 +55,7 @@ class TileBatch:
         signature = dict(program.signature)
         for name, function in relax_functions(program.module):
             old = Program.of(function)
-            tiling = Tiling(builder, old, self.device, layers, kernels, repeats)
+            tiling = Tiling(builder, old, self.device, layers, kernels, repeats, program.specs)
             if name == STEP:
                 plan_layers(tiling, self.pick)
             taken = _index_arrays(layers, name == STEP)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from mest_compiler.errors import ArtifactError, StructureError
 from mest_compiler.files import restore, write_bytes, write_folder
 from mest_compiler.signature import FunctionSignature, StepSignature
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 from mest_compiler.sparsity.structure import Structure, build
 
 SCHEMA = 7
@@ -94,8 +95,9 @@ class Artifact:
         tensors, structures, threads = dict(state), {}, self.manifest["device"]["threads"]
         for name, layer in self.manifest["layers"].items():
             if "capacity" in layer:
-                structures[name] = build(masks[name], layer["scheme"], layer["capacity"], threads)
-                tensors[name] = structures[name].compact(state[name].reshape(structures[name].shape))
+                spec = SparseLayerSpec.from_json(layer)
+                structures[name] = build(masks[name], spec.scheme, spec.capacity, threads)
+                tensors[name] = structures[name].compact(state[name].reshape(spec.shape))
         return self.with_state(tensors, structures)
 
     def _files(self) -> dict[str, bytes]:
@@ -231,7 +233,7 @@ def _check_tensors(
     structures: Mapping[str, Structure],
 ) -> None:
     shapes = {**manifest["parameters"], **manifest["frozen"], **manifest["buffers"]}
-    sparse = {p: layer for p, layer in manifest["layers"].items() if "capacity" in layer}
+    sparse = {p: SparseLayerSpec.from_json(layer) for p, layer in manifest["layers"].items() if "capacity" in layer}
     if set(tensors) != set(shapes) or set(structures) != set(sparse):
         raise ArtifactError(f"The tensors of artifact {path} are not those its manifest names: compile it again.")
     for name, tensor in tensors.items():
@@ -239,14 +241,12 @@ def _check_tensors(
             raise ArtifactError(
                 f"Tensor {name!r} of artifact {path} is {tensor.dtype}, not {manifest['dtype']}: compile it again."
             )
-        wanted = [sparse[name]["capacity"], sparse[name]["unit_size"]] if name in sparse else shapes[name]
+        wanted = sparse[name].values_shape if name in sparse else shapes[name]
         if list(tensor.shape) != list(wanted):
             raise ArtifactError(
-                f"Tensor {name!r} of artifact {path} has shape {tensor.shape}, not {wanted}: compile it again."
+                f"Tensor {name!r} of artifact {path} has shape {list(tensor.shape)}, not {list(wanted)}: compile it "
+                "again."
             )
     for name, structure in structures.items():
-        layer = sparse[name]
-        if (structure.capacity, structure.scheme, list(structure.shape)) != (
-            layer["capacity"], layer["scheme"], layer["shape"],
-        ):  # fmt: skip
+        if structure.spec != sparse[name]:
             raise ArtifactError(f"The structure of {name!r} in artifact {path} is of another layer: compile it again.")

@@ -1,26 +1,13 @@
-"""The sparse layers of an artifact, as its manifest and its signature hold them."""
+"""The index arrays of an artifact's sparse layers, as its signature holds them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from mest_compiler.errors import ArtifactError
-from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.signature import Role, StepSignature
-
-
-def sparse_conv(layer: Mapping[str, Any]) -> SparseConv:
-    """A sparse layer as the manifest holds it."""
-    stored = dict(layer["geometry"])
-    for key in ("x", "y", "dy", "dx"):
-        stored[key] = Plane(**stored[key])
-    for key in ("kernel", "stride", "padding", "dilation"):
-        stored[key] = tuple(stored[key])
-    return SparseConv(ConvGeometry(**stored), layer["scheme"], layer["capacity"])
 
 
 def check_forms(signature: StepSignature, name: str, arrays: Mapping[str, np.ndarray]) -> None:

@@ -12,18 +12,20 @@ import tvm
 
 from mest_compiler.errors import CheckpointError, MaskError, MestError, StructureError
 from mest_compiler.kernels.indices import index_arrays
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.losses import LOSSES, Loss, loss_of
 from mest_compiler.optimizers import optimizer_of
 from mest_compiler.signature import HYPER, PREDICT, STEP, UPDATE, WEIGHT, Role, part_of
 from mest_compiler.sparsity import mutation
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 from mest_compiler.sparsity.mutation import Change
-from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
+from mest_compiler.sparsity.schemes import Scheme, Shape
 from mest_compiler.sparsity.structure import Structure, from_units
 
 from . import checkpoint
 from .artifact import Artifact
 from .asking import asks
-from .compiled_layers import check_forms, sparse_conv
+from .compiled_layers import check_forms
 from .named_arrays import Arrays, NamedArrays
 from .remote_session import Place, RemoteSession
 from .session import Session
@@ -66,7 +68,8 @@ class Trainer:
         self.dtype = np.dtype(self.manifest["dtype"])
         self.parameters, self.buffers = list(self.manifest["parameters"]), list(self.manifest["buffers"])
         layers = self.manifest["layers"]
-        self.layers = {p: layers[p] for p in self.parameters if "capacity" in layers.get(p, ())}
+        sparse = (p for p in self.parameters if "capacity" in layers.get(p, ()))
+        self.problems = {p: LayerProblem.from_json(layers[p]) for p in sparse}
         self.structures: dict[str, Structure] = {}
         # What the last call of the step handed out: loss, logits, then gradients in parameter order.
         self._gradients: Mapping[str, tvm.runtime.Tensor] | None = None
@@ -83,7 +86,7 @@ class Trainer:
             for p in self.parameters
         }
         self._index: dict[tuple[str, str], tvm.runtime.Tensor] = {}
-        for name in self.layers:
+        for name in self.problems:
             self._bind(name, artifact.structures[name])
         self._hyper = self.session.tensor(np.zeros(len(self.optimizer.hypers), self.dtype))
         self._hyper_values: tuple[float, ...] = ()
@@ -96,7 +99,7 @@ class Trainer:
             self._sums[WEIGHT] = self.session.tensor(np.zeros((), self.dtype))
         # Micro-batches hand out the sums of all gradients, a whole batch only those that mutation needs.
         results = artifact.signature[STEP].result_places(Role.GRADIENT, Role.ACCUMULATOR)
-        self._gradient_at = {p: results[p] for p in self.layers}
+        self._gradient_at = {p: results[p] for p in self.problems}
         step = artifact.signature[STEP]
         self._handed_out = {role: step.result_places(role) for role in (Role.LOSS, Role.WEIGHT, Role.OUTPUT)}
         flags = [self.session.tensor(np.asarray(flag, np.int32)) for flag in (1, 0)]
@@ -135,9 +138,9 @@ class Trainer:
 
     def _bind(self, name: str, structure: Structure) -> None:
         """Index arrays of a layer for a structure, into the buffers that the program reads."""
-        layer = self.layers[name]
-        used = {d: (kernel["indexing"], kernel["knobs"]["groups"]) for d, kernel in layer["kernels"].items()}
-        arrays = index_arrays(structure, sparse_conv(layer), used)
+        kernels = self.manifest["layers"][name]["kernels"]
+        used = {d: (kernel["indexing"], kernel["knobs"]["groups"]) for d, kernel in kernels.items()}
+        arrays = index_arrays(structure, self.problems[name], used)
         check_forms(self.artifact.signature, name, arrays)
         for key, array in arrays.items():
             if (name, key) in self._index:
@@ -230,7 +233,7 @@ class Trainer:
     # ---- structures
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
         """Scheme and weight shape (F, C, kh, kw) of the sparse layers, in the order of the parameters."""
-        return {name: (get_scheme(layer["scheme"]), tuple(layer["shape"])) for name, layer in self.layers.items()}
+        return {name: (problem.sparse.kind, problem.sparse.shape) for name, problem in self.problems.items()}
 
     def masks(self) -> dict[str, np.ndarray]:
         """bool masks [F, C, kh, kw] of the sparse layers."""
@@ -278,13 +281,13 @@ class Trainer:
 
     def _structure(self, name: str, units: np.ndarray) -> Structure:
         """The structure of a layer that keeps these units, with the capacity that the program has room for."""
-        layer, threads = self._layer(name), self.manifest["device"]["threads"]
-        return from_units(units, tuple(layer["shape"]), layer["scheme"], layer["capacity"], threads)
+        spec = self._spec(name)
+        return from_units(units, spec.shape, spec.scheme, spec.capacity, self.manifest["device"]["threads"])
 
-    def _layer(self, name: str) -> Mapping[str, Any]:
-        if name not in self.layers:
+    def _spec(self, name: str) -> SparseLayerSpec:
+        if name not in self.problems:
             raise MaskError(f"{name!r} is no sparse layer of this artifact.")
-        return self.layers[name]
+        return self.problems[name].sparse
 
     def swap_structures(self, masks: Mapping[str, np.ndarray]) -> None:
         """As `mutate`, from bool masks [F, C, kh, kw].
@@ -298,10 +301,10 @@ class Trainer:
         """
         changes = {}
         for name, mask in masks.items():
-            layer, mask = self._layer(name), np.asarray(mask)
-            if list(mask.shape) != layer["shape"]:
-                raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {layer['shape']}.")
-            kept = get_scheme(layer["scheme"]).units_of(mask)
+            spec, mask = self._spec(name), np.asarray(mask)
+            if mask.shape != spec.shape:
+                raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {list(spec.shape)}.")
+            kept = spec.kind.units_of(mask)
             changes[name] = Change(np.intersect1d(kept, self.structures[name].unit_ids()), kept)
         self.mutate(changes)
 
@@ -346,7 +349,7 @@ class Trainer:
         # What is not trained is held as buffers are.
         held = {"parameters": m["parameters"], "buffers": {**m["frozen"], **m["buffers"]}}
         forms = ({n: (str(tensors[n].dtype), shape) for n, shape in some.items()} for some in held.values())
-        schemes = {name: layer["scheme"] for name, layer in self.layers.items()}
+        schemes = {name: problem.sparse.scheme for name, problem in self.problems.items()}
         return checkpoint.Identity(*forms, schemes, self.optimizer)
 
     def _compact(self, name: str, tensor: tvm.runtime.Tensor) -> np.ndarray:
@@ -380,7 +383,7 @@ class Trainer:
         """
         content = checkpoint.read(path, self._identity())
         try:
-            new = {name: self._structure(name, content.units[name]) for name in self.layers}
+            new = {name: self._structure(name, content.units[name]) for name in self.problems}
         except StructureError as error:
             raise CheckpointError(f"Checkpoint {path} does not fit this artifact: {error}") from error
         stored = [(tensor, name, content.state[name]) for name, tensor in self._tensors.items()]

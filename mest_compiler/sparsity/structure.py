@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
 from mest_compiler.errors import MestError, StructureError
 
-from .schemes import Scheme, Shape, get_scheme
-from .structure_checks import check_header, check_indices, check_sizes, form_of
+from .layer_spec import SparseLayerSpec
+from .schemes import Shape, get_scheme
+from .structure_checks import check_arrays, check_indices, form_of
 
 _DTYPES = {"scheme": "uint8", "shape": "int64", "order": "int32", "row_ptr": "int32", "col": "int32"}
 
@@ -26,40 +26,16 @@ class Structure:
     """Where the kept weights of a layer are; made by `build` or `Structure.from_arrays`, which validate.
 
     Attributes:
-        scheme: name of the scheme in the registry.
-        shape: of the weight, (F, C, kh, kw).
-        capacity: the most entries the layer will ever have; fixes the arrays' sizes.
+        spec: scheme, shape of the weight and capacity, which fix the arrays' sizes.
         order: int32 [R]: row of the scheme's grid at each position.
         row_ptr: int32 [R+1]: bounds of each position's entries.
         col: int32 [capacity]: column of the scheme's grid of each entry; zero beyond row_ptr[-1].
     """
 
-    scheme: str
-    shape: Shape
-    capacity: int
+    spec: SparseLayerSpec
     order: np.ndarray
     row_ptr: np.ndarray
     col: np.ndarray
-
-    @property
-    def kind(self) -> Scheme:
-        """The scheme itself."""
-        return get_scheme(self.scheme)
-
-    @property
-    def rows(self) -> int:
-        """Rows R of the scheme's grid."""
-        return self.kind.grid(self.shape)[0]
-
-    @property
-    def columns(self) -> int:
-        """Columns of the scheme's grid."""
-        return self.kind.grid(self.shape)[1]
-
-    @property
-    def unit_size(self) -> int:
-        """Weights of an entry."""
-        return self.kind.unit_size(self.shape)
 
     @property
     def entries(self) -> int:
@@ -77,15 +53,15 @@ class Structure:
 
     def unit_ids(self) -> np.ndarray:
         """int32 [entries]: the scheme's unit id of each entry, row * columns + column, in entry order."""
-        return self.row_of_entry() * np.int32(self.columns) + self.col[: self.entries]
+        return self.row_of_entry() * np.int32(self.spec.columns) + self.col[: self.entries]
 
     def places(self) -> np.ndarray:
         """int64 [entries, unit_size]: where in the flat weight [F*C*kh*kw] each value stands."""
-        return self.kind.weights_of(self.unit_ids(), self.shape)
+        return self.spec.kind.weights_of(self.unit_ids(), self.spec.shape)
 
     def to_mask(self) -> np.ndarray:
         """bool mask [F, C, kh, kw], True = kept."""
-        return self.kind.mask_of(self.unit_ids(), self.shape)
+        return self.spec.kind.mask_of(self.unit_ids(), self.spec.shape)
 
     def compact(self, weight: np.ndarray) -> np.ndarray:
         """Values [capacity, unit_size] of a dense weight [F, C, kh, kw], in entry order; tail zero, dtype kept.
@@ -93,9 +69,11 @@ class Structure:
         Raises:
             StructureError: the weight has another shape.
         """
-        if tuple(weight.shape) != self.shape:
-            raise StructureError(f"A structure of shape {self.shape} cannot compact a weight of shape {weight.shape}.")
-        values = np.zeros((self.capacity, self.unit_size), weight.dtype)
+        if tuple(weight.shape) != self.spec.shape:
+            raise StructureError(
+                f"A structure of shape {self.spec.shape} cannot compact a weight of shape {weight.shape}."
+            )
+        values = np.zeros(self.spec.values_shape, weight.dtype)
         values[: self.entries] = weight.reshape(-1)[self.places()]
         return values
 
@@ -106,9 +84,9 @@ class Structure:
             StructureError: the values have another shape.
         """
         self._check_values(values)
-        weight = np.zeros(prod(self.shape), values.dtype)
+        weight = np.zeros(self.spec.dense_size, values.dtype)
         weight[self.places()] = values[: self.entries]
-        return weight.reshape(self.shape)
+        return weight.reshape(self.spec.shape)
 
     def kept_units(self) -> np.ndarray:
         """int32 [entries]: ascending ids of the kept units, whatever the order of the rows."""
@@ -121,7 +99,7 @@ class Structure:
             StructureError: the values have another shape.
         """
         self._check_values(values)
-        ascending = np.empty((self.entries, self.unit_size), values.dtype)
+        ascending = np.empty((self.entries, self.spec.unit_size), values.dtype)
         ascending[ascending_to_entries(self.order, self.row_ptr)] = values[: self.entries]
         return ascending
 
@@ -131,16 +109,17 @@ class Structure:
         Raises:
             StructureError: the values have another shape.
         """
-        if ascending.shape != (self.entries, self.unit_size):
+        if ascending.shape != (self.entries, self.spec.unit_size):
             raise StructureError(
-                f"Values of shape {ascending.shape} are not those of {self.entries} units of {self.unit_size} weights."
+                f"Values of shape {ascending.shape} are not those of {self.entries} units of {self.spec.unit_size} "
+                "weights."
             )
-        values = np.zeros((self.capacity, self.unit_size), ascending.dtype)
+        values = np.zeros(self.spec.values_shape, ascending.dtype)
         values[: self.entries] = ascending[ascending_to_entries(self.order, self.row_ptr)]
         return values
 
     def remap(self, new: Structure, values: np.ndarray, survivors: np.ndarray | None = None) -> np.ndarray:
-        """Values [new.capacity, unit_size] for the new structure; dtype kept, tail zero.
+        """Values [new.spec.capacity, unit_size] for the new structure; dtype kept, tail zero.
 
         What both structures keep carries over, or of it only the `survivors` (ascending unit ids); all else that the
         new one keeps is zero.
@@ -149,13 +128,13 @@ class Structure:
             StructureError: the new structure is of another layer or scheme, or the values have another shape.
         """
         self._check_values(values)
-        if (new.shape, new.scheme) != (self.shape, self.scheme):
+        if (new.spec.shape, new.spec.scheme) != (self.spec.shape, self.spec.scheme):
             raise StructureError(
-                f"Values of a {self.scheme} layer of shape {self.shape} cannot move to a {new.scheme} "
-                f"structure of shape {new.shape}: a mutation keeps shape and scheme."
+                f"Values of a {self.spec.scheme} layer of shape {self.spec.shape} cannot move to a {new.spec.scheme} "
+                f"structure of shape {new.spec.shape}: a mutation keeps shape and scheme."
             )
         units = self.unit_ids()
-        entry_of_unit = np.full(self.rows * self.columns, -1, np.int32)
+        entry_of_unit = np.full(self.spec.rows * self.spec.columns, -1, np.int32)
         entry_of_unit[units] = np.arange(self.entries, dtype=np.int32)
         if survivors is not None:
             gone = np.ones(len(entry_of_unit), np.bool_)
@@ -163,15 +142,15 @@ class Structure:
             entry_of_unit[gone] = -1
         source = entry_of_unit[new.unit_ids()]
         carried = source >= 0
-        moved = np.zeros((new.capacity, self.unit_size), values.dtype)
+        moved = np.zeros(new.spec.values_shape, values.dtype)
         moved[np.flatnonzero(carried)] = values[source[carried]]
         return moved
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as arrays: `scheme` (uint8, UTF-8), `shape` (int64 [4]), `order`, `row_ptr`, `col`."""
         return {
-            "scheme": np.frombuffer(self.scheme.encode(), np.uint8).copy(),
-            "shape": np.array(self.shape, np.int64),
+            "scheme": np.frombuffer(self.spec.scheme.encode(), np.uint8).copy(),
+            "shape": np.array(self.spec.shape, np.int64),
             "order": self.order,
             "row_ptr": self.row_ptr,
             "col": self.col,
@@ -196,7 +175,8 @@ class Structure:
         except (MestError, UnicodeDecodeError) as error:
             raise StructureError(f"A stored structure has no readable scheme: {error}") from error
         col = arrays["col"]
-        loaded = cls(scheme.name, tuple(arrays["shape"].tolist()), col.size, arrays["order"], arrays["row_ptr"], col)
+        spec = SparseLayerSpec(scheme.name, tuple(arrays["shape"].tolist()), col.size)
+        loaded = cls(spec, arrays["order"], arrays["row_ptr"], col)
         loaded.validate()
         return loaded
 
@@ -206,15 +186,16 @@ class Structure:
         Raises:
             StructureError: one sentence on the first thing that is wrong.
         """
-        check_header(self)
+        self.spec.check()
+        check_arrays(self)
         check_indices(self)
 
     def _check_values(self, values: np.ndarray) -> None:
         """Raise StructureError unless the values are [capacity, unit_size]."""
-        expected = (self.capacity, self.unit_size)
+        expected = self.spec.values_shape
         if values.shape != expected:
             raise StructureError(
-                f"Values of shape {values.shape} do not fit a {self.scheme} structure of shape {self.shape}, "
+                f"Values of shape {values.shape} do not fit a {self.spec.scheme} structure of shape {self.spec.shape}, "
                 f"whose values are {expected}."
             )
 
@@ -256,7 +237,8 @@ def from_units(
         )
     if capacity is None:
         capacity = max(entries, 1)
-    check_sizes(kind, shape, capacity)
+    spec = SparseLayerSpec(kind.name, shape, capacity)
+    spec.check()
     if entries > capacity:
         raise StructureError(
             f"A {kind.name} mask of shape {shape} keeps {entries} units, more than the capacity {capacity} "
@@ -268,7 +250,7 @@ def from_units(
     row_ptr = _pointers(lengths[order])
     col = np.zeros(capacity, np.int32)
     col[:entries] = column[ascending_to_entries(order, row_ptr)]
-    built = Structure(kind.name, shape, capacity, order, row_ptr, col)
+    built = Structure(spec, order, row_ptr, col)
     built.validate()
     return built
 

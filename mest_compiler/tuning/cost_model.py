@@ -14,7 +14,6 @@ import numpy as np
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
-from .definitions import multiplications, weight_shape
 from .knobs import Knobs, read
 from .tasks import Task
 
@@ -79,10 +78,10 @@ class Ranking:
 @lru_cache(maxsize=256)
 def shape_features(task: Task) -> tuple[float, ...]:
     """Numbers that say what a task is."""
-    g = task.geometry
+    g = task.problem.geometry
     sizes = (g.channels, g.filters, g.y.height, g.y.width, g.taps, g.stride[0], g.tiles, g.lanes, g.groups)
     indexing = INDEXINGS.index(task.indexing) if task.indexing in INDEXINGS else len(INDEXINGS)
-    logs = (log2(n) for n in (*sizes, weight_shape(task)[0], multiplications(task)))
+    logs = (log2(n) for n in (*sizes, task.problem.held_shape[0], task.problem.forward_multiplications))
     return (DIRECTIONS.index(task.direction), indexing, *logs)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import tvm
 from tvm import tirx
 from tvm.s_tir import SBlock, SBlockRealize
@@ -22,8 +20,9 @@ BLOCK = "task"
 
 def definition(task: Task) -> tirx.PrimFunc:
     """What the task's kernels compute, with index arrays of one group of planes."""
-    g, layer, name = task.geometry, task.sparse, task.direction
-    if layer is None:
+    layer, name = task.problem, task.direction
+    g = layer.geometry
+    if layer.sparse is None:
         return getattr(dense_convolution, name)(g)
     dtypes = dtypes_of(task.indexing, name, layer, 1)
     if task.indexing == "block":
@@ -37,16 +36,16 @@ def definition(task: Task) -> tirx.PrimFunc:
 def workload(task: Task, device: Device) -> tvm.IRModule:
     """The module that a database knows the task by: its definition with the lengths of its arrays, and its `facts`."""
     function = definition(task)
-    if task.sparse is not None:
+    if task.problem.sparse is not None:
         function = function.specialize(_sized(task, function))
     return ms.tune_context._normalize_mod(_in_block(function).with_attr(FACTS, facts(task, device)))
 
 
 def _sized(task: Task, function: tirx.PrimFunc) -> dict[tirx.Var, tirx.Buffer]:
     """The parameters of unknown length -> the same with one."""
-    layer, g = task.sparse, task.geometry
+    layer, g = task.problem, task.problem.geometry
     arrays = [(form.length,) for form in kernel_forms(layer, task.direction, (task.indexing, 1)).values()]
-    values, sums = (layer.capacity, layer.unit_size), (layer.capacity * layer.unit_size, g.lanes)
+    values, sums = layer.held_shape, (layer.held, g.lanes)
     if task.direction == "backward_weight":
         shapes = [None, None, *arrays, values, sums]
     else:
@@ -63,15 +62,3 @@ def _in_block(function: tirx.PrimFunc) -> tirx.PrimFunc:
     for name in (BLOCK, "root"):
         body = SBlockRealize([], tirx.const(True, "bool"), SBlock([], [], [], name, body))
     return tirx.PrimFunc(function.params, body, function.ret_type, function.attrs).with_attr("s_tir", True)
-
-
-def weight_shape(task: Task) -> tuple[int, ...]:
-    """Of the weight or its values, and of their gradient."""
-    g, layer = task.geometry, task.sparse
-    return (g.filters, g.channels // g.groups, *g.kernel) if layer is None else (layer.capacity, layer.unit_size)
-
-
-def multiplications(task: Task) -> float:
-    """Of one run."""
-    g = task.geometry
-    return float(g.tiles * g.lanes * g.y.height * g.y.width * prod(weight_shape(task)))

@@ -20,10 +20,10 @@ import numpy as np
 from mest_compiler import caching
 from mest_compiler.devices import Device
 from mest_compiler.files import write_text
-from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.pace import Pacer
 from mest_compiler.schedules.choice import Choice
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 from mest_compiler.sparsity.structure import Structure, build
 
 from .kernel_key import kernel_key
@@ -50,7 +50,7 @@ class Fastest:
         self.times: dict[str, dict[str, float]] = {}
         self._keys: dict[tuple, str] = {}  # what a key is of -> it: a network has many layers alike
 
-    def __call__(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> Choice:
+    def __call__(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
         """The fastest of `contestants` (a dense one within `TIE` of a sparse one); the only one, unmeasured."""
         running = self.contestants(direction, layer, found)
         if len(running) == 1:
@@ -59,7 +59,7 @@ class Fastest:
         best = min(running, key=lambda choice: times[label(choice)] * (TIE if choice.indexing == "zeros" else 1.0))
         return replace(best, source=best.source if best.source == "tuned" else "measured", times=times)
 
-    def contestants(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> list[Choice]:
+    def contestants(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> list[Choice]:
         """The kernels, each with the knobs on record where those were compared with its default ones; where they were
         not, both are in the running."""
         running: dict[str, Choice] = {}
@@ -71,39 +71,33 @@ class Fastest:
                 running[label(tuned)] = tuned
         return list(running.values())
 
-    def measure(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> dict[str, float]:
-        """ms of each kernel by its `label`, the least of the rounds: what disturbs only adds. layer: a geometry for a
-        dense one."""
+    def measure(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> dict[str, float]:
+        """ms of each kernel by its `label`, the least of the rounds: what disturbs only adds."""
         key = self._key(direction, layer, found)
         if key not in self.times:
             self.times[key] = _load(key, found) or self._measure(key, direction, layer, found)
         return self.times[key]
 
-    def _measure(
-        self, key: str, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]
-    ) -> dict[str, float]:
-        dense = isinstance(layer, ConvGeometry)
-        g, sparse = (layer, None) if dense else (layer.geometry, layer)
-        shape = (g.filters, g.channels // g.groups, *g.kernel)
-        self.say(f"{direction} of {'dense' if dense else layer.scheme} {shape}")
-        structure, rng = None if dense else random_structure(layer), np.random.default_rng(SEED)
+    def _measure(self, key: str, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> dict[str, float]:
+        g, sparse = layer.geometry, layer.sparse
+        shape = g.weight_shape
+        self.say(f"{direction} of {'dense' if sparse is None else sparse.scheme} {shape}")
+        structure, rng = None if sparse is None else random_structure(sparse), np.random.default_rng(SEED)
         x = rng.standard_normal((g.tiles, g.channels * g.x.size, g.lanes), np.float32).astype(g.dtype)
         dy = rng.standard_normal((g.tiles, g.filters * g.dy.size, g.lanes), np.float32).astype(g.dtype)
-        of_weight = shape if dense else (layer.capacity, layer.unit_size)
-        values = rng.standard_normal(of_weight, np.float32).astype(g.dtype)
+        values = rng.standard_normal(layer.held_shape, np.float32).astype(g.dtype)
         operands = Operands.of(self.device, g, x, dy, values)
-        calls = [kernel_call(direction, c, self.device, g, operands, sparse, structure) for c in found]
+        calls = [kernel_call(direction, c, self.device, layer, operands, structure) for c in found]
         measured = _measured(lambda: interleaved_ms(calls, ROUNDS, operands.place.sync))
         times = {label(choice): round(min(some), 4) for choice, some in zip(found, measured, strict=True)}
         LOG.debug("%s of %s: %s", direction, shape, ", ".join(f"{name} {ms:.4f} ms" for name, ms in times.items()))
         _save(key, times)
         return times
 
-    def _key(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> str:
+    def _key(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> str:
         alike = (direction, layer, tuple((label(choice), choice.make) for choice in found))
         if alike not in self._keys:
-            sparse = None if isinstance(layer, ConvGeometry) else layer
-            made = {label(choice): functions(direction, choice, self.device, sparse) for choice in found}
+            made = {label(choice): functions(direction, choice, self.device, layer) for choice in found}
             kernels = {name: kernel_key(some, self.device) for name, some in made.items()}
             self._keys[alike] = caching.key(direction=direction, layer=asdict(layer), kernels=kernels)
         return self._keys[alike]
@@ -122,12 +116,12 @@ def label(choice: Choice) -> str:
     return f"{choice.kernel}/{choice.indexing}/" + ",".join(f"{k}={v}" for k, v in asdict(choice.knobs).items())
 
 
-def random_structure(layer: SparseConv) -> Structure:
+def random_structure(spec: SparseLayerSpec) -> Structure:
     """A structure that fills a layer's capacity as evenly as it goes, seeded."""
-    each, extra = divmod(layer.capacity, layer.rows)
-    quotas = np.full(layer.rows, each) + (np.arange(layer.rows) < extra)
-    mask = layer.kind.mask_of_rows(layer.shape, quotas, np.random.default_rng(SEED))
-    return build(mask, layer.scheme, layer.capacity)
+    each, extra = divmod(spec.capacity, spec.rows)
+    quotas = np.full(spec.rows, each) + (np.arange(spec.rows) < extra)
+    mask = spec.kind.mask_of_rows(spec.shape, quotas, np.random.default_rng(SEED))
+    return build(mask, spec.scheme, spec.capacity)
 
 
 def _load(key: str, found: Sequence[Choice]) -> dict[str, float] | None:

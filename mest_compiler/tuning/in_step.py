@@ -27,8 +27,7 @@ import psutil
 from tvm.support.popen_pool import PopenPoolExecutor
 
 from mest_compiler.devices import Device, available_cores
-from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.pace import Pacer
 from mest_compiler.passes.tiling.plan import Pick
 from mest_compiler.runtime.artifact import Artifact
@@ -65,7 +64,7 @@ LEAST = 0.01
 """Of the largest gradient's norm, for the norm of one that is all but zero (a bias before batch norm has no other)."""
 
 Place = tuple[str, str]  # a layer's parameter and a direction
-Kernels = Mapping[tuple[str, SparseConv | ConvGeometry], tuple[str, str]]
+Kernels = Mapping[tuple[str, LayerProblem], tuple[str, str]]
 Times = dict[Task, float]
 Turns = list[tuple[Times, float]]  # of a step: ms of a call of each task's kernel, and of all its functions
 Ranks = dict[Task, list[tuple[float, Knobs]]]  # candidates with what they take, of the default's time
@@ -89,7 +88,7 @@ class WithKnobs:
     kernels: Kernels
     knobs: Mapping[Task, Knobs]
 
-    def __call__(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> Choice:
+    def __call__(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
         """See `passes.tiling.plan.Pick`."""
         kernel = self.kernels[direction, layer]
         choice = next(c for c in found if (c.kernel, c.indexing) == kernel)
@@ -125,7 +124,7 @@ class InStep:
         pick = Fastest(self._device, lambda what: progress(f"measuring {what}"), Records(self._device, self._root))
         kernels, tasks = {}, {}
         for param, layer in self._step.layers.items():
-            what = layer.sparse or layer.geometry
+            what = layer.problem
             for direction in layer.choices:
                 choice = pick(direction, what, offered(direction, what, self._device))
                 kernels[direction, what] = choice.kernel, choice.indexing

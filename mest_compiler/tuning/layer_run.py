@@ -11,7 +11,8 @@ import tvm
 
 from mest_compiler.devices import Device
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv, index_arrays, kernel_forms
+from mest_compiler.kernels.indices import index_arrays, kernel_forms
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.passes.check_limits import check_limits
 from mest_compiler.runtime.local_device import local_device
 from mest_compiler.schedules import generators
@@ -47,26 +48,25 @@ def kernel_call(
     direction: str,
     choice: Choice,
     device: Device,
-    geometry: ConvGeometry,
+    layer: LayerProblem,
     operands: Operands,
-    layer: SparseConv | None = None,
     structure: Structure | None = None,
 ) -> Callable[[], None]:
     """Builds a choice's kernel (with what puts zeros back and takes them out, where it needs that) and binds it.
 
     Args:
-        layer, structure: None for a dense layer.
+        structure: of a sparse layer.
     """
-    g, o = geometry, operands
+    g, o = layer.geometry, operands
     indices: list[Tensor] = []
-    if layer is not None:
+    if structure is not None:
         arrays = index_arrays(structure, layer, {direction: choice.used})
         indices = [tvm.runtime.tensor(arrays[name], o.place) for name in kernel_forms(layer, direction, choice.used)]
     kernel, *beside = (built(function, device)["main"] for function in functions(direction, choice, device, layer))
     zero = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype), o.place)  # noqa: E731
     sums = [] if choice.workspace is None else [zero(*choice.workspace)]
     if choice.indexing == "zeros":
-        dense = zero(*layer.shape)
+        dense = zero(*g.weight_shape)
         if direction == "backward_weight":
             (back,) = beside
             return lambda: (kernel(o.x, o.dy, dense, *sums), back(dense, *indices, o.dw))
@@ -79,12 +79,9 @@ def kernel_call(
     return lambda: kernel(source, o.weight, *indices, target)
 
 
-def functions(
-    direction: str, choice: Choice, device: Device, layer: SparseConv | None = None
-) -> list[tvm.tirx.PrimFunc]:
-    """A choice's kernel and, where it keeps zeros, what puts them back or takes them out. layer: None for a dense
-    one."""
-    if layer is None or choice.indexing != "zeros":
+def functions(direction: str, choice: Choice, device: Device, layer: LayerProblem) -> list[tvm.tirx.PrimFunc]:
+    """A choice's kernel and, where it keeps zeros, what puts them back or takes them out."""
+    if choice.indexing != "zeros":
         return [choice.make()]
     zeros, forms = generators(device).zeros, kernel_forms(layer, direction, choice.used)
     beside = zeros.compact if direction == "backward_weight" else zeros.expand

@@ -27,7 +27,7 @@ from mest_compiler.pace import Pacer
 from mest_compiler.runtime.local_device import local_device
 from mest_compiler.schedules.choice import Choice
 
-from .definitions import definition, weight_shape
+from .definitions import definition
 from .fastest import SEED, random_structure
 from .layer_run import built
 from .tasks import Task
@@ -86,8 +86,9 @@ class Bench:
 
     def __init__(self, task: Task, device: Device, place: Place) -> None:
         self.task, self.place, self.dev = task, place, place.device(device.kind)
-        g, rng = task.geometry, np.random.default_rng(SEED)
-        self._structure = None if task.sparse is None else random_structure(task.sparse)
+        g, rng = task.problem.geometry, np.random.default_rng(SEED)
+        sparse = task.problem.sparse
+        self._structure = None if sparse is None else random_structure(sparse)
 
         def planes(count: int, plane: Plane) -> np.ndarray:
             values = np.zeros((g.tiles, count, plane.rows, plane.cols, g.lanes), g.dtype)
@@ -97,7 +98,7 @@ class Bench:
             return values.reshape(g.tiles, count * plane.size, g.lanes)
 
         x, dy = planes(g.channels, g.x), planes(g.filters, g.dy)
-        weight = rng.integers(-LARGEST, LARGEST + 1, weight_shape(task), np.int8).astype(g.dtype)
+        weight = rng.integers(-LARGEST, LARGEST + 1, task.problem.held_shape, np.int8).astype(g.dtype)
         self._inputs = {"forward": (x, weight), "backward_data": (dy, weight), "backward_weight": (x, dy)}[
             task.direction
         ]
@@ -110,8 +111,8 @@ class Bench:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self.dev)
 
     def _indices(self, groups: int, indexing: str) -> list[np.ndarray]:
-        layer, direction = self.task.sparse, self.task.direction
-        if layer is None:
+        layer, direction = self.task.problem, self.task.direction
+        if layer.sparse is None:
             return []
         used = indexing, groups
         arrays = index_arrays(self._structure, layer, {direction: used})
@@ -119,18 +120,18 @@ class Bench:
 
     def arguments(self, choice: Choice) -> tuple[list[tvm.runtime.Tensor], tvm.runtime.Tensor]:
         """A kernel's arguments in order, and the one that it writes, which holds no number yet."""
-        out = self._tensor(np.full(self._output, np.nan, self.task.geometry.dtype))
+        out = self._tensor(np.full(self._output, np.nan, self.task.problem.geometry.dtype))
         indices = [self._tensor(a) for a in self._indices(choice.knobs.groups, self.task.indexing)]
         if self.task.direction == "backward_weight":
             room = choice.workspace
-            rest = [] if room is None else [self._tensor(np.full(room, np.nan, self.task.geometry.dtype))]
+            rest = [] if room is None else [self._tensor(np.full(room, np.nan, self.task.problem.geometry.dtype))]
             return [*self._sent, *indices, out, *rest], out
         return [*self._sent, *indices, out], out
 
     def expected(self) -> np.ndarray:
         """What the definition gives, run on this machine's CPU."""
         if self._expected is None:
-            g, host = self.task.geometry, local_cpu(1)
+            g, host = self.task.problem.geometry, local_cpu(1)
             module = tvm.IRModule({"main": definition(self.task).with_attr("global_symbol", "main")})
             out = tvm.runtime.tensor(np.full(self._output, np.nan, g.dtype))
             room = [np.zeros((int(np.prod(self._output)), g.lanes), g.dtype)]

@@ -10,8 +10,7 @@ from pathlib import Path
 import tvm
 
 from mest_compiler.devices import Device
-from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.choice import Choice
 
 from .database import Trial, device_folder, fastest, logs_folder, read_log, standing
@@ -37,7 +36,7 @@ class Records:
         self._best: dict[str, Trial] | None = None
         self._compared: dict[str, Mapping[str, int]] = {}  # task -> the default knobs that its best ones beat, or are
 
-    def tuned(self, direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> Choice | None:
+    def tuned(self, direction: str, choice: Choice, layer: LayerProblem) -> Choice | None:
         """The choice with the fastest knobs on record, its source "tuned"; None: there is no record that holds here."""
         if choice.remake is None:
             return None
@@ -52,7 +51,7 @@ class Records:
             return None
         return replace(choice.with_knobs(**trial.knobs), source="tuned")
 
-    def compared(self, direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> bool:
+    def compared(self, direction: str, choice: Choice, layer: LayerProblem) -> bool:
         """Whether the best knobs on record were compared with those of the choice, side by side on this device: a CPU
         of this kind with as many threads, or the same OpenCL device with the same driver."""
         self.best()
@@ -120,6 +119,6 @@ class TunedOrProbable:
     def __init__(self, records: Records) -> None:
         self.records = records
 
-    def __call__(self, direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
+    def __call__(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
         """See `passes.tiling.plan.Pick`."""
         return self.records.tuned(direction, found[0], layer) or found[0]

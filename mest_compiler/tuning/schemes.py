@@ -8,7 +8,7 @@ import numpy as np
 
 from mest_compiler.errors import ProfileError
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.schedules import generators
 from mest_compiler.sparsity.automatic import AUTO, Automatic
 from mest_compiler.sparsity.layer_rules import LayerPlan
@@ -46,13 +46,13 @@ def fastest_schemes(
     for name in names:
         g = layers[name]
         plans = wanted.plans(name, (g.filters, g.channels, *g.kernel), None if masks is None else masks[name])
-        ms = {plan: _ms(SparseConv(g, plan.scheme, kept), fastest) for plan, kept in plans.items()}
+        ms = {plan: _ms(LayerProblem.of(g, plan.scheme, kept), fastest) for plan, kept in plans.items()}
         if ms:
             chosen[name] = min(ms, key=ms.__getitem__)
     return Profile(LayerPlan(_WHERE_NONE_FITS, wanted.sparsity or 0.0), layers=chosen)
 
 
-def _ms(layer: SparseConv, fastest: Fastest) -> float:
+def _ms(layer: LayerProblem, fastest: Fastest) -> float:
     total = 0.0
     for direction in DIRECTIONS:
         found = generators(fastest.device).choose.candidates(direction, fastest.device, layer)

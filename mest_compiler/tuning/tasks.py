@@ -13,8 +13,7 @@ import tvm
 
 from mest_compiler.devices import Device
 from mest_compiler.errors import DeviceError, TuningError
-from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 
@@ -23,16 +22,15 @@ FACTS = "mest.task"
 
 
 class Layer(Protocol):
-    """A convolution of a compiled step, see `passes.tiling.state.LayerKernels`."""
+    """A layer of a compiled step, see `passes.tiling.state.LayerKernels`."""
 
-    geometry: ConvGeometry
-    sparse: SparseConv | None
+    problem: LayerProblem
     choices: dict[str, Choice]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One kernel (by name and by the index arrays it reads) of a direction of a layer; a geometry for a dense one.
+    """One kernel (by name and by the index arrays it reads) of a direction of a layer.
 
     Made by `task_of`, which leaves out what the kernel does not depend on.
     """
@@ -40,29 +38,19 @@ class Task:
     direction: str
     kernel: str
     indexing: str
-    layer: SparseConv | ConvGeometry
-
-    @property
-    def geometry(self) -> ConvGeometry:
-        """Shapes and borders."""
-        return self.layer if isinstance(self.layer, ConvGeometry) else self.layer.geometry
-
-    @property
-    def sparse(self) -> SparseConv | None:
-        """The layer where it is sparse."""
-        return self.layer if isinstance(self.layer, SparseConv) else None
+    problem: LayerProblem
 
     def default(self, device: Device) -> Choice:
         """The kernel with its default knobs."""
         return next(
             c
-            for c in offered(self.direction, self.layer, device)
+            for c in offered(self.direction, self.problem, device)
             if (c.kernel, c.indexing) == (self.kernel, self.indexing)
         )
 
     def space(self, device: Device) -> dict[str, list[int]]:
         """Knobs and the values to try, the default first."""
-        return generators(device).spaces.space(self.direction, self.default(device), device, self.layer)
+        return generators(device).spaces.space(self.direction, self.default(device), device, self.problem)
 
     def made(self, device: Device, knobs: Mapping[str, int], default: Choice | None = None) -> Choice:
         """The kernel with these knobs. default: `default(device)`, where it is there already.
@@ -74,7 +62,7 @@ class Task:
             choice = (default or self.default(device)).with_knobs(**knobs)
         except DeviceError as error:
             raise TuningError(str(error)) from error
-        reason = generators(device).spaces.refusal(self.direction, choice, device, self.layer)
+        reason = generators(device).spaces.refusal(self.direction, choice, device, self.problem)
         if reason is not None:
             raise TuningError(f"The candidate is beyond the limits of the device: {reason}.")
         return choice
@@ -90,29 +78,26 @@ class Task:
     @cached_property
     def key(self) -> str:
         """All of it as JSON, by which it is found again."""
-        layer = {"geometry": asdict(self.geometry)}
-        if self.sparse is not None:
-            layer |= {"scheme": self.sparse.scheme, "capacity": self.sparse.capacity}
-        said = {"direction": self.direction, "kernel": self.kernel, "indexing": self.indexing, "layer": layer}
+        said = {"direction": self.direction, "kernel": self.kernel, "indexing": self.indexing}
+        said["layer"] = self.problem.to_json()
         return json.dumps(said, sort_keys=True)
 
     def __str__(self) -> str:
-        g, sparse = self.geometry, self.sparse
+        g, sparse = self.problem.geometry, self.problem.sparse
         stride = f",s{g.stride[0]}" if g.stride != (1, 1) else ""
         grouped = f",g{g.groups}" if g.groups > 1 else ""
         kept = ""
         if sparse is not None:
-            share = 1 - sparse.capacity * sparse.unit_size / (g.filters * g.columns)
-            kept = f" {sparse.scheme} {share:.3g}"
+            kept = f" {sparse.scheme} {1 - self.problem.kept:.3g}"
         kernel = f"{g.kernel[0]}" if g.kernel[0] == g.kernel[1] else f"{g.kernel[0]}x{g.kernel[1]}"
         shape = f"{g.channels},{g.filters},{kernel},{g.dx.height}x{g.dx.width}{stride}{grouped}"
         return f"{self.kernel} {shape}{kept}{' by rows of places' if self.indexing == 'taps' else ''}"
 
 
-def task_of(direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> Task:
+def task_of(direction: str, choice: Choice, problem: LayerProblem) -> Task:
     """The task that a kernel belongs to: without borders that only neighbours want, and without the sparsity of a layer
     whose zeros are kept."""
-    geometry = layer if isinstance(layer, ConvGeometry) else layer.geometry
+    geometry = problem.geometry
     g = replace(
         geometry,
         x=replace(geometry.x, border=geometry.needed_x_border),
@@ -120,9 +105,9 @@ def task_of(direction: str, choice: Choice, layer: SparseConv | ConvGeometry) ->
         dy=replace(geometry.dy, border=geometry.needed_dy_border),
         dx=replace(geometry.dx, border=0),
     )
-    if isinstance(layer, ConvGeometry) or choice.indexing in ("", "zeros"):
-        return Task(direction, choice.kernel, "", g)
-    return Task(direction, choice.kernel, choice.indexing, replace(layer, geometry=g))
+    if choice.indexing in ("", "zeros"):
+        return Task(direction, choice.kernel, "", LayerProblem(g))
+    return Task(direction, choice.kernel, choice.indexing, replace(problem, geometry=g))
 
 
 def tasks_of(layers: Iterable[Layer], device: Device) -> dict[Task, float]:
@@ -132,30 +117,27 @@ def tasks_of(layers: Iterable[Layer], device: Device) -> dict[Task, float]:
     """
     found: Counter[Task] = Counter()
     for layer in layers:
-        found.update(_of_directions(layer.choices, layer.sparse or layer.geometry, device))
+        found.update(_of_directions(layer.choices, layer.problem, device))
     return {task: count / 2 for task, count in found.items()}
 
 
-def tasks_of_layer(layer: SparseConv | ConvGeometry, device: Device) -> dict[Task, float]:
+def tasks_of_layer(problem: LayerProblem, device: Device) -> dict[Task, float]:
     """The same of one layer with all its directions."""
-    return {task: count / 2 for task, count in _of_directions(DIRECTIONS, layer, device).items()}
+    return {task: count / 2 for task, count in _of_directions(DIRECTIONS, problem, device).items()}
 
 
-def _of_directions(directions: Iterable[str], layer: SparseConv | ConvGeometry, device: Device) -> Counter[Task]:
+def _of_directions(directions: Iterable[str], problem: LayerProblem, device: Device) -> Counter[Task]:
     """Twice how often."""
     found: Counter[Task] = Counter()
     for direction in directions:
-        for number, choice in enumerate(offered(direction, layer, device)):
-            found[task_of(direction, choice, layer)] += 1 if number else 2
+        for number, choice in enumerate(offered(direction, problem, device)):
+            found[task_of(direction, choice, problem)] += 1 if number else 2
     return found
 
 
-def offered(direction: str, layer: SparseConv | ConvGeometry, device: Device) -> list[Choice]:
+def offered(direction: str, problem: LayerProblem, device: Device) -> list[Choice]:
     """The kernels in the running, the probable one first."""
-    choose = generators(device).choose
-    if isinstance(layer, ConvGeometry):
-        return [choose.dense(direction, device, layer)]
-    return choose.candidates(direction, device, layer)
+    return generators(device).choose.candidates(direction, device, problem)
 
 
 def facts(task: Task, device: Device) -> str:
@@ -182,12 +164,4 @@ def described(device: Device) -> dict[str, Any]:
 
 def task_from(key: Mapping[str, Any]) -> Task:
     """The task of a parsed `Task.key`."""
-    shape = dict(key["layer"]["geometry"])
-    for name in ("x", "y", "dy", "dx"):
-        shape[name] = Plane(**shape[name])
-    for name in ("kernel", "stride", "padding", "dilation"):
-        shape[name] = tuple(shape[name])
-    g = ConvGeometry(**shape)
-    scheme = key["layer"].get("scheme")
-    layer = g if scheme is None else SparseConv(g, scheme, key["layer"]["capacity"])
-    return Task(key["direction"], key["kernel"], key["indexing"], layer)
+    return Task(key["direction"], key["kernel"], key["indexing"], LayerProblem.from_json(key["layer"]))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Indices, blocks, function
 from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, over_rows, update
@@ -16,11 +16,11 @@ MOST_PLANES = 4  # output planes a register tile; a taller block is worked throu
 
 
 def _gather(
-    name: str, shape: Shape, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    name: str, shape: Shape, layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str],
     back: bool, fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """A row makes `out` planes of `into` source planes an entry; its values stand at out*by_out + into*by_into."""
-    g, vec, kind = shape.geometry, shape.vec, layer.kind
+    g, vec, kind = shape.geometry, shape.vec, layer.sparse.kind
     out, into = (kind.channels, kind.filters) if back else (kind.filters, kind.channels)
     by_out, by_into = (kind.filters, 1) if back else (1, kind.filters)
     rows = shape.targets // out
@@ -29,7 +29,7 @@ def _gather(
         x = Input(shape, fused)
         vh, indices = T.arg("V", T.handle()), Indices(dtypes)
         y = Output(shape, fused, x)
-        values = T.match_buffer(vh, (T.int32(), layer.unit_size), g.dtype)
+        values = T.match_buffer(vh, (T.int32(), layer.sparse.unit_size), g.dtype)
         offsets, ptr, last = indices.match()
         perm, order = (last, None) if back else (None, last)
 
@@ -62,7 +62,7 @@ def _gather(
     return function(fused.named(name), emit)
 
 
-def forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE) -> tirx.PrimFunc:
+def forward(layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE) -> tirx.PrimFunc:
     """Y[f] = sum over entries V[e] * X[OFF[e] + pixel]; a row is m filters.
 
     Arguments: X, V [capacity, n*m], offset, pointers [rows*groups+1], row [rows], Y; activations are
@@ -72,7 +72,9 @@ def forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], fused
     return _gather("block_forward", Shape.forward(g), layer, knobs, dtypes, False, fused)
 
 
-def backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE) -> tirx.PrimFunc:
+def backward_data(
+    layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
+) -> tirx.PrimFunc:
     """dX[c] = sum over entries V[perm[e]] * dY[OFF[e] + pixel], a row is n channels, once for each parity class.
 
     Arguments: dY, V, offset, pointers [classes*C/n*groups+1], perm, dX.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.normalisation import Normalisation
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Expr, blocks, each, split, tree
 from .emit import Vec
@@ -25,13 +25,13 @@ MOST_FILTERS = 4  # filters a register tile; a taller block is worked through in
 
 
 def outer(
-    layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str], again: Normalisation | None = None
+    layer: LayerProblem, knobs: WeightGradientKnobs, dtypes: dict[str, str], again: Normalisation | None = None
 ) -> tirx.PrimFunc:
     """Outer form: `entries` planes x up to four filters of sums in registers over a band of pixels.
 
     Arguments: X, dY, offset, pointers [rows*groups+1], row, entries, dV [capacity, n*m], DL [capacity*n*m, L].
     """
-    g, kind, unit = layer.geometry, layer.kind, layer.unit_size
+    g, kind, unit = layer.geometry, layer.sparse.kind, layer.sparse.unit_size
     vec, grid, steps = Vec(g.lanes, g.dtype), g.forward_grid, band_steps(layer.geometry)
     m, n = kind.filters, kind.channels
     together = max(1, knobs.entries // n)  # entries whose planes make up a register tile
@@ -67,16 +67,18 @@ def outer(
                 with T.serial(length - rounds * together) as k:
                     some(lo + rounds * together + k, 1)
 
-    return sparse(layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.rows), body, again)
+    return sparse(
+        layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.sparse.rows), body, again
+    )
 
 
 def dots(
-    layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str], again: Normalisation | None = None
+    layer: LayerProblem, knobs: WeightGradientKnobs, dtypes: dict[str, str], again: Normalisation | None = None
 ) -> tirx.PrimFunc:
     """Dot form, for blocks of one filter: a tile of dY stays in registers, a value is a dot product with X. Arguments
     as `outer`."""
-    g, n = layer.geometry, layer.kind.channels
-    if layer.kind.filters != 1:
+    g, n = layer.geometry, layer.sparse.kind.channels
+    if layer.sparse.kind.filters != 1:
         raise ValueError("the dot form is for blocks of one filter")
     vec = Vec(g.lanes, g.dtype)
 
@@ -100,4 +102,6 @@ def dots(
 
         over_held(g, knobs, o, order, first, count, dots_of)
 
-    return sparse(layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.rows), body, again)
+    return sparse(
+        layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.sparse.rows), body, again
+    )

@@ -13,7 +13,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.bodies import Bodies, Body
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Indices, function
 from .emit import Vec, flat_any
@@ -39,7 +39,7 @@ def _add(vec: Vec, acc: list[Buffer], source: Buffer, pixels: list[int], body: B
 
 
 def _gather(
-    name: str, shape: Shape, bodies_of: Sequence[tuple[Body, ...]], layer: SparseConv, knobs: GatherKnobs,
+    name: str, shape: Shape, bodies_of: Sequence[tuple[Body, ...]], layer: LayerProblem, knobs: GatherKnobs,
     dtypes: dict[str, str], fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """bodies_of: of each of the shape's grids."""
@@ -50,7 +50,7 @@ def _gather(
         vh, indices = T.arg("V", T.handle()), Indices(dtypes)
         y = Output(shape, fused, x)
         offsets, ptr, first, *order = indices.match()
-        values = flat_any(vh, layer.unit_size, g.dtype)
+        values = flat_any(vh, layer.sparse.unit_size, g.dtype)
 
         def run(source: Buffer, acc: list[Buffer], pixels: list[int], bodies: tuple[Body, ...], base: Expr) -> None:
             for number, body in enumerate(bodies):
@@ -75,7 +75,7 @@ def _gather(
 
 
 def forward(
-    layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
+    layer: LayerProblem, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
 ) -> tirx.PrimFunc:
     """Y[f] = sum over entries and their places V * X.
 
@@ -86,7 +86,7 @@ def forward(
 
 
 def backward_data(
-    layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
+    layer: LayerProblem, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
 ) -> tirx.PrimFunc:
     """dX[c] likewise of dY, once for each parity class. Arguments: dY, V, offset, pointers, first, dX."""
     g = layer.geometry

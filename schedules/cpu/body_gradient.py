@@ -9,8 +9,8 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.bodies import Bodies
-from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.normalisation import Normalisation
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Expr, tree
 from .body_gather import shared_loads
@@ -19,7 +19,7 @@ from .weight_gradient import Held, Operands, WeightGradientKnobs, over_held, spa
 
 
 def dots(
-    layer: SparseConv,
+    layer: LayerProblem,
     bodies: Bodies,
     knobs: WeightGradientKnobs,
     dtypes: dict[str, str],

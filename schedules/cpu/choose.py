@@ -16,7 +16,8 @@ from tvm import tirx
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv, dtypes_of, kernel_forms
+from mest_compiler.kernels.indices import dtypes_of, kernel_forms
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..choice import Choice, tunable
 from ..emit import tile_shape
@@ -119,10 +120,10 @@ def _dense_gather(direction: str, g: ConvGeometry, knobs: GatherKnobs) -> Choice
 
 # ---- sparse: one function a family of schemes
 def _choice(
-    kernel: str, direction: str, indexing: str, layer: SparseConv, knobs: Knobs, make: Callable, *args: Any
+    kernel: str, direction: str, indexing: str, layer: LayerProblem, knobs: Knobs, make: Callable, *args: Any
 ) -> Choice:
     """`make(layer, *args, knobs, types of the index arrays[, fused or again])` gives the kernel."""
-    room = (layer.capacity * layer.unit_size, layer.geometry.lanes) if direction == "backward_weight" else None
+    room = (layer.held, layer.geometry.lanes) if direction == "backward_weight" else None
 
     def with_knobs(knobs: Knobs) -> Choice:
         dtypes = dtypes_of(indexing, direction, layer, knobs.groups)
@@ -132,11 +133,11 @@ def _choice(
     return tunable(with_knobs, knobs)
 
 
-def _block(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
-    g, kind, wide = layer.geometry, layer.kind, device.registers > 16
-    kept = layer.capacity * layer.unit_size
+def _block(direction: str, device: CpuProfile, layer: LayerProblem) -> list[Choice]:
+    g, kind, wide = layer.geometry, layer.sparse.kind, device.registers > 16
+    kept = layer.held
     if direction == "backward_weight":
-        per_row = layer.capacity / layer.rows
+        per_row = layer.sparse.capacity / layer.sparse.rows
         if kind.filters == 1:
             groups = _groups_of_dots(g, per_row * kind.channels / ENTRIES_PER_GROUP, kind.channels)
             pixels, chains = (16, 4) if wide else (12, 2)
@@ -169,12 +170,12 @@ def _block_gather(
     return GatherKnobs(pixels, groups, not alone)
 
 
-def _weights(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+def _weights(direction: str, device: CpuProfile, layer: LayerProblem) -> list[Choice]:
     """Blocks, and for single weights also rows of places."""
     return [*_block(direction, device, layer), *_taps(direction, device, layer)]
 
 
-def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv, bodies: Bodies) -> Choice:
+def _bodies(indexing: str, direction: str, device: CpuProfile, layer: LayerProblem, bodies: Bodies) -> Choice:
     g, wide = layer.geometry, device.registers > 16
     offsets, *_ = kernel_forms(layer, direction, (indexing, 1)).values()
     entries = offsets.length  # at most, of the whole layer
@@ -191,7 +192,7 @@ def _bodies(indexing: str, direction: str, device: CpuProfile, layer: SparseConv
     return _choice("body", direction, indexing, layer, knobs, gather, bodies)
 
 
-def _pattern(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+def _pattern(direction: str, device: CpuProfile, layer: LayerProblem) -> list[Choice]:
     return [_bodies("pattern", direction, device, layer, pattern_bodies(layer.geometry))]
 
 
@@ -200,47 +201,47 @@ def _even_block(planes: int) -> int:
     return min(range(DENSE_ROWS, 1, -1), key=lambda block: (planes % block, -block))
 
 
-def _planes(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+def _planes(direction: str, device: CpuProfile, layer: LayerProblem) -> list[Choice]:
     if direction == "backward_weight":
         filters = 4 if device.registers > 16 else 3
         knobs = WeightGradientKnobs(entries=3, rows=_band(layer.geometry), chunks=device.threads, filters=filters)
         return [_choice("planes", direction, "planes", layer, knobs, _planes_gradient)]
     # Where the kept planes are the output's, they make up whole register tiles if that can be.
-    kept_outputs = (layer.kind.axis == 1) == (direction == "backward_data")
-    outputs = _even_block(layer.capacity) if kept_outputs else DENSE_ROWS
+    kept_outputs = (layer.sparse.kind.axis == 1) == (direction == "backward_data")
+    outputs = _even_block(layer.sparse.capacity) if kept_outputs else DENSE_ROWS
     knobs = GatherKnobs(_pixels(device, outputs), 1, True, outputs)
     make = _planes_forward if direction == "forward" else _planes_backward_data
     return [_choice("planes", direction, "planes", layer, knobs, make)]
 
 
-def _planes_gradient(layer: SparseConv, knobs: WeightGradientKnobs, *rest: Any) -> tirx.PrimFunc:
+def _planes_gradient(layer: LayerProblem, knobs: WeightGradientKnobs, *rest: Any) -> tirx.PrimFunc:
     return planes_gradient.kept(layer, knobs.filters, knobs, *rest)
 
 
-def _planes_forward(layer: SparseConv, knobs: GatherKnobs, *rest: Any) -> tirx.PrimFunc:
+def _planes_forward(layer: LayerProblem, knobs: GatherKnobs, *rest: Any) -> tirx.PrimFunc:
     return planes_gather.forward(layer, knobs.outputs, knobs, *rest)
 
 
-def _planes_backward_data(layer: SparseConv, knobs: GatherKnobs, *rest: Any) -> tirx.PrimFunc:
+def _planes_backward_data(layer: LayerProblem, knobs: GatherKnobs, *rest: Any) -> tirx.PrimFunc:
     return planes_gather.backward_data(layer, knobs.outputs, knobs, *rest)
 
 
-def _taps(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+def _taps(direction: str, device: CpuProfile, layer: LayerProblem) -> list[Choice]:
     """Kept places of a kernel's row together: for single weights, where several of a row are kept."""
     g = layer.geometry
-    if layer.unit_size > 1 or g.stride != (1, 1) or g.kernel[1] != TAPS_WIDTH:
+    if layer.sparse.unit_size > 1 or g.stride != (1, 1) or g.kernel[1] != TAPS_WIDTH:
         return []
     if direction == "backward_weight" and device.registers == 16:
         return []  # dY and the sums of three places do not fit the registers
-    if layer.capacity < DENSEST_ALONE * g.filters * g.columns:
+    if layer.sparse.capacity < DENSEST_ALONE * g.filters * g.columns:
         return []
     return [_bodies("taps", direction, device, layer, row_bodies(g))]
 
 
-def _zeros(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
+def _zeros(direction: str, device: CpuProfile, layer: LayerProblem) -> list[Choice]:
     """The dense kernel, where it does at most a few times the work."""
     g = layer.geometry
-    if layer.capacity * layer.unit_size < SPARSEST_DENSE * g.filters * g.columns:
+    if layer.kept < SPARSEST_DENSE:
         return []
     return [replace(dense(direction, device, g), indexing="zeros")]
 
@@ -248,9 +249,10 @@ def _zeros(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice
 FAMILIES = {"block": _weights, "pattern": _pattern, "planes": _planes}
 
 
-def candidates(direction: str, device: CpuProfile, layer: SparseConv) -> list[Choice]:
-    """Kernels that compute a direction of a sparse layer, the one that is probably the fastest first."""
-    own = FAMILIES[layer.kind.family](direction, device, layer)
+def candidates(direction: str, device: CpuProfile, layer: LayerProblem) -> list[Choice]:
+    """Kernels that compute a direction of a layer, the one that is probably the fastest first."""
+    if layer.sparse is None:
+        return [dense(direction, device, layer.geometry)]
+    own = FAMILIES[layer.sparse.kind.family](direction, device, layer)
     zeros = _zeros(direction, device, layer)
-    kept = layer.capacity * layer.unit_size / (layer.geometry.filters * layer.geometry.columns)
-    return [*zeros, *own] if kept > PROBABLY_DENSE[layer.kind.family] else [*own, *zeros]
+    return [*zeros, *own] if layer.kept > PROBABLY_DENSE[layer.sparse.kind.family] else [*own, *zeros]

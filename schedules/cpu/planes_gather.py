@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Index, Indices, blocks, each, function
 from .emit import Vec, flat_any
@@ -20,7 +20,7 @@ from .source import Tile
 
 
 def _arguments(
-    layer: SparseConv, shape: Shape, dtypes: dict[str, str], fused: Fused
+    layer: LayerProblem, shape: Shape, dtypes: dict[str, str], fused: Fused
 ) -> tuple[Input, Output, Index, Expr, Buffer]:
     """(X, Y, kept planes, how many, flat V)."""
     g = shape.geometry
@@ -28,7 +28,7 @@ def _arguments(
     vh, indices = T.arg("V", T.handle()), Indices(dtypes)
     y = Output(shape, fused, x)
     planes, entries = indices.match()
-    values = flat_any(vh, layer.unit_size, g.dtype)
+    values = flat_any(vh, layer.sparse.unit_size, g.dtype)
     return x, y, planes, T.Bind(entries[0]), values
 
 
@@ -41,7 +41,7 @@ def _taps(
 
 
 def _kept_inputs(
-    name: str, shape: Shape, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    name: str, shape: Shape, block: int, layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str],
     fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """V [kept inputs, outputs, taps]."""
@@ -83,7 +83,7 @@ def _kept_inputs(
 
 
 def _kept_outputs(
-    name: str, shape: Shape, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    name: str, shape: Shape, block: int, layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str],
     fused: Fused,
 ) -> tirx.PrimFunc:  # fmt: skip
     """V [kept outputs, inputs, taps]."""
@@ -133,21 +133,21 @@ def _kept_outputs(
 
 
 def forward(
-    layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
+    layer: LayerProblem, block: int, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
 ) -> tirx.PrimFunc:
     """Y = conv(X, W) with V the kept channels [kept, F, kh, kw] or filters [kept, C, kh, kw].
 
     Arguments: X, V [capacity, unit_size], planes, entries, Y; register tiles of `block` filters.
     """
     g = layer.geometry
-    make = _kept_inputs if layer.kind.axis == 1 else _kept_outputs
+    make = _kept_inputs if layer.sparse.kind.axis == 1 else _kept_outputs
     return make("planes_forward", Shape.forward(g), block, layer, knobs, dtypes, fused)
 
 
 def backward_data(
-    layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
+    layer: LayerProblem, block: int, knobs: GatherKnobs, dtypes: dict[str, str], fused: Fused = ALONE
 ) -> tirx.PrimFunc:
     """dX of the same; zero in removed channels. Arguments: dY, V, planes, entries, dX."""
     g = layer.geometry
-    make = _kept_outputs if layer.kind.axis == 1 else _kept_inputs
+    make = _kept_outputs if layer.sparse.kind.axis == 1 else _kept_inputs
     return make("planes_backward_data", Shape.backward(g), block, layer, knobs, dtypes, fused)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.normalisation import Normalisation
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Part, blocks, each, split
 from .emit import Vec
@@ -14,7 +14,7 @@ from .weight_gradient import Operands, WeightGradientKnobs, band_steps, outer_pr
 
 
 def kept(
-    layer: SparseConv,
+    layer: LayerProblem,
     block: int,
     knobs: WeightGradientKnobs,
     dtypes: dict[str, str],
@@ -25,7 +25,7 @@ def kept(
 
     Arguments: X, dY, planes, entries, dV [capacity, unit_size], DL [capacity * unit_size, L].
     """
-    g, by_channel = layer.geometry, layer.kind.axis == 1
+    g, by_channel = layer.geometry, layer.sparse.kind.axis == 1
     vec, grid, steps = Vec(g.lanes, g.dtype), g.forward_grid, band_steps(layer.geometry)
     parts = [
         range(s, s + part.size)
@@ -55,7 +55,7 @@ def kept(
                 for part in blocks(g.filters, block):
                     with each(part) as f:
                         source, dys = at(o, h, channel, [f + b for b in range(part.size)])
-                        update(o, band.size, source, dys, j * layer.unit_size + f * g.taps, g.taps)
+                        update(o, band.size, source, dys, j * layer.sparse.unit_size + f * g.taps, g.taps)
 
     def over_filters(o: Operands, first: Expr, count: Expr) -> None:
         planes, _ = o.indices
@@ -65,7 +65,7 @@ def kept(
             filters = [T.Bind(planes[j + b]) for b in range(size)]
             with T.serial(g.channels) as c:
                 source, dys = at(o, h, c, filters)
-                update(o, band.size, source, dys, j * layer.unit_size + c * g.taps, layer.unit_size)
+                update(o, band.size, source, dys, j * layer.sparse.unit_size + c * g.taps, layer.sparse.unit_size)
 
         for band in split(g.dy.height, knobs.rows):
             with each(band) as h:

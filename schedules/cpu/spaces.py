@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from mest_compiler.devices.cpu import CpuProfile
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..choice import Choice
 from ..emit import split, tile_shape
@@ -26,12 +26,12 @@ CHAINS = (1, 2, 3, 4)
 SPILLED = 1.25  # accumulators to registers: a few that spill may still pay, many never do
 
 
-def space(direction: str, choice: Choice, device: CpuProfile, layer: SparseConv | ConvGeometry) -> dict[str, list[int]]:
+def space(direction: str, choice: Choice, device: CpuProfile, layer: LayerProblem) -> dict[str, list[int]]:
     """Knob of the choice -> values to try, whole numbers, the choice's own first; knobs of one value are left out.
 
-    layer: what the choice was made for; a geometry for a dense kernel.
+    layer: what the choice was made for.
     """
-    g = layer if isinstance(layer, ConvGeometry) else layer.geometry
+    g = layer.geometry
     most = int(device.registers * SPILLED)
     if direction != "backward_weight":
         found = _gather(direction, choice, g, layer, most)
@@ -52,7 +52,7 @@ def space(direction: str, choice: Choice, device: CpuProfile, layer: SparseConv 
     return {name: values for name, values in _defaults_first(choice, found).items() if len(values) > 1}
 
 
-def refusal(direction: str, choice: Choice, device: CpuProfile, layer: SparseConv | ConvGeometry) -> str | None:
+def refusal(direction: str, choice: Choice, device: CpuProfile, layer: LayerProblem) -> str | None:
     """Why a choice is not worth building; None: it is."""
     knobs, blocks = choice.knobs, _block(direction, choice, layer)
     if direction != "backward_weight":
@@ -67,7 +67,7 @@ def refusal(direction: str, choice: Choice, device: CpuProfile, layer: SparseCon
 
 
 def _gather(
-    direction: str, choice: Choice, g: ConvGeometry, layer: SparseConv | ConvGeometry, most: int
+    direction: str, choice: Choice, g: ConvGeometry, layer: LayerProblem, most: int
 ) -> dict[str, Iterable[int]]:
     grids = [g.forward_grid] if direction == "forward" else [grid for grid, _ in g.backward_grids]
     sources, targets = (g.channels, g.filters) if direction == "forward" else (g.filters, g.channels)
@@ -85,20 +85,18 @@ def _gather(
     }
 
 
-def _held(choice: Choice, layer: SparseConv | ConvGeometry) -> bool:
+def _held(choice: Choice, layer: LayerProblem) -> bool:
     """Whether a weight gradient holds pixels of dY in registers, and no sums."""
-    return choice.kernel.startswith("body") or (
-        choice.kernel.startswith("block") and isinstance(layer, SparseConv) and layer.kind.filters == 1
-    )
+    return choice.kernel.startswith("body") or (choice.kernel.startswith("block") and layer.sparse.kind.filters == 1)
 
 
-def _block(direction: str, choice: Choice, layer: SparseConv | ConvGeometry) -> int:
+def _block(direction: str, choice: Choice, layer: LayerProblem) -> int:
     """Output planes a register tile."""
     if choice.kernel.startswith(("dense", "planes")):
         return choice.knobs.filters if direction == "backward_weight" else choice.knobs.outputs
     if choice.kernel.startswith("body"):
         return 1
-    return min(layer.kind.channels if direction == "backward_data" else layer.kind.filters, 4)
+    return min(layer.sparse.kind.channels if direction == "backward_data" else layer.sparse.kind.filters, 4)
 
 
 def _tiles(planes: list[tuple[int, int]], values: list[int], reach: tuple[int, int]) -> list[int]:

@@ -14,8 +14,8 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
 from mest_compiler.kernels.normalisation import Normalisation
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Index, Indices, activation, each, function, split, tile_shape
 from .ahead import Slab, ask
@@ -102,7 +102,7 @@ class Operands:
 
 
 def sparse(
-    layer: SparseConv, chunks: int, dtypes: dict[str, str], name: str, rows: Callable[[list[Index]], Expr],
+    layer: LayerProblem, chunks: int, dtypes: dict[str, str], name: str, rows: Callable[[list[Index]], Expr],
     body: Callable[[Operands, Expr, Expr], None], again: Normalisation | None,
 ) -> tirx.PrimFunc:  # fmt: skip
     """The frame of every sparse weight gradient: `body` is called with (operands, first, count) for a share of the
@@ -122,8 +122,8 @@ def sparse(
         source.workspace(chunks)
         *arrays, entries = indices.match()
         sums = T.match_buffer(lh, (T.int32(), g.lanes), g.dtype)
-        out = flat_any(vh, layer.unit_size, g.dtype)
-        total = T.Bind(entries[0] * layer.unit_size)
+        out = flat_any(vh, layer.sparse.unit_size, g.dtype)
+        total = T.Bind(entries[0] * layer.sparse.unit_size)
         shared(total, chunks, lambda first, count, _: zero(vec, sums, first, count))
 
         def share(first: Expr, count: Expr, chunk: Expr) -> None:

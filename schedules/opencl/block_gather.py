@@ -6,7 +6,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import Subgrid
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Expr, Indices, function
 from .emit import QUAD, flat, flat_any
@@ -24,16 +24,16 @@ def planes_of(block: int) -> int:
 
 
 def _gather(
-    name: str, shape: Shape, grids: list[Subgrid], layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str],
+    name: str, shape: Shape, grids: list[Subgrid], layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str],
     back: bool,
 ) -> tirx.PrimFunc:  # fmt: skip
     """A row makes `out` planes of `into` source planes an entry; its values stand at out*by_out + into*by_into."""
-    g, vec, kind = shape.geometry, shape.vec, layer.kind
+    g, vec, kind = shape.geometry, shape.vec, layer.sparse.kind
     out, into = (kind.channels, kind.filters) if back else (kind.filters, kind.channels)
     by_out, by_into = (kind.filters, 1) if back else (1, kind.filters)
     rows, planes = shape.targets // out, planes_of(out)
     parts = out // planes
-    whole = layer.unit_size % QUAD == 0 and (parts == 1 or planes * by_out % QUAD == 0)
+    whole = layer.sparse.unit_size % QUAD == 0 and (parts == 1 or planes * by_out % QUAD == 0)
 
     def emit() -> None:
         x = shape.input()
@@ -41,7 +41,7 @@ def _gather(
         y = shape.output()
         offsets, ptr, last = indices.match()
         perm, order = (last, None) if back else (None, last)
-        values, x, y = flat_any(vh, layer.unit_size, g.dtype), flat(x), flat(y)
+        values, x, y = flat_any(vh, layer.sparse.unit_size, g.dtype), flat(x), flat(y)
 
         def body(item: Item) -> None:
             row, part = row_and_part(item.row, parts, rows * parts)
@@ -51,7 +51,7 @@ def _gather(
             def add(entry: Expr) -> None:
                 at = item.at(offsets[entry])
                 place = T.Bind(perm[entry]) if perm is not None else entry
-                weights = Weights(vec, values, place * layer.unit_size + start * by_out, whole)
+                weights = Weights(vec, values, place * layer.sparse.unit_size + start * by_out, whole)
                 for i in range(into):
                     scalars = [weights[b * by_out + i * by_into] for b in range(planes)]
                     for p, read in enumerate(item.reads):
@@ -71,7 +71,7 @@ def _gather(
     return function(name, emit)
 
 
-def forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def forward(layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """Y[f] = sum over entries V[e] * X[OFF[e] + pixel]; a row is m filters.
 
     Arguments: X, V [capacity, n*m], offset, pointers [rows+1], row [rows], Y; activations are
@@ -81,7 +81,7 @@ def forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> ti
     return _gather("block_forward", Shape.forward(g), [g.forward_grid], layer, knobs, dtypes, False)
 
 
-def backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def backward_data(layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """dX[c] = sum over entries V[perm[e]] * dY[OFF[e] + pixel], a row is n channels, once for each parity class.
 
     Arguments: dY, V, offset, pointers [classes*C/n+1], perm, dX.

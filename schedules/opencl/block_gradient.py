@@ -6,7 +6,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.devices.opencl import OpenClProfile
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Expr
 from . import weight_gradient
@@ -28,25 +28,25 @@ from .weight_gradient import (
 MOST_ENTRIES = 8  # of an item, for blocks of one weight
 
 
-def _cuts(layer: SparseConv, knobs: WeightGradientKnobs) -> tuple[Cover, Cover, int]:
+def _cuts(layer: LayerProblem, knobs: WeightGradientKnobs) -> tuple[Cover, Cover, int]:
     """(filters, channels) of a block that an item works on at once, and the entries of whose blocks it does."""
-    kind = layer.kind
+    kind = layer.sparse.kind
     channels = cover(kind.channels, max(1, knobs.entries))
     return cover(kind.filters, MOST_FILTERS), channels, max(1, knobs.entries // kind.channels)
 
 
-def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def outer(layer: LayerProblem, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """Outer products: `entries` planes x up to four filters of sums in registers; a work-group serves a row.
 
     Arguments: X, dY, offset, pointers [rows+1], row, entries, dV [capacity, n*m] and DL (see `workspace`).
     """
-    g, m = layer.geometry, layer.kind.filters
+    g, m = layer.geometry, layer.sparse.kind.filters
     filters, channels, together = _cuts(layer, knobs)
     parts, count = filters.count * channels.count, together * channels.size * filters.size
 
     def body(o: Operands) -> None:
         offsets, ptr, order, _ = o.indices
-        row, part = quotient(o.block[1], parts, layer.rows * parts)
+        row, part = quotient(o.block[1], parts, layer.sparse.rows * parts)
         filter_part, channel_part = quotient(part, channels.count, parts)
         lo, hi = T.Bind(ptr[row]), T.Bind(ptr[row + 1])
         plane = order[row] * m + filters.start(filter_part)
@@ -66,24 +66,24 @@ def outer(layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str])
                 entry = cell(lo + done + share * together + i)[0]
                 with when(entry < hi, filters.fresh(filter_part, b), channels.fresh(channel_part, c)):
                     place = (channels.start(channel_part) + c) * m + filters.start(filter_part) + b
-                    o.put(entry * layer.unit_size + place, value)
+                    o.put(entry * layer.sparse.unit_size + place, value)
 
             o.add_up(sums, put)
 
-    blocks = (knobs.spread, layer.rows * parts)
+    blocks = (knobs.spread, layer.sparse.rows * parts)
     return sparse("block_backward_weight", layer, knobs, dtypes, blocks, count, body)
 
 
-def workspace(layer: SparseConv, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
+def workspace(layer: LayerProblem, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
     """Shape of DL [splits, capacity * n*m]; None: the kernel has no such argument."""
-    return weight_gradient.workspace(knobs, layer.capacity * layer.unit_size)
+    return weight_gradient.workspace(knobs, layer.sparse.capacity * layer.sparse.unit_size)
 
 
-def default_knobs(device: OpenClProfile, layer: SparseConv) -> WeightGradientKnobs:
+def default_knobs(device: OpenClProfile, layer: LayerProblem) -> WeightGradientKnobs:
     """Knobs that should do well for rows of an average length."""
-    entries = min(MOST_ENTRIES, MOST_SUMS // cover(layer.kind.filters, MOST_FILTERS).size)
+    entries = min(MOST_ENTRIES, MOST_SUMS // cover(layer.sparse.kind.filters, MOST_FILTERS).size)
     knobs = WeightGradientKnobs(entries=entries)
     filters, channels, together = _cuts(layer, knobs)
-    count, rows = together * channels.size * filters.size, layer.rows * filters.count * channels.count
-    units = max(1.0, layer.capacity / layer.rows / together)
+    count, rows = together * channels.size * filters.size, layer.sparse.rows * filters.count * channels.count
+    units = max(1.0, layer.sparse.capacity / layer.sparse.rows / together)
     return weight_gradient.fit(device, layer.geometry, knobs, count, units, rows)

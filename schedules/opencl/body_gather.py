@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.bodies import Bodies, Body
 from mest_compiler.kernels.geometry import Subgrid
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Expr, Indices, function
 from .emit import QUAD, flat, flat_any
@@ -31,19 +31,19 @@ def shared_loads(terms: tuple[tuple[int, int], ...], pixels: list[int]) -> dict[
 
 
 def _gather(
-    name: str, shape: Shape, grids: list[tuple[Subgrid, tuple[Body, ...]]], layer: SparseConv, knobs: GatherKnobs,
+    name: str, shape: Shape, grids: list[tuple[Subgrid, tuple[Body, ...]]], layer: LayerProblem, knobs: GatherKnobs,
     dtypes: dict[str, str],
 ) -> tirx.PrimFunc:  # fmt: skip
     g, vec = shape.geometry, shape.vec
     # Entries of one size start at multiples of it.
-    whole = layer.unit_size % QUAD == 0
+    whole = layer.sparse.unit_size % QUAD == 0
 
     def emit() -> None:
         x = shape.input()
         vh, indices = T.arg("V", T.handle()), Indices(dtypes)
         y = shape.output()
         offsets, ptr, first, *order = indices.match()
-        values, x, y = flat_any(vh, layer.unit_size, g.dtype), flat(x), flat(y)
+        values, x, y = flat_any(vh, layer.sparse.unit_size, g.dtype), flat(x), flat(y)
 
         def item_body(item: Item) -> None:
             bodies, acc = grids[item.number][1], item.zeros(1)
@@ -69,7 +69,7 @@ def _gather(
     return function(name, emit)
 
 
-def forward(layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def forward(layer: LayerProblem, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """Y[f] = sum over entries and their places V * X.
 
     Arguments: X, V, offset, pointers [F*bodies+1], first, row, Y.
@@ -78,7 +78,7 @@ def forward(layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[
     return _gather("body_forward", Shape.forward(g), [(g.forward_grid, bodies.forward)], layer, knobs, dtypes)
 
 
-def backward_data(layer: SparseConv, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def backward_data(layer: LayerProblem, bodies: Bodies, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """dX[c] likewise of dY, once for each parity class. Arguments: dY, V, offset, pointers, first, dX."""
     g = layer.geometry
     return _gather("body_backward_data", Shape.backward(g), list(bodies.backward), layer, knobs, dtypes)

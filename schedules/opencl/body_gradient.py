@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.kernels.bodies import Bodies, Body
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, tile_shape
 from . import weight_gradient
@@ -73,7 +73,7 @@ class Unit:
     size: Expr
 
 
-def dots(layer: SparseConv, bodies: Bodies, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def dots(layer: LayerProblem, bodies: Bodies, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """Dot products with `pixels` pixels of dY, of `entries` entries an item.
 
     Arguments: X, dY, offset, pointers [F*bodies+1], first, row, entries, dV [capacity, unit_size] and DL (see
@@ -141,12 +141,12 @@ def _add(g: ConvGeometry, o: Operands, body: Body, xs: list[Expr], dy: Expr, sum
                         vec.fma(values[v], d[i], x)
 
 
-def workspace(layer: SparseConv, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
+def workspace(layer: LayerProblem, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
     """Shape of DL [splits, capacity * unit_size]; None: the kernel has no such argument."""
-    return weight_gradient.workspace(knobs, layer.capacity * layer.unit_size)
+    return weight_gradient.workspace(knobs, layer.sparse.capacity * layer.sparse.unit_size)
 
 
-def default_knobs(device: OpenClProfile, layer: SparseConv, bodies: Bodies, entries: int) -> WeightGradientKnobs:
+def default_knobs(device: OpenClProfile, layer: LayerProblem, bodies: Bodies, entries: int) -> WeightGradientKnobs:
     """Knobs for a layer of at most `entries` entries: the longest its index arrays can be."""
     g, knobs = layer.geometry, WeightGradientKnobs(entries=1, pixels=PIXELS)
     return weight_gradient.fit(device, g, knobs, max(bodies.sizes), max(1.0, entries / g.filters), g.filters)

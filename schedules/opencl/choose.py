@@ -17,7 +17,8 @@ from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.errors import DeviceError
 from mest_compiler.kernels.bodies import pattern_bodies
 from mest_compiler.kernels.geometry import ConvGeometry, Subgrid
-from mest_compiler.kernels.indices import SparseConv, dtypes_of, kernel_forms
+from mest_compiler.kernels.indices import dtypes_of, kernel_forms
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..choice import Choice, tunable
 from ..partial import Partial
@@ -150,7 +151,7 @@ Make = Callable[..., tirx.PrimFunc]
 
 
 def _gather(
-    kernel: str, direction: str, indexing: str, device: OpenClProfile, layer: SparseConv, work: Work,
+    kernel: str, direction: str, indexing: str, device: OpenClProfile, layer: LayerProblem, work: Work,
     outputs: Sequence[int], make: Make, *args: Any,
 ) -> Choice:  # fmt: skip
     """A gather of so many output planes a work-item, the cheapest of them by default."""
@@ -165,8 +166,8 @@ def _gather(
 
 
 def _gradient(
-    kernel: str, indexing: str, layer: SparseConv, knobs: WeightGradientKnobs,
-    workspace: Callable[[SparseConv, WeightGradientKnobs], tuple[int, ...] | None], make: Make, *args: Any,
+    kernel: str, indexing: str, layer: LayerProblem, knobs: WeightGradientKnobs,
+    workspace: Callable[[LayerProblem, WeightGradientKnobs], tuple[int, ...] | None], make: Make, *args: Any,
 ) -> Choice:  # fmt: skip
     def with_knobs(knobs: WeightGradientKnobs) -> Choice:
         dtypes, room = dtypes_of(indexing, "backward_weight", layer, knobs.groups), workspace(layer, knobs)
@@ -175,8 +176,8 @@ def _gradient(
     return tunable(with_knobs, knobs)
 
 
-def _block(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Choice]:
-    g, kind = layer.geometry, layer.kind
+def _block(direction: str, device: OpenClProfile, layer: LayerProblem) -> list[Choice]:
+    g, kind = layer.geometry, layer.sparse.kind
     if direction == "backward_weight":
         knobs = block_gradient.default_knobs(device, layer)
         return [_gradient("block", "block", layer, knobs, block_gradient.workspace, block_gradient.outer)]
@@ -189,7 +190,7 @@ def _block(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Cho
     return [_gather("block", direction, "block", device, layer, work, [block_gather.planes_of(out)], make)]
 
 
-def _pattern(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Choice]:
+def _pattern(direction: str, device: OpenClProfile, layer: LayerProblem) -> list[Choice]:
     g, bodies = layer.geometry, pattern_bodies(layer.geometry)
     if direction == "backward_weight":
         offsets, *_ = kernel_forms(layer, direction, ("pattern", 1)).values()
@@ -203,15 +204,15 @@ def _pattern(direction: str, device: OpenClProfile, layer: SparseConv) -> list[C
     return [_gather("body", direction, "pattern", device, layer, work, [1], make, bodies)]
 
 
-def _planes_forward(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def _planes_forward(layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     return planes_gather.forward(layer, knobs.outputs, knobs, dtypes)
 
 
-def _planes_backward_data(layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def _planes_backward_data(layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     return planes_gather.backward_data(layer, knobs.outputs, knobs, dtypes)
 
 
-def _planes(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Choice]:
+def _planes(direction: str, device: OpenClProfile, layer: LayerProblem) -> list[Choice]:
     g = layer.geometry
     if direction == "backward_weight":
         knobs = planes_gradient.default_knobs(device, layer)
@@ -223,10 +224,10 @@ def _planes(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Ch
     return [_gather("planes", direction, "planes", device, layer, work, _outputs(work.outputs), make)]
 
 
-def _zeros(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Choice]:
+def _zeros(direction: str, device: OpenClProfile, layer: LayerProblem) -> list[Choice]:
     """The dense kernel, where it does at most a few times the work."""
     g = layer.geometry
-    if layer.capacity * layer.unit_size < SPARSEST_DENSE * g.filters * g.columns:
+    if layer.kept < SPARSEST_DENSE:
         return []
     return [replace(dense(direction, device, g), indexing="zeros")]
 
@@ -234,9 +235,10 @@ def _zeros(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Cho
 FAMILIES = {"block": _block, "pattern": _pattern, "planes": _planes}
 
 
-def candidates(direction: str, device: OpenClProfile, layer: SparseConv) -> list[Choice]:
-    """Kernels that compute a direction of a sparse layer, the one that is probably the fastest first."""
-    own = FAMILIES[layer.kind.family](direction, device, layer)
+def candidates(direction: str, device: OpenClProfile, layer: LayerProblem) -> list[Choice]:
+    """Kernels that compute a direction of a layer, the one that is probably the fastest first."""
+    if layer.sparse is None:
+        return [dense(direction, device, layer.geometry)]
+    own = FAMILIES[layer.sparse.kind.family](direction, device, layer)
     zeros = _zeros(direction, device, layer)
-    kept = layer.capacity * layer.unit_size / (layer.geometry.filters * layer.geometry.columns)
-    return [*zeros, *own] if kept > PROBABLY_DENSE[layer.kind.family] else [*own, *zeros]
+    return [*zeros, *own] if layer.kept > PROBABLY_DENSE[layer.sparse.kind.family] else [*own, *zeros]

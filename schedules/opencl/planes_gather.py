@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.geometry import Subgrid
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Index, Indices, function
 from .dense_gather import MOST_UPDATES, Taps, forward_taps, multiply, runs
@@ -23,13 +23,15 @@ from .weights import Weights
 Grids = list[tuple[Subgrid, Taps]]
 
 
-def _arguments(layer: SparseConv, shape: Shape, dtypes: dict[str, str]) -> tuple[Buffer, Buffer, Index, Index, Buffer]:
+def _arguments(
+    layer: LayerProblem, shape: Shape, dtypes: dict[str, str]
+) -> tuple[Buffer, Buffer, Index, Index, Buffer]:
     """(X, Y, kept planes, how many, flat V)."""
     x = shape.input()
     vh, indices = T.arg("V", T.handle()), Indices(dtypes)
     y = shape.output()
     planes, entries = indices.match()
-    values = flat_any(vh, layer.unit_size, shape.geometry.dtype)
+    values = flat_any(vh, layer.sparse.unit_size, shape.geometry.dtype)
     return flat(x), flat(y), planes, entries, values
 
 
@@ -39,12 +41,12 @@ def _start(item: Item, block: int, planes: int) -> Expr:
 
 
 def _kept_inputs(
-    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]
+    name: str, shape: Shape, grids: Grids, block: int, layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str]
 ) -> tirx.PrimFunc:
     """V [kept inputs, outputs, taps]."""
     g, vec = layer.geometry, shape.vec
     block = min(block, shape.targets)
-    steps = (layer.unit_size, g.taps * (block if shape.targets % block == 0 else 1))
+    steps = (layer.sparse.unit_size, g.taps * (block if shape.targets % block == 0 else 1))
     whole = all(step % QUAD == 0 for step in steps)
 
     def emit() -> None:
@@ -57,7 +59,7 @@ def _kept_inputs(
 
             def add(k: Expr) -> None:
                 def weights(shift: Expr, shifted: bool) -> Callable[[int, int, int], Expr]:
-                    first = k * layer.unit_size + row * g.taps + shift
+                    first = k * layer.sparse.unit_size + row * g.taps + shift
                     found = Weights(vec, values, first, whole and not shifted)
                     return lambda b, j, tap: found[b * g.taps + tap]
 
@@ -74,13 +76,13 @@ def _kept_inputs(
 
 
 def _kept_outputs(
-    name: str, shape: Shape, grids: Grids, block: int, layer: SparseConv, knobs: GatherKnobs, dtypes: dict[str, str]
+    name: str, shape: Shape, grids: Grids, block: int, layer: LayerProblem, knobs: GatherKnobs, dtypes: dict[str, str]
 ) -> tirx.PrimFunc:
     """V [kept outputs, inputs, taps]."""
     g, vec = layer.geometry, shape.vec
     block = min(block, shape.targets)
     inputs = knobs.unroll if shape.sources % knobs.unroll == 0 else 1
-    whole = layer.unit_size % QUAD == 0 and g.taps * inputs % QUAD == 0
+    whole = layer.sparse.unit_size % QUAD == 0 and g.taps * inputs % QUAD == 0
 
     def emit() -> None:
         x, y, planes, entries, values = _arguments(layer, shape, dtypes)
@@ -89,7 +91,7 @@ def _kept_outputs(
             taps, acc, n = grids[item.number][1], item.zeros(block), len(item.reads)
             start, kept = _start(item, block, shape.targets), T.Bind(entries[0])
             # An item with some kept planes computes the last kept one in the places of the others, and drops it.
-            rows = [T.min(start + b, kept - 1) * layer.unit_size for b in range(block)]
+            rows = [T.min(start + b, kept - 1) * layer.sparse.unit_size for b in range(block)]
             sweep = runs(taps, g.kernel[1], MOST_UPDATES // (len(acc) * inputs))
 
             def add(c: Expr) -> None:
@@ -116,18 +118,18 @@ def _kept_outputs(
     return function(name, emit)
 
 
-def forward(layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def forward(layer: LayerProblem, block: int, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """Y = conv(X, W) with V the kept channels [kept, F, kh, kw] or filters [kept, C, kh, kw].
 
     Arguments: X, V [capacity, unit_size], planes, entries, Y; register tiles of `block` filters.
     """
     g = layer.geometry
-    make = _kept_inputs if layer.kind.axis == 1 else _kept_outputs
+    make = _kept_inputs if layer.sparse.kind.axis == 1 else _kept_outputs
     return make("planes_forward", Shape.forward(g), forward_taps(g), block, layer, knobs, dtypes)
 
 
-def backward_data(layer: SparseConv, block: int, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def backward_data(layer: LayerProblem, block: int, knobs: GatherKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """dX of the same; zero in removed channels. Arguments: dY, V, planes, entries, dX."""
     g = layer.geometry
-    make = _kept_outputs if layer.kind.axis == 1 else _kept_inputs
+    make = _kept_outputs if layer.sparse.kind.axis == 1 else _kept_inputs
     return make("planes_backward_data", Shape.backward(g), list(g.backward_grids), block, layer, knobs, dtypes)

@@ -6,7 +6,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.devices.opencl import OpenClProfile
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Expr
 from . import weight_gradient
@@ -26,18 +26,20 @@ from .weight_gradient import (
 )
 
 
-def kept(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def kept(layer: LayerProblem, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     """dV of kept channels [kept, F, kh, kw] or kept filters [kept, C, kh, kw]: `entries` places x `block` filters of
     sums in registers.
 
     Arguments: X, dY, planes, entries, dV [capacity, unit_size] and DL (see `workspace`).
     """
-    return (_kept_channels if layer.kind.axis == 1 else _kept_filters)(layer, block, knobs, dtypes)
+    return (_kept_channels if layer.sparse.kind.axis == 1 else _kept_filters)(layer, block, knobs, dtypes)
 
 
-def _kept_channels(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def _kept_channels(
+    layer: LayerProblem, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]
+) -> tirx.PrimFunc:
     g = layer.geometry
-    places, filters = Places.cut(g, layer.capacity, knobs.entries), cover(g.filters, block)
+    places, filters = Places.cut(g, layer.sparse.capacity, knobs.entries), cover(g.filters, block)
     several, most, past = places.channels.size, places.size * filters.size, knobs.shares * knobs.spread
 
     def body(o: Operands) -> None:
@@ -60,7 +62,7 @@ def _kept_channels(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dt
                 c, tap, fresh = unit.place(place)
                 j = unit.part * several + c
                 with when(done + share < units, j < count, filters.fresh(o.block[1], b), *fresh):
-                    o.put(j * layer.unit_size + (first + b) * g.taps + tap, value)
+                    o.put(j * layer.sparse.unit_size + (first + b) * g.taps + tap, value)
 
             o.add_up(sums, put)
 
@@ -68,9 +70,9 @@ def _kept_channels(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dt
     return sparse("planes_backward_weight", layer, knobs, dtypes, blocks, most, body)
 
 
-def _kept_filters(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
+def _kept_filters(layer: LayerProblem, block: int, knobs: WeightGradientKnobs, dtypes: dict[str, str]) -> tirx.PrimFunc:
     g = layer.geometry
-    places, filters = Places.cut(g, g.channels, knobs.entries), cover(layer.capacity, block)
+    places, filters = Places.cut(g, g.channels, knobs.entries), cover(layer.sparse.capacity, block)
     channels, most, past = places.channels, places.size * filters.size, knobs.shares * knobs.spread
 
     def body(o: Operands) -> None:
@@ -92,7 +94,7 @@ def _kept_filters(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dty
                 unit, (place, b) = places.unit(cell(done + share)[0], past), quotient(number, filters.size, most)
                 c, tap, fresh = unit.place(place)
                 with when(done + share < units, first + b < count, channels.fresh(unit.part, c), *fresh):
-                    o.put((first + b) * layer.unit_size + (channels.start(unit.part) + c) * g.taps + tap, value)
+                    o.put((first + b) * layer.sparse.unit_size + (channels.start(unit.part) + c) * g.taps + tap, value)
 
             o.add_up(sums, put)
 
@@ -100,25 +102,25 @@ def _kept_filters(layer: SparseConv, block: int, knobs: WeightGradientKnobs, dty
     return sparse("planes_backward_weight", layer, knobs, dtypes, blocks, most, body)
 
 
-def workspace(layer: SparseConv, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
+def workspace(layer: LayerProblem, knobs: WeightGradientKnobs) -> tuple[int, int] | None:
     """Shape of DL [splits, capacity * unit_size]; None: the kernel has no such argument."""
-    return weight_gradient.workspace(knobs, layer.capacity * layer.unit_size)
+    return weight_gradient.workspace(knobs, layer.sparse.capacity * layer.sparse.unit_size)
 
 
-def default_block(layer: SparseConv) -> int:
+def default_block(layer: LayerProblem) -> int:
     """Filters of an item."""
     return cover(_filters(layer), MOST_FILTERS).size
 
 
-def default_knobs(device: OpenClProfile, layer: SparseConv) -> WeightGradientKnobs:
+def default_knobs(device: OpenClProfile, layer: LayerProblem) -> WeightGradientKnobs:
     """Knobs for blocks of `default_block` filters."""
     g, block = layer.geometry, default_block(layer)
     knobs = WeightGradientKnobs(entries=MOST_SUMS // block)
-    places = Places.cut(g, layer.capacity if layer.kind.axis == 1 else g.channels, knobs.entries)
+    places = Places.cut(g, layer.sparse.capacity if layer.sparse.kind.axis == 1 else g.channels, knobs.entries)
     rows = cover(_filters(layer), block).count
     return weight_gradient.fit(device, g, knobs, places.size * block, places.units, rows)
 
 
-def _filters(layer: SparseConv) -> int:
+def _filters(layer: LayerProblem) -> int:
     """Filters whose gradient there is, at most."""
-    return layer.geometry.filters if layer.kind.axis == 1 else layer.capacity
+    return layer.geometry.filters if layer.sparse.kind.axis == 1 else layer.sparse.capacity

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mest_compiler.devices.opencl import OpenClProfile
-from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..choice import Choice
 from . import dense_gradient, planes_gradient
@@ -24,14 +23,12 @@ ENTRIES = (1, 2, 3, 4, 6, 8, 9, 12)
 PIXELS = (2, 4, 6, 8, 12)
 
 
-def space(
-    direction: str, choice: Choice, device: OpenClProfile, layer: SparseConv | ConvGeometry
-) -> dict[str, list[int]]:
+def space(direction: str, choice: Choice, device: OpenClProfile, layer: LayerProblem) -> dict[str, list[int]]:
     """Knob of the choice -> values to try, whole numbers, the choice's own first; knobs of one value are left out.
 
-    layer: what the choice was made for; a geometry for a dense kernel.
+    layer: what the choice was made for.
     """
-    g = layer if isinstance(layer, ConvGeometry) else layer.geometry
+    g = layer.geometry
     quads = g.lanes // QUAD
     body, own = choice.kernel.startswith("body"), choice.kernel.startswith(("dense", "planes"))
     found: dict[str, Iterable[int]]
@@ -61,9 +58,9 @@ def space(
     return {name: values for name, values in spaces.items() if len(values) > 1}
 
 
-def refusal(direction: str, choice: Choice, device: OpenClProfile, layer: SparseConv | ConvGeometry) -> str | None:
+def refusal(direction: str, choice: Choice, device: OpenClProfile, layer: LayerProblem) -> str | None:
     """Why a choice is beyond the device's limits; None: it is not. What makes a gather checks its own."""
-    knobs, g = choice.knobs, layer if isinstance(layer, ConvGeometry) else layer.geometry
+    knobs, g = choice.knobs, layer.geometry
     if direction != "backward_weight":
         own = choice.kernel.startswith(("dense", "planes"))
         sums = knobs.rows * knobs.cols * (knobs.outputs if own else 1)
@@ -78,12 +75,12 @@ def refusal(direction: str, choice: Choice, device: OpenClProfile, layer: Sparse
     return None if size <= device.local_bytes else f"{size} bytes of local memory are more than {device.local_bytes}"
 
 
-def _filters(choice: Choice, layer: SparseConv | ConvGeometry) -> int:
+def _filters(choice: Choice, layer: LayerProblem) -> int:
     """Sums that a weight gradient has of each entry: filters of an item, or the weights of a straight-line body."""
-    if isinstance(layer, ConvGeometry):
-        return dense_gradient.default_block(layer)
+    if layer.sparse is None:
+        return dense_gradient.default_block(layer.geometry)
     if choice.kernel.startswith("planes"):
         return planes_gradient.default_block(layer)
     if choice.kernel.startswith("body"):
-        return layer.unit_size
-    return cover(layer.kind.filters, MOST_FILTERS).size
+        return layer.sparse.unit_size
+    return cover(layer.sparse.kind.filters, MOST_FILTERS).size

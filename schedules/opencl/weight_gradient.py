@@ -20,7 +20,7 @@ from tvm.script.ir_builder import tirx as T
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.errors import DeviceError
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Index, Indices, activation, function
 from .emit import QUAD, Vec, cell, flat, flat_any, launch
@@ -269,11 +269,11 @@ def _add_splits(parts: Buffer, out: Buffer, splits: int, size: int, filled: Expr
 
 
 def sparse(
-    name: str, layer: SparseConv, knobs: WeightGradientKnobs, dtypes: dict[str, str], blocks: tuple[int, int],
+    name: str, layer: LayerProblem, knobs: WeightGradientKnobs, dtypes: dict[str, str], blocks: tuple[int, int],
     count: int, body: Callable[[Operands], None],
 ) -> tirx.PrimFunc:  # fmt: skip
     """`kernel` of a sparse layer. Arguments: X, dY, index arrays, dV [capacity, unit_size], and the workspace."""
-    shape = (layer.capacity, layer.unit_size)
+    shape = (layer.sparse.capacity, layer.sparse.unit_size)
     return kernel(name, layer.geometry, knobs, dtypes, shape, blocks, count, body)
 
 

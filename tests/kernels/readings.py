@@ -10,7 +10,7 @@ import numpy as np
 
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
 from mest_compiler.kernels.geometry import ConvGeometry, Plane, Subgrid
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -65,40 +65,40 @@ def of_planes(plane: int, total: int, groups: int) -> int:
     return plane // -(-total // groups)
 
 
-def block_by_filter(layer: SparseConv, arrays: Arrays, groups: int, pointer: str) -> Iterator[Term]:
+def block_by_filter(layer: LayerProblem, arrays: Arrays, groups: int, pointer: str) -> Iterator[Term]:
     """Forward and backward-weight of blocks."""
-    g, kind = layer.geometry, layer.kind
-    assert len(arrays[pointer]) == layer.rows * groups + 1
-    for position, group in product(range(layer.rows), range(groups)):
+    g, kind = layer.geometry, layer.sparse.kind
+    assert len(arrays[pointer]) == layer.sparse.rows * groups + 1
+    for position, group in product(range(layer.sparse.rows), range(groups)):
         for e in _run(arrays[pointer], position * groups + group):
             for c, f in product(range(kind.channels), range(kind.filters)):
                 address = g.forward_grid.in_base + int(arrays["offset"][e]) + c * g.x.size
                 filter_ = int(arrays["row"][position]) * kind.filters + f
-                term = Term(e * layer.unit_size + c * kind.filters + f, filter_, *input_of(g, address))
+                term = Term(e * layer.sparse.unit_size + c * kind.filters + f, filter_, *input_of(g, address))
                 assert of_planes(term.channel - c, g.channels, groups) == group
                 yield term
 
 
-def block_by_channel(layer: SparseConv, arrays: Arrays, groups: int) -> Iterator[Term]:
+def block_by_channel(layer: LayerProblem, arrays: Arrays, groups: int) -> Iterator[Term]:
     """Backward-data of blocks."""
-    g, kind = layer.geometry, layer.kind
+    g, kind = layer.geometry, layer.sparse.kind
     blocks = g.channels // kind.channels
     assert len(arrays["back_ptr"]) == len(g.backward_grids) * blocks * groups + 1
     for number, block, group in product(range(len(g.backward_grids)), range(blocks), range(groups)):
         for k in _run(arrays["back_ptr"], (number * blocks + block) * groups + group):
             for c, f in product(range(kind.channels), range(kind.filters)):
-                value = int(arrays["back_perm"][k]) * layer.unit_size + c * kind.filters + f
+                value = int(arrays["back_perm"][k]) * layer.sparse.unit_size + c * kind.filters + f
                 address = int(arrays["back_offset"][k]) + f * g.dy.size
                 filter_, row, col = output_of(g, address, number)
                 assert of_planes(filter_ - f, g.filters, groups) == group
                 yield Term(value, filter_, block * kind.channels + c, row, col)
 
 
-def _bodies(layer: SparseConv, prefix: str) -> Bodies:
+def _bodies(layer: LayerProblem, prefix: str) -> Bodies:
     return (pattern_bodies if prefix == "pattern" else row_bodies)(layer.geometry)
 
 
-def bodies_by_filter(layer: SparseConv, arrays: Arrays, groups: int, name: str) -> Iterator[Term]:
+def bodies_by_filter(layer: LayerProblem, arrays: Arrays, groups: int, name: str) -> Iterator[Term]:
     """Forward and backward-weight of patterns and rows of places; `name` is what the arrays' names start with."""
     g, bodies = layer.geometry, _bodies(layer, name.split("_")[0]).forward
     assert len(arrays[f"{name}_ptr"]) == g.filters * groups * len(bodies) + 1
@@ -112,7 +112,7 @@ def bodies_by_filter(layer: SparseConv, arrays: Arrays, groups: int, name: str) 
                 yield term
 
 
-def bodies_by_channel(layer: SparseConv, arrays: Arrays, groups: int, name: str) -> Iterator[Term]:
+def bodies_by_channel(layer: LayerProblem, arrays: Arrays, groups: int, name: str) -> Iterator[Term]:
     """Backward-data of the same: one set of entries for all parity classes."""
     g, classes = layer.geometry, _bodies(layer, name.split("_")[0]).backward
     for number, (grid, bodies) in enumerate(classes):
@@ -126,9 +126,9 @@ def bodies_by_channel(layer: SparseConv, arrays: Arrays, groups: int, name: str)
                     yield Term(int(arrays[f"{name}_first"][e]) + k, filter_, channel, row, col)
 
 
-def kept_planes(layer: SparseConv, arrays: Arrays) -> Iterator[Term]:
+def kept_planes(layer: LayerProblem, arrays: Arrays) -> Iterator[Term]:
     """Any direction of kept channels or filters."""
-    g, by_channel = layer.geometry, layer.kind.axis == 1
+    g, by_channel = layer.geometry, layer.sparse.kind.axis == 1
     for k in range(int(arrays["entries"][0])):
         plane, others = int(arrays["planes"][k]), g.filters if by_channel else g.channels
         for other, tap in product(range(others), range(g.taps)):
@@ -136,13 +136,13 @@ def kept_planes(layer: SparseConv, arrays: Arrays) -> Iterator[Term]:
             yield Term((k * others + other) * g.taps + tap, filter_, channel, *divmod(tap, g.kernel[1]))
 
 
-def places(layer: SparseConv, arrays: Arrays) -> Iterator[Term]:
+def places(layer: LayerProblem, arrays: Arrays) -> Iterator[Term]:
     """Any direction of a dense kernel with zeros kept."""
-    for value in range(int(arrays["entries"][0]) * layer.unit_size):
-        yield Term(value, *(int(i) for i in np.unravel_index(int(arrays["place"][value]), layer.shape)))
+    for value in range(int(arrays["entries"][0]) * layer.sparse.unit_size):
+        yield Term(value, *(int(i) for i in np.unravel_index(int(arrays["place"][value]), layer.sparse.shape)))
 
 
-def read(layer: SparseConv, arrays: Arrays, direction: str, indexing: str, groups: int) -> list[Term]:
+def read(layer: LayerProblem, arrays: Arrays, direction: str, indexing: str, groups: int) -> list[Term]:
     """All terms of a kernel."""
     if indexing == "planes":
         return list(kept_planes(layer, arrays))

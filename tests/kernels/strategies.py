@@ -9,7 +9,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.sparsity.structure import Structure, build
 
 from ..sparsity.strategies import layers as weights
@@ -43,7 +43,7 @@ def geometries(
 
 
 @st.composite
-def layers(draw: st.DrawFn) -> tuple[SparseConv, list[Structure]]:
+def layers(draw: st.DrawFn) -> tuple[LayerProblem, list[Structure]]:
     """A layer of any scheme and two structures for it, with rows from empty to full and capacity to spare."""
     scheme, shape = draw(weights(most=4))
     g = draw(geometries(shape[1], shape[0], shape[2:], draw(st.sampled_from([(1, 1), None]))))
@@ -55,4 +55,4 @@ def layers(draw: st.DrawFn) -> tuple[SparseConv, list[Structure]]:
         masks.append(scheme.units_to_mask(kept.reshape(-1), shape))
     capacity = max(*(int(mask.sum()) // scheme.unit_size(shape) for mask in masks), 1) + draw(st.integers(0, 3))
     parts = draw(st.sampled_from([1, 2, 3, None]))
-    return SparseConv(g, scheme.name, capacity), [build(mask, scheme.name, capacity, parts) for mask in masks]
+    return LayerProblem.of(g, scheme.name, capacity), [build(mask, scheme.name, capacity, parts) for mask in masks]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mest_compiler.errors import StructureError
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import DIRECTIONS, INDEXINGS, IndexArraySpec, SparseConv, index_arrays, index_forms
+from mest_compiler.kernels.indices import INDEXINGS, IndexArraySpec, index_arrays, index_forms
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.sparsity.structure import Structure, build
 
 from .readings import Term, read
@@ -21,17 +22,17 @@ from .strategies import layers
 groups = st.integers(1, 6)
 
 
-def indexings_of(layer: SparseConv) -> list[str]:
+def indexings_of(layer: LayerProblem) -> list[str]:
     """All that a scheme can be read by."""
-    family, rows = layer.kind.family, layer.scheme == "unstructured" and layer.geometry.stride == (1, 1)
+    family, rows = layer.sparse.kind.family, layer.sparse.scheme == "unstructured" and layer.geometry.stride == (1, 1)
     return [family, "zeros", *(["taps"] if rows else [])]
 
 
-def wanted(layer: SparseConv, structure: Structure, direction: str, indexing: str) -> list[Term]:
+def wanted(layer: LayerProblem, structure: Structure, direction: str, indexing: str) -> list[Term]:
     """A term for every kept weight; of backward-data those alone that reach a pixel of dx."""
     g, found = layer.geometry, []
     for value, place in enumerate(structure.places().reshape(-1)):
-        f, c, i, j = (int(n) for n in np.unravel_index(int(place), layer.shape))
+        f, c, i, j = (int(n) for n in np.unravel_index(int(place), layer.sparse.shape))
         reach = [
             (tap * dil - pad) % step < size
             for tap, dil, pad, step, size in zip(
@@ -45,7 +46,7 @@ def wanted(layer: SparseConv, structure: Structure, direction: str, indexing: st
 
 @given(layers(), groups)
 @settings(max_examples=100, deadline=None)
-def test_arrays_give_the_mask_in_every_direction(drawn: tuple[SparseConv, list[Structure]], count: int) -> None:
+def test_arrays_give_the_mask_in_every_direction(drawn: tuple[LayerProblem, list[Structure]], count: int) -> None:
     layer, structures = drawn
     for structure in structures:  # the second one as after a swap
         for indexing in indexings_of(layer):
@@ -58,7 +59,7 @@ def test_arrays_give_the_mask_in_every_direction(drawn: tuple[SparseConv, list[S
 @given(layers(), groups, groups)
 @settings(max_examples=60, deadline=None)
 def test_arrays_have_the_forms_that_were_compiled(
-    drawn: tuple[SparseConv, list[Structure]], first: int, second: int
+    drawn: tuple[LayerProblem, list[Structure]], first: int, second: int
 ) -> None:
     layer, structures = drawn
     for indexing in indexings_of(layer):
@@ -77,7 +78,7 @@ def test_arrays_have_the_forms_that_were_compiled(
 
 @given(layers())
 @settings(max_examples=50, deadline=None)
-def test_kernels_of_a_layer_share_arrays_of_one_name(drawn: tuple[SparseConv, list[Structure]]) -> None:
+def test_kernels_of_a_layer_share_arrays_of_one_name(drawn: tuple[LayerProblem, list[Structure]]) -> None:
     layer, (structure, _) = drawn
     kinds = indexings_of(layer)
     used = {direction: (kinds[i % len(kinds)], 2 + i) for i, direction in enumerate(DIRECTIONS)}
@@ -89,11 +90,11 @@ def test_kernels_of_a_layer_share_arrays_of_one_name(drawn: tuple[SparseConv, li
 
 @given(layers())
 @settings(max_examples=50, deadline=None)
-def test_kept_planes_come_first_and_none_is_forgotten(drawn: tuple[SparseConv, list[Structure]]) -> None:
+def test_kept_planes_come_first_and_none_is_forgotten(drawn: tuple[LayerProblem, list[Structure]]) -> None:
     layer, structures = drawn
-    for structure in structures if layer.kind.family == "planes" else ():
+    for structure in structures if layer.sparse.kind.family == "planes" else ():
         planes = index_arrays(structure, layer, {"forward": ("planes", 1)})["planes"]
-        kept = structure.to_mask().any(axis=tuple({0, 1, 2, 3} - {layer.kind.axis}))
+        kept = structure.to_mask().any(axis=tuple({0, 1, 2, 3} - {layer.sparse.kind.axis}))
         np.testing.assert_array_equal(planes[: structure.entries], np.flatnonzero(kept))
         np.testing.assert_array_equal(np.sort(planes), np.arange(len(kept)))
 
@@ -118,20 +119,20 @@ def test_types_at_the_limit(planes: int, plane: tuple[int, int], dtype: str) -> 
         (planes, 2, "forward", "offset"),
         (2, planes, "backward_data", "back_offset"),
     ):
-        layer = SparseConv(geometry(channels, filters, plane), "unstructured", channels * filters)
+        layer = LayerProblem.of(geometry(channels, filters, plane), "unstructured", channels * filters)
         assert index_forms(layer, {direction: ("block", 1)})[name].dtype == dtype
-        structure = build(np.ones(layer.shape, bool), "unstructured")
+        structure = build(np.ones(layer.sparse.shape, bool), "unstructured")
         offset = index_arrays(structure, layer, {direction: ("block", 1)})[name]
         assert int(offset.max()) == (planes - 1) * plane[0] * plane[1]
 
 
 @pytest.mark.parametrize(("capacity", "dtype"), [(65535, "uint16"), (65536, "int32")])
 def test_types_at_the_limit_of_the_capacity(capacity: int, dtype: str) -> None:
-    layer = SparseConv(geometry(256, 256), "unstructured", capacity)
+    layer = LayerProblem.of(geometry(256, 256), "unstructured", capacity)
     forms = index_forms(layer, {d: ("block", 1) for d in DIRECTIONS})
     for name in ("forward_ptr", "weight_ptr", "back_ptr", "back_perm", "entries"):
         assert forms[name].dtype == dtype, name
-    mask = np.ones(layer.shape, bool)
+    mask = np.ones(layer.sparse.shape, bool)
     mask[0, 0] = capacity == 65536
     arrays = index_arrays(build(mask, "unstructured", capacity), layer, {"forward": ("block", 1)})
     assert arrays["forward_ptr"][-1] == arrays["entries"][0] == capacity
@@ -140,14 +141,14 @@ def test_types_at_the_limit_of_the_capacity(capacity: int, dtype: str) -> None:
 def test_values_of_an_entry_count_in_its_types() -> None:
     three = replace(geometry(64, 256), kernel=(3, 3), padding=(1, 1), x=Plane(4, 4, 1), dy=Plane(4, 4, 1))
     for capacity, dtype in ((16383, "uint16"), (16384, "int32")):  # 4 values each
-        layer = SparseConv(three, "pattern", capacity)
+        layer = LayerProblem.of(three, "pattern", capacity)
         assert index_forms(layer, {"forward": ("pattern", 1)})["pattern_first"].dtype == dtype
         assert index_forms(layer, {"forward": ("pattern", 1)})["pattern_ptr"].dtype == "uint16"
 
 
 # ---- what is refused
 MASK = np.ones((4, 3, 1, 1), bool)
-LAYER = SparseConv(geometry(), "unstructured", 12)
+LAYER = LayerProblem.of(geometry(), "unstructured", 12)
 USED = {"forward": ("block", 1)}
 
 

@@ -16,13 +16,13 @@ from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.accumulate_gradients import AccumulateGradients
 from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name, shape_of
-from mest_compiler.passes.sparsify_layers import SparseLayer
 from mest_compiler.signature import UPDATE
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 
 from .programs import bindings, kernel_calls
 
 SPARSE = "3.weight"
-LAYERS = {SPARSE: SparseLayer("unstructured", 50, 1)}
+LAYERS = {SPARSE: SparseLayerSpec("unstructured", (8, 8, 3, 3), 50)}
 
 
 @cache

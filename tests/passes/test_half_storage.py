@@ -21,8 +21,8 @@ from mest_compiler.passes.half_storage import HalfStorage
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.passes.pipeline import tile
 from mest_compiler.passes.program import Program, op_name, relax_functions
-from mest_compiler.passes.sparsify_layers import SparseLayer
 from mest_compiler.passes.step_program import StepProgram
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 
 from .test_lowered_steps import RULE
 
@@ -30,8 +30,9 @@ HALF = StepOptions(stored="float16")
 DEVICE = get_device("opencl")
 BATCH = 4
 LAYERS = {
-    "second.weight": SparseLayer("block", 4, 4), "hidden.weight": SparseLayer("unstructured", 20, 1),
-    "last.weight": SparseLayer("unstructured", 20, 1),
+    "second.weight": SparseLayerSpec("block", (8, 8, 3, 3), 4),
+    "hidden.weight": SparseLayerSpec("unstructured", (8, 8, 1, 1), 20),
+    "last.weight": SparseLayerSpec("unstructured", (8, 8, 1, 1), 20),
 }  # fmt: skip
 NARROW = {"tile_in", "dense_forward", "normalise", "normalise_inference"}
 WIDE = {"features_in", "features_out", "block_backward_data", "plane_broadcast"}

@@ -15,14 +15,15 @@ from mest_compiler.devices import local_cpu
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend import TrainingGraph, ops, trace
 from mest_compiler.frontend.signing import signed
-from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.pipeline import lower
 from mest_compiler.passes.program import op_name, shape_of
-from mest_compiler.passes.sparsify_layers import SparseLayer, SparsifyLayers
+from mest_compiler.passes.sparsify_layers import SparsifyLayers
 from mest_compiler.passes.step_program import StepProgram
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.signature import Role
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 from mest_compiler.sparsity.profile import Profile
 from mest_compiler.sparsity.schemes import get_scheme
 
@@ -31,12 +32,12 @@ from .programs import bindings, kernel_calls, operators, size_of, tensors
 RULE = Sgd(0.9, 5e-4, False)
 
 
-def plan(graph: TrainingGraph, scheme: str, sparsity: float = 0.7) -> dict[str, SparseLayer]:
+def plan(graph: TrainingGraph, scheme: str, sparsity: float = 0.7) -> dict[str, SparseLayerSpec]:
     """Every convolution that a uniform profile makes sparse."""
     shapes = {name: c.shape for name, c in graph.convolutions.items() if c.groups == 1}
     kind = get_scheme(scheme)
     return {
-        name: SparseLayer(scheme, kind.kept_units(shapes[name], sparsity), kind.unit_size(shapes[name]))
+        name: SparseLayerSpec(scheme, shapes[name], kind.kept_units(shapes[name], sparsity))
         for name in Profile.uniform(scheme, sparsity).assign(shapes)
     }
 
@@ -80,8 +81,8 @@ def network(request: pytest.FixtureRequest) -> tuple[TrainingGraph, StepProgram]
 
 def test_nothing_dense_of_a_sparse_layer_is_left(network) -> None:
     graph, result = network
-    sparse = {p for p, layer in result.layers.items() if layer.sparse is not None}
-    assert sparse and sparse == set(plan(graph, next(result.layers[p].sparse.scheme for p in sparse)))
+    sparse = {p for p, layer in result.layers.items() if layer.problem.sparse is not None}
+    assert sparse and sparse == set(plan(graph, next(result.layers[p].problem.sparse.scheme for p in sparse)))
     sizes = {size_of(graph.convolutions[p].shape): p for p in sparse}
     shapes = {tuple(graph.convolutions[p].shape): p for p in sparse}
     floats = [t for t in tensors(result.module) if t[2].startswith("float")]
@@ -110,9 +111,9 @@ def test_layout_changes_once_where_the_image_enters(network) -> None:
         assert calls["add_border"] == 0  # whoever writes an activation writes the border its readers want
 
 
-def sparse_layers(result: StepProgram) -> dict[str, SparseConv]:
+def sparse_layers(result: StepProgram) -> dict[str, SparseLayerSpec]:
     """Those by parameter name."""
-    return {p: layer.sparse for p, layer in result.layers.items() if layer.sparse is not None}
+    return {p: layer.problem.sparse for p, layer in result.layers.items() if layer.problem.sparse is not None}
 
 
 def test_kernels_of_a_step(resnet) -> None:
@@ -157,7 +158,7 @@ def test_a_dense_kernel_between_expansion_and_compaction() -> None:
     graph = trace(model, torch.zeros(6, 3, 8, 8))
     layers = plan(graph, "unstructured", 0.6)
 
-    def zeros(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
+    def zeros(direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
         return next((choice for choice in found if choice.indexing == "zeros"), found[0])  # dense layers have none
 
     result = lower(graph, layers, RULE, local_cpu(1), zeros)
@@ -176,8 +177,7 @@ def test_every_update_is_in_place(network) -> None:
     p, b = len(graph.parameters), len(graph.buffers)
     parameters, buffers = step.params[:p], step.params[p : p + b]
     momenta = step.params[-1 - p : -1]
-    layers = result.layers
-    sparse = [i for i, name in enumerate(graph.parameters) if name in layers and layers[name].sparse is not None]
+    sparse = [i for i, name in enumerate(graph.parameters) if name in sparse_layers(result)]
     _, _, *rest = outputs = program_outputs(step)
     gradients, updated = rest[: len(sparse)], rest[len(sparse) : len(sparse) + 2 * p + b]
     # behind them the arguments that no step changes: x, y, index arrays and the learning rate
@@ -233,7 +233,7 @@ def test_a_sparse_weight_that_others_read_is_refused() -> None:
     module = builder.finalize()
     arguments = [(Role.PARAMETER, "body.conv.weight"), (Role.INPUT, "x")]
     signature = {"step": signed(module["step"], arguments, [(Role.OUTPUT, name, None) for name in ("y", "sum")])}
-    layers = {"body.conv.weight": SparseLayer("unstructured", 3, 1)}
+    layers = {"body.conv.weight": SparseLayerSpec("unstructured", (4, 4, 1, 1), 3)}
     with pytest.raises(ModelError, match=r"'body\.conv\.weight' is read by relax\.sum, .*keep that layer dense"):
         SparsifyLayers(layers)(StepProgram(module, signature))
 

@@ -49,16 +49,16 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_masks(trainer: Trainer, sparsity: float, seed: int) -> dict[str, np.ndarray]:
     """New random masks of the trainer's scheme for all its sparse layers."""
-    layers = trainer.layers
-    plan = {name: LayerPlan(layer["scheme"], sparsity) for name, layer in layers.items()}
-    return random_masks(plan, {name: tuple(layer["shape"]) for name, layer in layers.items()}, seed)
+    layers = trainer.sparse_layers()
+    plan = {name: LayerPlan(scheme.name, sparsity) for name, (scheme, _) in layers.items()}
+    return random_masks(plan, {name: shape for name, (_, shape) in layers.items()}, seed)
 
 
 def common(trainer: Trainer, masks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What carries over into other masks: units that both keep (a kernel whose pattern changes starts anew)."""
     found = {}
     for name, mask in masks.items():
-        kind = get_scheme(trainer.layers[name]["scheme"])
+        kind = trainer.sparse_layers()[name][0]
         both = kind.mask_to_units(trainer.masks()[name]) & kind.mask_to_units(mask)
         found[name] = kind.units_to_mask(both, mask.shape)
     return found
@@ -141,8 +141,8 @@ def test_updates_are_in_place(trainer: Trainer, case: Case) -> None:
     outputs = trainer.session["step"](*arguments)
     handed_out = trainer.artifact.signature["step"].handed_out
     places = [handed_out[at] for at in range(len(arguments))]
-    assert len(outputs) == 2 + len(trainer.layers) + len(arguments)  # loss, logits, gradients, and every argument
-    assert sorted(places) == list(range(2 + len(trainer.layers), len(outputs)))
+    assert len(outputs) == 2 + len(trainer.problems) + len(arguments)  # loss, logits, gradients, and every argument
+    assert sorted(places) == list(range(2 + len(trainer.problems), len(outputs)))
     for argument, place in zip(arguments, places, strict=True):
         assert np.from_dlpack(outputs[place]).ctypes.data == np.from_dlpack(argument).ctypes.data
 
@@ -179,8 +179,8 @@ def test_prediction_of_any_number_of_examples(trainer: Trainer, case: Case, exam
 
 def test_state_bytes(trainer: Trainer) -> None:
     found = trainer.state_bytes()
-    values = sum(t.nbytes for n, t in compiled(CASES[trainer.layers["conv1.weight"]["scheme"]]).artifact.tensors.items()
-                 if n in trainer.parameters)  # fmt: skip
+    tensors = compiled(CASES[trainer.problems["conv1.weight"].sparse.scheme]).artifact.tensors
+    values = sum(tensor.nbytes for name, tensor in tensors.items() if name in trainer.parameters)
     assert found["weights"] == found["gradients"] == found["optimizer"] == values
     assert found["indices"] > 0
 

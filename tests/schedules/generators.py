@@ -9,8 +9,8 @@ from tvm import tirx
 
 from mest_compiler.kernels import block_convolution, body_convolution, planes_convolution
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
-from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.kernels.normalisation import Normalisation
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.schedules.cpu import (
     block_gather,
     block_gradient,
@@ -47,13 +47,13 @@ def indexings_of(scheme: str, stride: tuple[int, int]) -> list[str]:
     return [family, "taps"] if scheme == "unstructured" and stride == (1, 1) else [family]
 
 
-def bodies_of(layer: SparseConv, indexing: str) -> Bodies:
+def bodies_of(layer: LayerProblem, indexing: str) -> Bodies:
     """The bodies of "pattern" or "taps"."""
     return (pattern_bodies if indexing == "pattern" else row_bodies)(layer.geometry)
 
 
 def gathers(
-    layer: SparseConv, indexing: str, knobs: Sequence[GatherKnobs], block: int = 4,
+    layer: LayerProblem, indexing: str, knobs: Sequence[GatherKnobs], block: int = 4,
     fused: Mapping[str, Fused] | None = None,
 ) -> list[Kernel]:  # fmt: skip
     """Forward and backward-data; `block`: output planes a register tile of kept channels and filters; `fused`: what is
@@ -76,7 +76,7 @@ def gathers(
 
 
 def gradients(
-    layer: SparseConv, indexing: str, knobs: Sequence[WeightGradientKnobs], block: int = 4,
+    layer: LayerProblem, indexing: str, knobs: Sequence[WeightGradientKnobs], block: int = 4,
     again: Normalisation | None = None,
 ) -> list[Kernel]:  # fmt: skip
     """Backward-weight in all its forms; `block` as for `gathers`, `again`: the batch norm that they compute again."""
@@ -85,7 +85,7 @@ def gradients(
         groups = 1 if indexing == "planes" else k.groups
         dtypes = dtypes_of(indexing, direction, layer, groups)
         if indexing == "block":
-            forms = [block_gradient.outer] + [block_gradient.dots] * (layer.kind.filters == 1)
+            forms = [block_gradient.outer] + [block_gradient.dots] * (layer.sparse.kind.filters == 1)
             makes = [(form.__name__, lambda f=form, k=k, d=dtypes: f(layer, k, d, again)) for form in forms]
         elif indexing == "planes":
             makes = [("kept", lambda k=k, d=dtypes: planes_gradient.kept(layer, block, k, d, again))]
@@ -96,7 +96,7 @@ def gradients(
     return found
 
 
-def definition(layer: SparseConv, direction: str, indexing: str, groups: int) -> tirx.PrimFunc:
+def definition(layer: LayerProblem, direction: str, indexing: str, groups: int) -> tirx.PrimFunc:
     """What a kernel of this direction and indexing computes."""
     dtypes = dtypes_of(indexing, direction, layer, groups)
     if indexing == "block":

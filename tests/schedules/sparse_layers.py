@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tvm
 
-from mest_compiler.kernels.indices import INDEXINGS, SparseConv, index_arrays
+from mest_compiler.kernels.indices import INDEXINGS, index_arrays
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
 from mest_compiler.sparsity.structure import Structure, build
@@ -56,27 +57,34 @@ def hostile_masks(scheme: str, shape: Shape, seed: int = 0) -> dict[str, np.ndar
     return {name: kind.units_to_mask(one_a_site(kind, u, rng).reshape(-1), shape) for name, u in units.items()}
 
 
-def sparse_conv(conv: Conv, vec: Vec, scheme: str, spare: int = 3) -> SparseConv:
+def sparse_conv(conv: Conv, vec: Vec, scheme: str, spare: int = 3) -> LayerProblem:
     """A layer as compiled, with room for all units and `spare` more."""
-    return SparseConv(conv.geometry(vec), scheme, get_scheme(scheme).most_kept(conv.weight_shape) + spare)
+    return LayerProblem.of(conv.geometry(vec), scheme, get_scheme(scheme).most_kept(conv.weight_shape) + spare)
+
+
+def with_capacity(layer: LayerProblem, capacity: int) -> LayerProblem:
+    """The layer with room for so many entries."""
+    return replace(layer, sparse=replace(layer.sparse, capacity=capacity))
 
 
 @dataclass
 class SparseCase:
     """A layer with a mask: its structure, compact values (NaN past the filled part) and index arrays."""
 
-    layer: SparseConv
+    layer: LayerProblem
     data: Data
     structure: Structure
 
     @classmethod
     def make(
-        cls, conv: Conv, layer: SparseConv, mask: np.ndarray, parts: int | None = 1, draw: Draw = normal,
+        cls, conv: Conv, layer: LayerProblem, mask: np.ndarray, parts: int | None = 1, draw: Draw = normal,
         x: np.ndarray | None = None,
     ) -> SparseCase:  # fmt: skip
         """`parts` as in `structure.build`, `x` as in `Data.make`."""
         vec = Vec(layer.geometry.lanes, layer.geometry.dtype)
-        return cls(layer, Data.make(conv, vec, mask, draw, x), build(mask, layer.scheme, layer.capacity, parts))
+        return cls(
+            layer, Data.make(conv, vec, mask, draw, x), build(mask, layer.sparse.scheme, layer.sparse.capacity, parts)
+        )
 
     def values(self) -> tvm.runtime.Tensor:
         """The weight as [capacity, unit_size]; whoever reads the unfilled tail gets NaN."""
@@ -103,8 +111,8 @@ class SparseCase:
     def _weight_gradient(self, what: str, kernel: Callable[..., None], indices: Arguments) -> np.ndarray:
         """The tail past the entries is nobody's business."""
         s, g = self.structure, self.layer.geometry
-        dv = poisoned((s.capacity, s.unit_size), g.dtype)
-        kernel(self.data.x, self.data.dy, *indices, dv, poisoned((s.capacity * s.unit_size, g.lanes), g.dtype))
+        dv = poisoned(s.spec.values_shape, g.dtype)
+        kernel(self.data.x, self.data.dy, *indices, dv, poisoned((s.spec.values, g.lanes), g.dtype))
         found = dv.numpy()[: s.entries]
         self.data.check(what, found, s.compact(self.data.dw_ref)[: s.entries], self.data.dw_ref)
         return found

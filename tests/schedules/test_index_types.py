@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mest_compiler.kernels.indices import DIRECTIONS
+from mest_compiler.kernels.problem import DIRECTIONS
 from mest_compiler.schedules.cpu.choose import dtypes_of
 from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
@@ -30,7 +30,7 @@ def test_large_offsets(scheme: str, plane: tuple[int, int], dtype: str) -> None:
             assert dtype in {types[name] for name in types if name.endswith("offset")}
         kernels += gathers(layer, indexing, [GatherKnobs(5)])
         kernels += gradients(layer, indexing, [WeightGradientKnobs(pixels=5, entries=2)])
-    mask = kind.random_mask(layer.shape, 0.995, np.random.default_rng(0))
+    mask = kind.random_mask(layer.sparse.shape, 0.995, np.random.default_rng(0))
     case = SparseCase.make(conv, layer, mask)
     machine = compile_kernels({i: kernel.make() for i, kernel in enumerate(kernels)})
     for i, kernel in enumerate(kernels):

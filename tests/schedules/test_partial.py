@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mest_compiler.devices.opencl import OpenClProfile
-from mest_compiler.kernels.indices import DIRECTIONS
+from mest_compiler.kernels.problem import DIRECTIONS
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.partial import Partial
@@ -35,7 +35,7 @@ def _choices(kind: str, scheme: str, spare: int) -> list[Choice]:
     device = profile(NARROW) if kind == "cpu" else OpenClProfile("opencl", batch_lanes=8)
     vec = vector(NARROW, "float32") if kind == "cpu" else generators(device).emit.Vec(8, "float32")
     layer = sparse_conv(fitted(Conv(8, 8, (5, 4)), scheme), vec, scheme, spare=0)
-    layer = replace(layer, capacity=layer.capacity - spare)
+    layer = replace(layer, capacity=layer.sparse.capacity - spare)
     choose = generators(device).choose
     return [choice for direction in DIRECTIONS for choice in choose.candidates(direction, device, layer)]
 

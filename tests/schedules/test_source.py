@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tvm
 
-from mest_compiler.kernels.indices import DIRECTIONS
 from mest_compiler.kernels.normalisation import Normalisation
+from mest_compiler.kernels.problem import DIRECTIONS
 from mest_compiler.schedules.cpu import dense_gather, dense_gradient
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.schedules.cpu.epilogue import ForwardSums
@@ -97,7 +97,7 @@ def check_sparse(
             if kernel.direction == FORWARD:
                 run_forward(what, machine[i], data, norm, [case.values(), *indices], fused)
                 continue
-            shape = s.capacity, s.unit_size
+            shape = s.spec.values_shape
             found = run_gradient(what, machine[i], data, norm, indices, shape, fused.again, chunks)
             data.check(what, found[: s.entries], s.compact(data.dw_ref)[: s.entries])
 

@@ -33,7 +33,7 @@ def test_values_are_put_back_and_taken_out(name: str, scheme: str) -> None:
     for mask_name, mask in hostile_masks(scheme, conv.weight_shape).items():
         case = SparseCase.make(conv, layer, mask)
         s, indices = case.structure, case.index("forward", "zeros", 1)
-        weight, dv = poisoned(layer.shape, vec.dtype), poisoned((s.capacity, s.unit_size), vec.dtype)
+        weight, dv = poisoned(layer.sparse.shape, vec.dtype), poisoned(s.spec.values_shape, vec.dtype)
         machine["expand"](case.values(), *indices, weight)
         np.testing.assert_array_equal(weight.numpy(), case.data.weight, err_msg=mask_name)
         machine["compact"](tvm.runtime.tensor(dense), *indices, dv)

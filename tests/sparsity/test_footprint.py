@@ -63,7 +63,7 @@ def test_kept_units_count_as_a_structure_has_them(scheme_mask, index_bits):
     structure = build(mask, name)
     found = kept_footprint(mask.shape, name, structure.entries)
     assert found.weights == mask.sum()
-    if structure.kind.indexed:
+    if structure.spec.kind.indexed:
         assert found.indices == structure.entries
         assert found.pointers == len(structure.row_ptr)
     else:

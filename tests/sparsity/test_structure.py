@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mest_compiler.errors import MaskError, ProfileError, StructureError
+from mest_compiler.sparsity.layer_spec import INT32_MAX
 from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.sparsity.structure import Structure, build, deal_rows
-from mest_compiler.sparsity.structure_checks import INT32_MAX
 
 from .lines import MOST_LINES, counted
 from .strategies import SPELLINGS, legal_units, masks
@@ -35,11 +35,11 @@ def test_mask_round_trip(scheme_mask, spare, parts):
     structure.validate()
     np.testing.assert_array_equal(structure.to_mask(), mask)
     assert (structure.order.dtype, structure.row_ptr.dtype, structure.col.dtype) == (np.int32,) * 3
-    assert structure.entries * structure.unit_size == mask.sum()
-    assert (structure.rows, structure.columns) == structure.kind.grid(mask.shape)
-    assert structure.kind == get_scheme(scheme)
+    assert structure.entries * structure.spec.unit_size == mask.sum()
+    assert (structure.spec.rows, structure.spec.columns) == structure.spec.kind.grid(mask.shape)
+    assert structure.spec.kind == get_scheme(scheme)
     np.testing.assert_array_equal(
-        np.sort(structure.unit_ids()), np.flatnonzero(structure.kind.mask_to_units(mask))
+        np.sort(structure.unit_ids()), np.flatnonzero(structure.spec.kind.mask_to_units(mask))
     )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_mask_round_trip(scheme_mask, spare, parts):
 def test_entries_stand_by_row_and_column(scheme_mask, spare, parts):
     scheme, mask = scheme_mask
     structure = with_spare(scheme, mask, spare, parts)
-    units = structure.kind.mask_to_units(mask).reshape(structure.rows, structure.columns)
+    units = structure.spec.kind.mask_to_units(mask).reshape(structure.spec.rows, structure.spec.columns)
     expected = [(row, col) for row in structure.order for col in np.flatnonzero(units[row])]
     found = list(zip(structure.row_of_entry(), structure.col[: structure.entries], strict=True))
     assert found == expected
@@ -60,7 +60,7 @@ def test_compact_and_expand_are_inverse(scheme_mask, spare, dtype):
     structure = with_spare(scheme, mask, spare)
     weight = weight_of(mask, dtype)
     values = structure.compact(weight)
-    assert values.shape == (structure.capacity, structure.unit_size)
+    assert values.shape == (structure.spec.capacity, structure.spec.unit_size)
     assert values.dtype == dtype
     assert not values[structure.entries :].any()
     np.testing.assert_array_equal(structure.expand(values), weight)
@@ -99,13 +99,13 @@ def test_remap_keeps_common_weights_and_fills_grown_ones(scheme_mask, seed, spar
     old, new = with_spare(scheme, mask, spare), with_spare(scheme, new_mask, new_spare, parts)
     weight = weight_of(mask)
     moved = old.remap(new, old.compact(weight))
-    assert (moved.dtype, moved.shape) == (np.float32, (new.capacity, new.unit_size))
+    assert (moved.dtype, moved.shape) == (np.float32, (new.spec.capacity, new.spec.unit_size))
     assert not moved[new.entries :].any()
     np.testing.assert_array_equal(new.expand(moved), np.where(common, weight, 0))
     survivors = np.intersect1d(old.unit_ids(), new.unit_ids())[::2]
     some = new.expand(old.remap(new, old.compact(weight), survivors))
     carried = np.zeros(mask.size, bool)
-    carried[old.kind.weights_of(survivors, old.shape)] = True
+    carried[old.spec.kind.weights_of(survivors, old.spec.shape)] = True
     np.testing.assert_array_equal(some, np.where(carried.reshape(mask.shape), weight, 0))
 
 
@@ -114,7 +114,7 @@ def test_arrays_round_trip(scheme_mask, spare, parts):
     scheme, mask = scheme_mask
     structure = with_spare(scheme, mask, spare, parts)
     again = Structure.from_arrays(structure.to_arrays())
-    assert (again.scheme, again.shape, again.capacity) == (structure.scheme, structure.shape, structure.capacity)
+    assert again.spec == structure.spec
     for name in ("order", "row_ptr", "col"):
         np.testing.assert_array_equal(getattr(again, name), getattr(structure, name))
 
@@ -146,7 +146,7 @@ def test_parts_are_dealt_to_and_fro():
 def test_an_empty_layer_still_has_room_for_one_entry(scheme):
     shape = (8, 4, 3, 3)
     structure = build(np.zeros(shape, bool), scheme)
-    assert (structure.entries, structure.capacity) == (0, 1)
+    assert (structure.entries, structure.spec.capacity) == (0, 1)
     assert not structure.to_mask().any()
     assert not structure.expand(structure.compact(np.ones(shape, np.float32))).any()
     grown = build(get_scheme(scheme).random_mask(shape, 0.6, np.random.default_rng(0)), scheme)

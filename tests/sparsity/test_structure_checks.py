@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mest_compiler.errors import StructureError
+from mest_compiler.sparsity.layer_spec import INT32_MAX
 from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.sparsity.structure import Structure, build
-from mest_compiler.sparsity.structure_checks import INT32_MAX
 
 from .strategies import masks, schemes
 
@@ -26,6 +26,11 @@ def changed(structure, name, index, value):
     array = getattr(structure, name).copy()
     array[index] = value
     return replace(structure, **{name: array})
+
+
+def other(structure, **fields):
+    """The structure as one of another layer."""
+    return replace(structure, spec=replace(structure.spec, **fields))
 
 
 BROKEN = {
@@ -47,26 +52,26 @@ BROKEN = {
     "other byte order": (lambda s: replace(s, col=s.col.astype(">i4")), "col .* is >i4"),
     "no array": (lambda s: replace(s, row_ptr=[0, 3, 6, 8, 8]), "row_ptr .* is list"),
     "strided": (lambda s: replace(s, col=np.repeat(s.col, 2)[::2]), "not contiguous"),
-    "capacity off": (lambda s: replace(s, capacity=9), r"not int32 \(9,\)"),
-    "no capacity": (lambda s: replace(s, capacity=0), "capacity of 0 entries"),
-    "other scheme": (lambda s: replace(s, scheme="block"), r"order .* int32 \(4,\), not int32 \(1,\)"),
-    "scheme of other kernels": (lambda s: replace(s, scheme="pattern"), "does not fit its shape: .* needs 3x3"),
+    "capacity off": (lambda s: other(s, capacity=9), r"not int32 \(9,\)"),
+    "no capacity": (lambda s: other(s, capacity=0), "capacity of 0 entries"),
+    "other scheme": (lambda s: other(s, scheme="block"), r"order .* int32 \(4,\), not int32 \(1,\)"),
+    "scheme of other kernels": (lambda s: other(s, scheme="pattern"), "does not fit its shape: .* needs 3x3"),
     "scheme of other channels": (
-        lambda s: replace(s, scheme="block:1x4"),
+        lambda s: other(s, scheme="block:1x4"),
         "does not fit its shape: .* 2 input channels",
     ),
-    "unknown scheme": (lambda s: replace(s, scheme="blok"), "does not fit its shape: .*did you mean 'block'"),
-    "alias": (lambda s: replace(s, scheme="block:4x1"), "scheme 'block:4x1' instead of 'block'"),
-    "other shape": (lambda s: replace(s, shape=(5, 2, 1, 2)), r"not int32 \(5,\)"),
-    "fewer columns": (lambda s: replace(s, shape=(4, 1, 1, 2)), "leaves the range of its 2 columns"),
+    "unknown scheme": (lambda s: other(s, scheme="blok"), "does not fit its shape: .*did you mean 'block'"),
+    "alias": (lambda s: other(s, scheme="block:4x1"), "scheme 'block:4x1' instead of 'block'"),
+    "other shape": (lambda s: other(s, shape=(5, 2, 1, 2)), r"not int32 \(5,\)"),
+    "fewer columns": (lambda s: other(s, shape=(4, 1, 1, 2)), "leaves the range of its 2 columns"),
     "shape is a list": (
-        lambda s: replace(s, shape=[4, 2, 1, 2]),
+        lambda s: other(s, shape=[4, 2, 1, 2]),
         r"has shape \[4, 2, 1, 2\] and capacity 10: use a tuple",
     ),
-    "shape of floats": (lambda s: replace(s, shape=(4, 2.0, 1, 2)), "use a tuple of integers"),
-    "fractional capacity": (lambda s: replace(s, capacity=10.0), "capacity 10.0: use"),
-    "empty shape": (lambda s: replace(s, shape=(4, 0, 1, 2)), "each at least 1"),
-    "huge shape": (lambda s: replace(s, shape=(2**16, 2**16, 3, 3)), "more than 32-bit indices can reach"),
+    "shape of floats": (lambda s: other(s, shape=(4, 2.0, 1, 2)), "use a tuple of integers"),
+    "fractional capacity": (lambda s: other(s, capacity=10.0), "capacity 10.0: use"),
+    "empty shape": (lambda s: other(s, shape=(4, 0, 1, 2)), "each at least 1"),
+    "huge shape": (lambda s: other(s, shape=(2**16, 2**16, 3, 3)), "more than 32-bit indices can reach"),
 }
 
 
@@ -153,11 +158,11 @@ def test_damage_is_refused_or_harmless(arrays):
     except StructureError:
         return
     places = structure.places().reshape(-1)
-    assert len(places) == structure.entries * structure.unit_size
+    assert len(places) == structure.entries * structure.spec.unit_size
     assert len(np.unique(places)) == len(places)
-    assert places.size == 0 or (places.min() >= 0 and places.max() < np.prod(structure.shape))
+    assert places.size == 0 or (places.min() >= 0 and places.max() < np.prod(structure.spec.shape))
     mask = structure.to_mask()
-    again = build(mask, structure.scheme, capacity=structure.capacity)
+    again = build(mask, structure.spec.scheme, capacity=structure.spec.capacity)
     assert set(again.unit_ids().tolist()) == set(structure.unit_ids().tolist())
     weight = np.where(mask, np.arange(1.0, mask.size + 1).reshape(mask.shape), 0)
     np.testing.assert_array_equal(structure.expand(structure.compact(weight)), weight)

@@ -13,7 +13,7 @@ import pytest
 
 from mest_compiler import caching, kernels, schedules
 from mest_compiler.caching import FOLDER
-from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.pace import Pacer
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.cpu import choose
@@ -22,7 +22,7 @@ from mest_compiler.tuning.fastest import Fastest, label, random_structure
 from mest_compiler.tuning.layer_run import Operands, kernel_call
 
 from ..schedules.convolutions import Conv
-from ..schedules.sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
+from ..schedules.sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv, with_capacity
 from ..schedules.tiles import NARROW, WIDE, profile, vector
 
 DEVICE = profile(NARROW)
@@ -82,13 +82,13 @@ def test_only_one_is_not_measured(cache: Path, measured: list[int]) -> None:
     assert measured == [] and not cache.exists()
 
 
-def _others() -> dict[str, tuple[object, str, SparseConv, list[Choice]]]:
+def _others() -> dict[str, tuple[object, str, LayerProblem, list[Choice]]]:
     g = LAYER.geometry
     slower = [replace(choice, knobs=replace(choice.knobs, pixels=1)) for choice in FOUND]
     return {
         "device": (replace(DEVICE, threads=DEVICE.threads + 1), "forward", LAYER, FOUND),
         "direction": (DEVICE, "backward_data", LAYER, FOUND),
-        "capacity": (DEVICE, "forward", replace(LAYER, capacity=LAYER.capacity - 1), FOUND),
+        "capacity": (DEVICE, "forward", with_capacity(LAYER, LAYER.sparse.capacity - 1), FOUND),
         "batch": (DEVICE, "forward", replace(LAYER, geometry=replace(g, tiles=g.tiles + 1)), FOUND),
         "knobs": (DEVICE, "forward", LAYER, slower),
     }
@@ -189,13 +189,14 @@ def test_a_real_measurement(cache: Path) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_random_structure_fills_the_capacity(scheme: str) -> None:
     full = sparse_conv(fitted(Conv(7, 6, (5, 4)), scheme), vector(NARROW, "float32"), scheme, spare=0)
-    for capacity in sorted({1, full.rows, full.rows + 1, full.capacity // 2, full.capacity - 1, full.capacity}):
-        layer = replace(full, capacity=capacity)
-        structure = random_structure(layer)
+    rows, most = full.sparse.rows, full.sparse.capacity
+    for capacity in sorted({1, rows, rows + 1, most // 2, most - 1, most}):
+        layer = with_capacity(full, capacity)
+        structure = random_structure(layer.sparse)
         structure.validate()
-        assert (structure.entries, structure.capacity) == (capacity, capacity)
+        assert (structure.entries, structure.spec.capacity) == (capacity, capacity)
         assert np.ptp(structure.lengths) <= 1
-        np.testing.assert_array_equal(structure.col, random_structure(layer).col)
+        np.testing.assert_array_equal(structure.col, random_structure(layer.sparse).col)
 
 
 VECTORS = ((NARROW, "float64"), (WIDE, "float32"))
@@ -215,14 +216,14 @@ def test_all_candidates_of_a_layer_agree(scheme: str, bits: int, dtype: str) -> 
     layer = sparse_conv(conv, vector(bits, dtype), scheme, spare=1)
     g, case = layer.geometry, SparseCase.make(conv, layer, hostile_masks(scheme, conv.weight_shape)["uneven rows"])
     s, indexings = case.structure, set()
-    assert 0 < s.entries < s.capacity
+    assert 0 < s.entries < s.spec.capacity
     for direction in DIRECTIONS:
         for choice in choose.candidates(direction, device, layer):
             indexings.add(choice.indexing)
             o = Operands.of(device, g, case.data.x.numpy(), case.data.dy.numpy(), case.values().numpy())
             for tensor in (o.y, o.dx, o.dw):
                 tensor.copyfrom(np.full(tensor.shape, np.nan, dtype))
-            kernel_call(direction, choice, device, g, o, layer, s)()
+            kernel_call(direction, choice, device, layer, o, s)()
             if direction == "backward_weight":
                 wanted = s.compact(case.data.dw_ref)[: s.entries]
                 case.data.check(label(choice), o.dw.numpy()[: s.entries], wanted)

@@ -212,7 +212,7 @@ def test_layers_of_different_capacity(shop: Workshop, tmp_path: Path) -> None:
     layers = asked.layers()
     artifact = asked.compiled(probable)
     tasks = {
-        (p, d): in_step.task_of(d, choice, layer.sparse or layer.geometry)
+        (p, d): in_step.task_of(d, choice, layer.problem)
         for p, layer in layers.items()
         for d, choice in layer.choices.items()
     }
@@ -265,19 +265,19 @@ def test_real_steps_with_other_knobs(shop: Workshop, tmp_path: Path) -> None:
 
 
 def test_what_was_compared_replaces_the_default(shop: Workshop, tmp_path: Path) -> None:
-    layer = next(one for one in LAYERS.values() if one.sparse is not None)
-    (choice,) = in_step.offered("forward", layer.sparse, DEVICE)
-    subject = tried(shop, in_step.task_of("forward", choice, layer.sparse), 1)
-    found = Fastest(DEVICE, records=Records(DEVICE, tmp_path)).contestants("forward", layer.sparse, [choice])
+    layer = next(one for one in LAYERS.values() if one.problem.sparse is not None)
+    (choice,) = in_step.offered("forward", layer.problem, DEVICE)
+    subject = tried(shop, in_step.task_of("forward", choice, layer.problem), 1)
+    found = Fastest(DEVICE, records=Records(DEVICE, tmp_path)).contestants("forward", layer.problem, [choice])
     assert [one.source for one in found] == ["default", "tuned"]  # only trials of a search
     (_, best), _ = subject.ranked()
     shop.write_final(subject, {best: 0.9, key_of(subject.first): 1.0})
-    (found,) = Fastest(DEVICE, records=Records(DEVICE, tmp_path)).contestants("forward", layer.sparse, [choice])
+    (found,) = Fastest(DEVICE, records=Records(DEVICE, tmp_path)).contestants("forward", layer.problem, [choice])
     assert found.source == "tuned" and key_of({n: int(getattr(found.knobs, n)) for n in dict(best)}) == best
     more = local_cpu(2)
     if more.threads != DEVICE.threads:  # knobs for another number of threads were not compared
         layers = Asked(**{**ASKED.__dict__, "threads": 2}).layers()
-        other = next(one for one in layers.values() if one.sparse is not None)
-        (choice,) = in_step.offered("forward", other.sparse, more)
-        found = Fastest(more, records=Records(more, tmp_path)).contestants("forward", other.sparse, [choice])
+        other = next(one for one in layers.values() if one.problem.sparse is not None)
+        (choice,) = in_step.offered("forward", other.problem, more)
+        found = Fastest(more, records=Records(more, tmp_path)).contestants("forward", other.problem, [choice])
         assert [one.source for one in found] == ["default", "tuned"]

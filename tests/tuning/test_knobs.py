@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tvm.s_tir import Schedule
 
-from mest_compiler.kernels.indices import DIRECTIONS
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.tuning import knobs as knob
 from mest_compiler.tuning.definitions import workload
 from mest_compiler.tuning.measure import Bench, Here
@@ -19,7 +19,7 @@ from mest_compiler.tuning.tasks import Task, offered, task_from, task_of, tasks_
 from mest_compiler.tuning.workshop import Subject
 
 from ..schedules.convolutions import Conv
-from ..schedules.sparse_layers import fitted, sparse_conv
+from ..schedules.sparse_layers import fitted, sparse_conv, with_capacity
 from ..schedules.tiles import NARROW, WIDE, compile_kernels, profile, vector
 
 CONV = Conv(5, 6, (5, 6), batch=9)
@@ -30,9 +30,9 @@ def tasks(scheme: str, bits: int = NARROW, conv: Conv = CONV) -> list[Task]:
     """All tasks of a small layer, half of whose units are kept."""
     vec = vector(bits, "float32")
     if scheme == "dense":
-        return list(tasks_of_layer(conv.geometry(vec), profile(bits)))
+        return list(tasks_of_layer(LayerProblem(conv.geometry(vec)), profile(bits)))
     whole = sparse_conv(fitted(conv, scheme), vec, scheme, spare=0)
-    return list(tasks_of_layer(replace(whole, capacity=max(1, whole.capacity // 2)), profile(bits)))
+    return list(tasks_of_layer(with_capacity(whole, max(1, whole.sparse.capacity // 2)), profile(bits)))
 
 
 def subject(task: Task, bits: int) -> Subject:
@@ -92,14 +92,14 @@ def test_neighbours_and_kept_zeros_make_no_other_task() -> None:
     device, layer = profile(NARROW), sparse_conv(CONV, vector(NARROW, "float32"), "unstructured", spare=0)
     g = layer.geometry
     wider = replace(layer, geometry=replace(g, x=replace(g.x, border=3), y=replace(g.y, border=2)))
-    fewer = replace(layer, capacity=layer.capacity // 2)
+    fewer = with_capacity(layer, layer.sparse.capacity // 2)
     for direction in DIRECTIONS:
         own, zeros = offered(direction, layer, device)[-1], offered(direction, layer, device)[0]
         assert (own.indexing == "zeros") != (zeros.indexing == "zeros")
         own, zeros = (own, zeros) if zeros.indexing == "zeros" else (zeros, own)
         assert task_of(direction, own, wider) == task_of(direction, own, layer) != task_of(direction, own, fewer)
-        assert task_of(direction, zeros, fewer) == task_of(direction, zeros, g)
-        assert task_of(direction, zeros, g).sparse is None
+        assert task_of(direction, zeros, fewer) == task_of(direction, zeros, LayerProblem(g))
+        assert task_of(direction, zeros, LayerProblem(g)).problem.sparse is None
 
 
 def test_mutation_changes_one_knob() -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +32,12 @@ from mest_compiler.tuning.tasks import task_of
 from mest_compiler.tuning.workshop import Workshop, key_of
 
 from ..schedules.convolutions import Conv
-from ..schedules.sparse_layers import sparse_conv
+from ..schedules.sparse_layers import sparse_conv, with_capacity
 
 DEVICE = local_cpu(1)
 CARE = Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
 WHOLE = sparse_conv(Conv(8, 8, (8, 8), batch=9), Vec(DEVICE.lanes("float32"), "float32"), "block", spare=0)
-LAYER = replace(WHOLE, capacity=WHOLE.capacity // 8)
+LAYER = with_capacity(WHOLE, WHOLE.sparse.capacity // 8)
 (CHOICE,) = choose.candidates("forward", DEVICE, LAYER)
 TASK = task_of("forward", CHOICE, LAYER)
 TRIALS, STOPPED_AFTER = 12, 5

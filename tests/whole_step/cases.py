@@ -14,7 +14,7 @@ from torch import nn
 from mest_compiler import compile as compiler
 from mest_compiler import models
 from mest_compiler.devices import CpuProfile
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.optimizers import Sgd
 from mest_compiler.passes.fit_memory import Fitted, Fitter
 from mest_compiler.passes.options import PLAIN, StepOptions
@@ -92,7 +92,7 @@ class Case:
 
 
 def _prefer(indexing: str) -> Pick:
-    def pick(direction: str, layer: SparseConv, found: Sequence[Choice]) -> Choice:
+    def pick(direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
         return next((choice for choice in found if choice.indexing == indexing), found[0])
 
     return pick

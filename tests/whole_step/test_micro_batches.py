@@ -178,10 +178,10 @@ def test_every_scheme_as_users_compile_it(scheme: str) -> None:
 def test_mutations_in_between(case: Case) -> None:
     trainer, reference = both(case)
     check_steps(trainer, reference, case.rule, SHAPES[case.network], steps=2)
-    layers = trainer.layers
+    layers = trainer.sparse_layers()
     for round_, sparsity in enumerate((0.7, 0.9, 0.7)):  # with fewer weights the rest of the sums is left as it was
-        plan = {name: LayerPlan(layer["scheme"], sparsity) for name, layer in layers.items()}
-        masks = random_masks(plan, {name: tuple(layer["shape"]) for name, layer in layers.items()}, round_)
+        plan = {name: LayerPlan(scheme.name, sparsity) for name, (scheme, _) in layers.items()}
+        masks = random_masks(plan, {name: shape for name, (_, shape) in layers.items()}, round_)
         reference.mask(masks)
         trainer.swap_structures(masks)
         with pytest.raises(MestError, match="needs a gradient"):
@@ -196,10 +196,10 @@ def test_importance_reads_the_whole_batch(case: Case) -> None:
     trainer.step(x.numpy(), y.numpy(), 0.1)
     reference.step(x, y)
     found = trainer.importance(100.0)
-    assert set(found) == set(trainer.layers) == set(reference.masks)
+    assert set(found) == set(trainer.problems) == set(reference.masks)
     for name, structure in trainer.structures.items():
         weight = reference.parameters[name]
-        wanted = (weight.detach().abs() + 100 * weight.grad.abs()).numpy().reshape(structure.shape)
+        wanted = (weight.detach().abs() + 100 * weight.grad.abs()).numpy().reshape(structure.spec.shape)
         values = structure.by_unit(structure.compact(wanted)).sum(axis=1)
         np.testing.assert_allclose(found[name], values, rtol=TOLERANCE)
 
@@ -228,7 +228,7 @@ def test_a_bench_times_whole_batches(tmp_path: Path) -> None:
     assert contestant.trainer.steps == 2
     calls = {name: kernel["calls"] for name, kernel in contestant.result()["kernel_ms"].items()}
     assert calls["tile_in"] == SMALL.parts  # of the images
-    assert calls["sgd_compact"] == len(contestant.trainer.layers)  # a layer's weights once
+    assert calls["sgd_compact"] == len(contestant.trainer.problems)  # a layer's weights once
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from torch import nn
 
 from mest_compiler.compile import compile_step
 from mest_compiler.devices import CpuProfile
-from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
@@ -100,7 +99,7 @@ class _Turn:
     def __init__(self, turn: int, mixed: bool) -> None:
         self._turn, self._mixed, self._calls = turn, mixed, 0
 
-    def __call__(self, direction: str, layer: SparseConv | ConvGeometry, found: Sequence[Choice]) -> Choice:
+    def __call__(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
         self._calls += self._mixed
         return found[(self._turn + self._calls) % len(found)]
 

@@ -11,19 +11,18 @@ from collections.abc import Mapping
 import numpy as np
 
 from mest_compiler.errors import StructureError
+from mest_compiler.sparsity.layer_spec import INT32_MAX
 from mest_compiler.sparsity.structure import Structure
-from mest_compiler.sparsity.structure_checks import INT32_MAX
 
+from ..problem import DIRECTIONS, LayerProblem
 from .block import RowsOfChannels, RowsOfFilters
 from .bodies import PatternEntries, RowEntries
-from .layer import DIRECTIONS, IndexArraySpec, Indexing, SparseConv, filled
+from .layer import IndexArraySpec, Indexing, filled
 from .planes import KeptPlanes, Places
 
 __all__ = [
-    "DIRECTIONS",
     "INDEXINGS",
     "IndexArraySpec",
-    "SparseConv",
     "dtypes_of",
     "index_arrays",
     "index_forms",
@@ -45,18 +44,18 @@ Used = Mapping[str, tuple[str, int]]
 """Direction -> (key of INDEXINGS, groups of planes) of the kernel that computes it."""
 
 
-def kernel_forms(layer: SparseConv, direction: str, used: tuple[str, int]) -> dict[str, IndexArraySpec]:
+def kernel_forms(layer: LayerProblem, direction: str, used: tuple[str, int]) -> dict[str, IndexArraySpec]:
     """IndexArraySpec of every index array that one kernel takes, in argument order."""
     indexing, groups = used
     return INDEXINGS[indexing, direction].forms(layer, groups)
 
 
-def dtypes_of(indexing: str, direction: str, layer: SparseConv, groups: int) -> dict[str, str]:
+def dtypes_of(indexing: str, direction: str, layer: LayerProblem, groups: int) -> dict[str, str]:
     """Element type of each index array that a kernel reads, in argument order."""
     return {name: form.dtype for name, form in kernel_forms(layer, direction, (indexing, groups)).items()}
 
 
-def index_forms(layer: SparseConv, used: Used) -> dict[str, IndexArraySpec]:
+def index_forms(layer: LayerProblem, used: Used) -> dict[str, IndexArraySpec]:
     """IndexArraySpec of every index array of a layer's kernels, and of `entries` [1], which every layer has."""
     forms = dict(filled(layer))
     for direction, kernel in used.items():
@@ -64,23 +63,24 @@ def index_forms(layer: SparseConv, used: Used) -> dict[str, IndexArraySpec]:
     return forms
 
 
-def index_arrays(structure: Structure, layer: SparseConv, used: Used) -> dict[str, np.ndarray]:
+def index_arrays(structure: Structure, layer: LayerProblem, used: Used) -> dict[str, np.ndarray]:
     """The arrays of `index_forms`, filled from a structure.
 
     Raises:
         StructureError: the structure is not of this layer, or does not pass its own validation.
     """
     g = layer.geometry
-    if (structure.scheme, structure.shape, structure.capacity) != (layer.scheme, layer.shape, layer.capacity):
+    has, wants = structure.spec, layer.sparse
+    if has != wants:
         raise StructureError(
-            f"A {structure.scheme} structure of shape {structure.shape} with room for {structure.capacity} entries "
-            f"cannot serve a {layer.scheme} convolution of shape {layer.shape} with room for {layer.capacity}."
+            f"A {has.scheme} structure of shape {has.shape} with room for {has.capacity} entries cannot serve a "
+            f"{wants.scheme} convolution of shape {wants.shape} with room for {wants.capacity}."
         )
     structure.validate()
     largest = g.tiles * max(g.channels * g.x.size, g.filters * g.dy.size)
     if largest * g.lanes > INT32_MAX:
         raise StructureError(
-            f"The activations of a convolution of shape {layer.shape} have {largest * g.lanes} elements, more than "
+            f"The activations of a convolution of shape {wants.shape} have {largest * g.lanes} elements, more than "
             "32-bit indices can reach: use a smaller batch."
         )
     found: dict[str, np.ndarray] = {"entries": np.array([structure.entries])}
@@ -89,11 +89,11 @@ def index_arrays(structure: Structure, layer: SparseConv, used: Used) -> dict[st
     return {name: _padded(found[name], form, name, layer) for name, form in index_forms(layer, used).items()}
 
 
-def _padded(array: np.ndarray, form: IndexArraySpec, name: str, layer: SparseConv) -> np.ndarray:
+def _padded(array: np.ndarray, form: IndexArraySpec, name: str, layer: LayerProblem) -> np.ndarray:
     if array.size > form.length or (array.size and (array.min() < 0 or array.max() > form.largest)):
         raise StructureError(
-            f"Index array {name!r} of a {layer.scheme} convolution of shape {layer.shape} does not fit the "
-            f"{form.length} places of at most {form.largest} that it was compiled with."
+            f"Index array {name!r} of a {layer.sparse.scheme} convolution of shape {layer.sparse.shape} does not fit "
+            f"the {form.length} places of at most {form.largest} that it was compiled with."
         )
     whole = np.zeros(form.length, form.dtype)
     whole[: array.size] = array

@@ -8,7 +8,8 @@ from mest_compiler.sparsity.block import Block
 from mest_compiler.sparsity.structure import Structure
 
 from ..geometry import ConvGeometry
-from .layer import IndexArraySpec, Indexing, SparseConv, filled, group_of, pointers, stable_order
+from ..problem import LayerProblem
+from .layer import IndexArraySpec, Indexing, filled, group_of, pointers, stable_order
 
 
 def input_offsets(g: ConvGeometry) -> np.ndarray:
@@ -23,7 +24,7 @@ def largest_input(g: ConvGeometry) -> int:
 
 def _channel_and_tap(structure: Structure, g: ConvGeometry) -> tuple[np.ndarray, np.ndarray]:
     """First channel and kernel place of every entry."""
-    kind: Block = structure.kind
+    kind: Block = structure.spec.kind
     block, tap = np.divmod(structure.col[: structure.entries].astype(np.int64), g.taps)
     return block * kind.channels, tap
 
@@ -35,12 +36,12 @@ class RowsOfFilters(Indexing):
         self.pointer = {"forward": "forward_ptr", "backward_weight": "weight_ptr"}[direction]
         self.counted = direction == "backward_weight"
 
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
+    def forms(self, layer: LayerProblem, groups: int) -> dict[str, IndexArraySpec]:
         """`offset`, the pointers of each row and group, `row`, and for backward-weight `entries`."""
-        rows = layer.rows
+        rows = layer.sparse.rows
         return {
-            "offset": IndexArraySpec(layer.capacity, largest_input(layer.geometry)),
-            self.pointer: IndexArraySpec(rows * groups + 1, layer.capacity),
+            "offset": IndexArraySpec(layer.sparse.capacity, largest_input(layer.geometry)),
+            self.pointer: IndexArraySpec(rows * groups + 1, layer.sparse.capacity),
             "row": IndexArraySpec(rows, rows),
             **(filled(layer) if self.counted else {}),
         }
@@ -48,11 +49,11 @@ class RowsOfFilters(Indexing):
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
         """Offsets of the entries in x, bounds of the runs of each row and group, the rows as they are ordered."""
         channel, tap = _channel_and_tap(structure, geometry)
-        position = np.repeat(np.arange(structure.rows), structure.lengths)
+        position = np.repeat(np.arange(structure.spec.rows), structure.lengths)
         keys = position * groups + group_of(channel, geometry.channels, groups)
         return {
             "offset": channel * geometry.x.size + input_offsets(geometry)[tap],
-            self.pointer: pointers(keys, structure.rows * groups),
+            self.pointer: pointers(keys, structure.spec.rows * groups),
             "row": structure.order,
         }
 
@@ -63,19 +64,19 @@ class RowsOfChannels(Indexing):
     Entries stand by (parity class of the place, block of channels, group of filters).
     """
 
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
+    def forms(self, layer: LayerProblem, groups: int) -> dict[str, IndexArraySpec]:
         """`back_offset`, `back_ptr` of each parity class, block of channels and group, `back_perm`."""
-        g, kind = layer.geometry, layer.kind
+        g, kind = layer.geometry, layer.sparse.kind
         runs = len(g.backward_grids) * (g.channels // kind.channels) * groups
         return {
-            "back_offset": IndexArraySpec(layer.capacity, largest_output(g)),
-            "back_ptr": IndexArraySpec(runs + 1, layer.capacity),
-            "back_perm": IndexArraySpec(layer.capacity, layer.capacity),
+            "back_offset": IndexArraySpec(layer.sparse.capacity, largest_output(g)),
+            "back_ptr": IndexArraySpec(runs + 1, layer.sparse.capacity),
+            "back_perm": IndexArraySpec(layer.sparse.capacity, layer.sparse.capacity),
         }
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
         """Of the entries that reach a pixel of dX: offsets in dy, bounds of their runs, numbers in the structure."""
-        g, kind, grids = geometry, structure.kind, geometry.backward_grids
+        g, kind, grids = geometry, structure.spec.kind, geometry.backward_grids
         channel, tap = _channel_and_tap(structure, g)
         filter_ = structure.row_of_entry().astype(np.int64) * kind.filters
         class_of, shift = np.full(g.taps, -1, np.int64), np.zeros(g.taps, np.int64)

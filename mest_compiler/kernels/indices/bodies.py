@@ -11,8 +11,9 @@ from mest_compiler.sparsity.pattern import KEPT, KINDS
 from mest_compiler.sparsity.structure import Structure
 
 from ..geometry import ConvGeometry
+from ..problem import LayerProblem
 from .block import largest_output
-from .layer import IndexArraySpec, Indexing, SparseConv, filled, group_of, pointers, stable_order
+from .layer import IndexArraySpec, Indexing, filled, group_of, pointers, stable_order
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class _Bodies(Indexing):
         """Number of bodies."""
 
     @abstractmethod
-    def most(self, layer: SparseConv) -> int:
+    def most(self, layer: LayerProblem) -> int:
         """Most entries there can be."""
 
     @abstractmethod
@@ -54,7 +55,7 @@ class _Bodies(Indexing):
         """Copies of the index arrays that backward-data needs: parity classes with their own entries."""
         return 1
 
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
+    def forms(self, layer: LayerProblem, groups: int) -> dict[str, IndexArraySpec]:
         """Offsets, pointers of each row, group and body, first values; forward has `row` too."""
         g, most = layer.geometry, self.most(layer)
         rows = g.channels if self.back else g.filters
@@ -62,10 +63,10 @@ class _Bodies(Indexing):
         forms = {
             f"{self.short}_offset": IndexArraySpec(most, largest),
             f"{self.short}_ptr": IndexArraySpec(rows * groups * self.bodies(g) + 1, most),
-            f"{self.short}_first": IndexArraySpec(most, layer.capacity * layer.unit_size),
+            f"{self.short}_first": IndexArraySpec(most, layer.sparse.capacity * layer.sparse.unit_size),
         }
         if not self.back:
-            forms["row"] = IndexArraySpec(layer.rows, layer.rows)
+            forms["row"] = IndexArraySpec(layer.sparse.rows, layer.sparse.rows)
         return forms | (filled(layer) if self.counted else {})
 
     def arrays(self, structure: Structure, geometry: ConvGeometry, groups: int) -> dict[str, np.ndarray]:
@@ -100,14 +101,14 @@ class PatternEntries(_Bodies):
         """The eight patterns."""
         return KINDS
 
-    def most(self, layer: SparseConv) -> int:
+    def most(self, layer: LayerProblem) -> int:
         """One entry a kept kernel."""
-        return layer.capacity
+        return layer.sparse.capacity
 
     def entries(self, structure: Structure, g: ConvGeometry) -> Entries:
         """Each kept kernel with its pattern."""
         channel, kind = np.divmod(structure.col[: structure.entries].astype(np.int64), KINDS)
-        position = np.repeat(np.arange(structure.rows), structure.lengths)
+        position = np.repeat(np.arange(structure.spec.rows), structure.lengths)
         row = structure.row_of_entry().astype(np.int64)
         return Entries(position, row, channel, np.zeros_like(kind), kind, np.arange(len(kind)) * KEPT)
 
@@ -121,16 +122,16 @@ class RowEntries(_Bodies):
         """All sets of places of a kernel's row but the empty one."""
         return (1 << g.kernel[1]) - 1
 
-    def most(self, layer: SparseConv) -> int:
+    def most(self, layer: LayerProblem) -> int:
         """At most one entry a kept weight, or one a row of each kernel."""
         g = layer.geometry
-        return min(layer.capacity, g.filters * g.channels * g.kernel[0])
+        return min(layer.sparse.capacity, g.filters * g.channels * g.kernel[0])
 
     def entries(self, structure: Structure, g: ConvGeometry) -> Entries:
         """Each row of a kernel that keeps a weight, with the set of its kept places."""
         width = g.kernel[1]
         col = structure.col[: structure.entries].astype(np.int64)
-        position = np.repeat(np.arange(structure.rows), structure.lengths)
+        position = np.repeat(np.arange(structure.spec.rows), structure.lengths)
         # Kept weights of a kernel's row are neighbours in the structure: columns run place by place.
         run = position * (g.columns // width) + col // width
         first = np.flatnonzero(np.diff(run, prepend=-1))

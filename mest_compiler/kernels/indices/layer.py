@@ -1,4 +1,4 @@
-"""What is fixed of a sparse layer when it is compiled, and the forms of the index arrays that its kernels read."""
+"""Forms of the index arrays that a sparse layer's kernels read, and what is used to fill them."""
 
 from __future__ import annotations
 
@@ -7,42 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mest_compiler.sparsity.scheme import Scheme, Shape
-from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.sparsity.structure import Structure
 
 from ..geometry import ConvGeometry
-
-DIRECTIONS = ("forward", "backward_data", "backward_weight")
-
-
-@dataclass(frozen=True)
-class SparseConv:
-    """A sparse convolution as compiled: `capacity` is the most entries its structure will ever have."""
-
-    geometry: ConvGeometry
-    scheme: str
-    capacity: int
-
-    @property
-    def kind(self) -> Scheme:
-        """The scheme itself."""
-        return get_scheme(self.scheme)
-
-    @property
-    def shape(self) -> Shape:
-        """Of the weight, (F, C, kh, kw)."""
-        return self.geometry.filters, self.geometry.channels, *self.geometry.kernel
-
-    @property
-    def unit_size(self) -> int:
-        """Weights of an entry."""
-        return self.kind.unit_size(self.shape)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the scheme's grid."""
-        return self.kind.grid(self.shape)[0]
+from ..problem import LayerProblem
 
 
 @dataclass(frozen=True)
@@ -65,7 +33,7 @@ class Indexing(ABC):
     """
 
     @abstractmethod
-    def forms(self, layer: SparseConv, groups: int) -> dict[str, IndexArraySpec]:
+    def forms(self, layer: LayerProblem, groups: int) -> dict[str, IndexArraySpec]:
         """Each array's form, for a kernel built with this number of groups of planes."""
 
     @abstractmethod
@@ -73,9 +41,9 @@ class Indexing(ABC):
         """The filled part of each array, any integer type; what is left of its length is zero."""
 
 
-def filled(layer: SparseConv) -> dict[str, IndexArraySpec]:
+def filled(layer: LayerProblem) -> dict[str, IndexArraySpec]:
     """`entries` [1]: how many entries the structure has now. Every layer has it; `index_arrays` fills it."""
-    return {"entries": IndexArraySpec(1, layer.capacity)}
+    return {"entries": IndexArraySpec(1, layer.sparse.capacity)}
 
 
 def pointers(keys: np.ndarray, count: int) -> np.ndarray:

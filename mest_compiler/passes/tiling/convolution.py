@@ -31,9 +31,9 @@ def run_layer(
     layer.functions.setdefault(direction, tiling.kernels.get(make).name_hint)
     if choice.indexing != "zeros":
         return tiling.run(make, [*args, *indices, *read], out)
-    sparse, zeros = layer.sparse, tiling.generators.zeros
+    sparse, zeros = layer.problem, tiling.generators.zeros
     dtypes = {array: form.dtype for array, form in forms.items()}
-    dense = relax.TensorType(sparse.shape, layer.geometry.dtype)
+    dense = relax.TensorType(sparse.geometry.weight_shape, layer.problem.geometry.dtype)
     if direction != "backward_weight":
         (weight,) = tiling.run(Partial(zeros.expand, sparse, dtypes), [args[-1], *indices], [dense])
         return tiling.run(make, [*args[:-1], weight, *read], out)
@@ -45,7 +45,7 @@ def workspace(tiling: Tiling, param: str) -> list[relax.TensorType]:
     """Room that the weight gradient of a layer needs for partial sums."""
     layer = tiling.layers[param]
     shape = layer.choices["backward_weight"].workspace
-    return [] if shape is None else [relax.TensorType(shape, layer.geometry.dtype)]
+    return [] if shape is None else [relax.TensorType(shape, layer.problem.geometry.dtype)]
 
 
 def _source(
@@ -53,7 +53,7 @@ def _source(
 ) -> tuple[list[relax.Expr], Normalisation | None]:
     """What a convolution reads for x, and the batch norm of which it is the input where that is computed again."""
     a = attributes(expr)
-    g = tiling.layers[a["param"]].geometry
+    g = tiling.layers[a["param"]].problem.geometry
     if not a.get("again"):
         return [tiling.tiled(x, g.x.border)[0]], None
     source, plane = tiling.tiled(x)
@@ -81,7 +81,7 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
 def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """dx from dy and w; with sums, masked as the batch norm in front says."""
     a = attributes(expr)
-    dy, _ = tiling.tiled(expr.args[0], tiling.layers[a["param"]].geometry.dy.border)
+    dy, _ = tiling.tiled(expr.args[0], tiling.layers[a["param"]].problem.geometry.dy.border)
     args, fused, read = [dy, tiling.plain(expr.args[1])], ALONE, []
     if a.get("sums"):
         x, plane = tiling.tiled(expr.args[2])
@@ -112,7 +112,7 @@ def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """The gradient of w, dense or of compact values; what outputs follow are the kernel's workspace."""
     param = attributes(expr)["param"]
     layer = tiling.layers[param]
-    dy, _ = tiling.tiled(expr.args[0], layer.geometry.dy.border)
+    dy, _ = tiling.tiled(expr.args[0], layer.problem.geometry.dy.border)
     read, again = _source(tiling, expr, expr.args[1], expr.args[2:])
     out = [relax.TensorType(shape_of(var), dtype_of(var)), *workspace(tiling, param)]
     if again is not None:

@@ -20,11 +20,12 @@ from .state import Tiling
 def linear_geometry(tiling: Tiling, expr: relax.Call) -> ConvGeometry:
     """Geometry of a forward call on x [N, C]."""
     batch, channels = shape_of(expr.args[0])
+    filters = tiling.specs[attributes(expr)["param"]].shape[0]
     dtype = dtype_of(expr.args[0])
     lanes = tiling.device.lanes(dtype)
     plane = Plane(1, -(-batch // lanes))
     return ConvGeometry(
-        tiles=1, lanes=lanes, channels=channels, filters=attributes(expr)["weight"][0], kernel=(1, 1), stride=(1, 1),
+        tiles=1, lanes=lanes, channels=channels, filters=filters, kernel=(1, 1), stride=(1, 1),
         padding=(0, 0), dilation=(1, 1), x=plane, y=plane, dy=plane, dx=plane, dtype=dtype,
     )  # fmt: skip
 
@@ -48,7 +49,7 @@ def _out(tiling: Tiling, var: relax.Var, tiled: relax.Expr, g: ConvGeometry) -> 
 
 def _product(tiling: Tiling, var: relax.Var, expr: relax.Call, direction: str) -> None:
     param = attributes(expr)["param"]
-    g = tiling.layers[param].geometry
+    g = tiling.layers[param].problem.geometry
     args = [_in(tiling, expr.args[0], g), tiling.plain(expr.args[1])]
     out = relax.TensorType([1, shape_of(var)[1] * g.x.size, g.lanes], g.dtype)
     _out(tiling, var, run_layer(tiling, param, direction, args, [out])[0], g)
@@ -67,7 +68,7 @@ def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
 def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """The gradient of the values."""
     param = attributes(expr)["param"]
-    g = tiling.layers[param].geometry
+    g = tiling.layers[param].problem.geometry
     dy, x = (_in(tiling, arg, g) for arg in expr.args)
     out = [relax.TensorType(shape_of(var), g.dtype), *workspace(tiling, param)]
     tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [x, dy], out)[0]

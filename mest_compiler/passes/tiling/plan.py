@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
-from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.choice import Choice
 
-from ..program import op_name, shape_of
+from ..program import op_name
 from .linear import linear_geometry
 from .state import LayerKernels, Tiling
 
-Pick = Callable[[str, SparseConv | ConvGeometry, Sequence[Choice]], Choice]
-"""Decides between the kernels that can compute a direction of a sparse layer, or of a dense one by its geometry, and
-about their knobs."""
+Pick = Callable[[str, LayerProblem, Sequence[Choice]], Choice]
+"""Decides between the kernels that can compute a direction of a layer, and about their knobs."""
 
 
 def plan_layers(tiling: Tiling, pick: Pick) -> None:
@@ -33,18 +31,12 @@ def plan_layers(tiling: Tiling, pick: Pick) -> None:
         if layer is None:
             borders = _borders_of_layer(tiling, a["param"])
             geometry = linear_geometry(tiling, expr) if linear else tiling.geometry(expr, *borders)
-            # The forward convolution comes first; its second argument is the weight, or its values.
-            values = shape_of(expr.args[1])
-            sparse = SparseConv(geometry, a["scheme"], values[0]) if "scheme" in a else None
-            layer = tiling.layers[a["param"]] = LayerKernels(geometry, sparse)
+            problem = LayerProblem(geometry, tiling.specs.get(a["param"]))
+            layer = tiling.layers[a["param"]] = LayerKernels(problem)
         elif direction in layer.choices:
             raise ModelError(f"The weight {a['param']!r} is used by two layers; shared weights are not supported.")
-        if layer.sparse is None:
-            dense = choose.dense(direction, tiling.device, layer.geometry)
-            layer.choices[direction] = pick(direction, layer.geometry, [dense])
-        else:
-            found = choose.candidates(direction, tiling.device, layer.sparse)
-            layer.choices[direction] = pick(direction, layer.sparse, found)
+        found = choose.candidates(direction, tiling.device, layer.problem)
+        layer.choices[direction] = pick(direction, layer.problem, found)
 
 
 def _borders_of_layer(tiling: Tiling, param: str) -> tuple[int, int]:

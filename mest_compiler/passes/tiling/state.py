@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -14,12 +14,13 @@ from mest_compiler.devices import Device
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import IndexArraySpec, SparseConv, index_forms, kernel_forms
+from mest_compiler.kernels.indices import IndexArraySpec, index_forms, kernel_forms
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.emit import Expr
 from mest_compiler.schedules.partial import Partial
-from mest_compiler.sparsity.structure_checks import INT32_MAX
+from mest_compiler.sparsity.layer_spec import INT32_MAX, SparseLayerSpec
 
 from ..dataflow import Repeat
 from ..program import KernelTable, Program, dtype_of, op_name, shape_of
@@ -37,11 +38,9 @@ class Value:
 
 @dataclass
 class LayerKernels:
-    """One convolution layer as compiled: its geometry, what makes it sparse (None: dense), and the kernel of each
-    direction that the step has."""
+    """One layer as compiled: what its kernels compute, and the kernel of each direction that the step has."""
 
-    geometry: ConvGeometry
-    sparse: SparseConv | None
+    problem: LayerProblem
     choices: dict[str, Choice] = field(default_factory=dict)
     functions: dict[str, str] = field(default_factory=dict)  # direction -> name of its function in the module
 
@@ -52,27 +51,25 @@ class LayerKernels:
 
     def forms(self) -> dict[str, IndexArraySpec]:
         """The index arrays that the kernels of a sparse layer take at run time."""
-        return index_forms(self.sparse, self.used) if self.sparse is not None else {}
+        return index_forms(self.problem, self.used) if self.problem.sparse is not None else {}
 
     def state_bytes(self, slots: int) -> dict[str, int]:
         """What a training state holds of the layer: {"weights", "gradients", "optimizer", "indices"}. slots: tensors
         that the optimiser keeps of a weight."""
-        g = self.geometry
-        count = g.filters * g.columns if self.sparse is None else self.sparse.capacity * self.sparse.unit_size
-        values = count * np.dtype(g.dtype).itemsize
+        values = self.problem.held * np.dtype(self.problem.geometry.dtype).itemsize
         indices = sum(form.length * np.dtype(form.dtype).itemsize for form in self.forms().values())
         return {"weights": values, "gradients": values, "optimizer": slots * values, "indices": indices}
 
     @property
     def forward_flops(self) -> float:
         """Multiplications and additions of a forward convolution."""
-        g = self.geometry
-        weights = g.filters * g.columns if self.sparse is None else self.sparse.capacity * self.sparse.unit_size
-        return 2.0 * g.tiles * g.lanes * g.y.height * g.y.width * weights
+        return 2.0 * self.problem.forward_multiplications
 
     def forms_of(self, direction: str) -> dict[str, IndexArraySpec]:
         """Those of them that one direction's kernel takes, in argument order."""
-        return {} if self.sparse is None else kernel_forms(self.sparse, direction, self.choices[direction].used)
+        if self.problem.sparse is None:
+            return {}
+        return kernel_forms(self.problem, direction, self.choices[direction].used)
 
 
 def _same(x: Expr) -> Expr:
@@ -90,10 +87,11 @@ class Tiling:
         layers: dict[str, LayerKernels],
         kernels: KernelTable,
         repeats: dict[str, Repeat],
+        specs: Mapping[str, SparseLayerSpec],
     ) -> None:
         self.builder, self.program, self.device = builder, program, device
         self.generators = generators(device)
-        self.layers, self.kernels, self.repeats = layers, kernels, repeats
+        self.layers, self.kernels, self.repeats, self.specs = layers, kernels, repeats, specs
         self.defined, self.items = program.definitions(), program.items()
         self.values: dict[relax.Var, Value] = {}
         self.tuples: dict[relax.Var, list[Value]] = {}
@@ -125,7 +123,8 @@ class Tiling:
         """Geometry of the convolution that a (sparse or dense) forward or backward call belongs to."""
         a, name = attributes(expr), op_name(expr).replace("sparse_", "")
         first, second = shape_of(expr.args[0]), shape_of(expr.args[1])
-        weight = tuple(a.get("weight") or (a["oshape"] if name.endswith("weight") else second))
+        spec = self.specs.get(a["param"])
+        weight = (a["oshape"] if name.endswith("weight") else second) if spec is None else spec.shape
         x, y = {
             "mest.conv2d": (first, a["oshape"]),
             "mest.conv2d_backward_data": (a["oshape"], first),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mest_compiler.kernels.indices import DIRECTIONS, SparseConv, dtypes_of
+from mest_compiler.kernels.indices import dtypes_of
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.schedules.opencl import block_gather, body_gather, planes_gather
 from mest_compiler.schedules.opencl.emit import Vec
 from mest_compiler.schedules.opencl.gather import GatherKnobs
@@ -21,7 +22,7 @@ KNOBS = (
 )
 
 
-def gathers(layer: SparseConv, indexing: str, knobs: Sequence[GatherKnobs]) -> list[Kernel]:
+def gathers(layer: LayerProblem, indexing: str, knobs: Sequence[GatherKnobs]) -> list[Kernel]:
     """Both directions."""
     found = []
     for direction in DIRECTIONS[:2]:

@@ -10,7 +10,8 @@ from tvm import tirx
 
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import SparseConv, kernel_forms
+from mest_compiler.kernels.indices import kernel_forms
+from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.opencl import (
     block_gradient,
     body_gradient,
@@ -50,7 +51,7 @@ class Gradient:
         return f"{self.indexing or 'dense'} {self.knobs}"
 
 
-def default_gradient(layer: SparseConv, indexing: str) -> Gradient:
+def default_gradient(layer: LayerProblem, indexing: str) -> Gradient:
     """The kernel with its default knobs for a phone."""
     if indexing == "block":
         knobs = block_gradient.default_knobs(PHONE, layer)
@@ -63,7 +64,7 @@ def default_gradient(layer: SparseConv, indexing: str) -> Gradient:
     return sparse_gradient(layer, indexing, knobs, block)
 
 
-def sparse_gradient(layer: SparseConv, indexing: str, knobs: WeightGradientKnobs, block: int) -> Gradient:
+def sparse_gradient(layer: LayerProblem, indexing: str, knobs: WeightGradientKnobs, block: int) -> Gradient:
     """The kernel of an indexing; `block`: filters of an item of kept planes."""
     dtypes = {name: form.dtype for name, form in kernel_forms(layer, DIRECTION, (indexing, knobs.groups)).items()}
     module, make = {
@@ -81,7 +82,7 @@ def dense_gradient_of(g: ConvGeometry, block: int, knobs: WeightGradientKnobs) -
 def run_sparse(what: str, gradient: Gradient, kernel: Callable[..., None], case: SparseCase) -> np.ndarray:
     """Calls and checks a kernel; gives the gradient. What is past the entries must be left alone."""
     s, dtype = case.structure, case.layer.geometry.dtype
-    dv = poisoned((s.capacity, s.unit_size), dtype)
+    dv = poisoned(s.spec.values_shape, dtype)
     indices = case.index(DIRECTION, gradient.indexing, gradient.knobs.groups)
     kernel(case.data.x, case.data.dy, *indices, dv, *_workspace(gradient, dtype))
     found = dv.numpy()

@@ -10,7 +10,7 @@ from tvm import tirx
 
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.errors import DeviceError
-from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.schedules.opencl import choose
 from mest_compiler.schedules.opencl.emit import Vec
 from mest_compiler.sparsity.schemes import get_scheme
@@ -24,9 +24,9 @@ LAYER, STRIDED = Conv(64, 64, (16, 16), batch=64), Conv(32, 64, (32, 32), stride
 VEC = Vec(64, "float32")
 
 
-def layer_of(conv: Conv, scheme: str, kept: float = 0.1) -> SparseConv:
+def layer_of(conv: Conv, scheme: str, kept: float = 0.1) -> LayerProblem:
     """A layer with room for so many of a scheme's units."""
-    return SparseConv(conv.geometry(VEC), scheme, int(kept * get_scheme(scheme).most_kept(conv.weight_shape)))
+    return LayerProblem.of(conv.geometry(VEC), scheme, int(kept * get_scheme(scheme).most_kept(conv.weight_shape)))
 
 
 def items(kernel: tirx.PrimFunc) -> int:
@@ -90,7 +90,7 @@ def test_tiles_fit_odd_planes() -> None:
 def test_default_kernels_compute(scheme: str) -> None:
     conv, vec = fitted(Conv(8, 8, (9, 7), batch=9), scheme), Vec(8, "float64")
     layer = sparse_conv(conv, vec, scheme)
-    choices = {d: choose.FAMILIES[layer.kind.family](d, PHONE, layer)[0] for d in DIRECTIONS[:2]}
+    choices = {d: choose.FAMILIES[layer.sparse.kind.family](d, PHONE, layer)[0] for d in DIRECTIONS[:2]}
     kernels = compile_kernels({direction: choice.make() for direction, choice in choices.items()})
     case = SparseCase.make(conv, layer, hostile_masks(scheme, conv.weight_shape)["random"])
     for direction, choice in choices.items():

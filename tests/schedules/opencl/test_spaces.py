@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from mest_compiler.devices.opencl import OpenClProfile
-from mest_compiler.kernels.indices import DIRECTIONS
+from mest_compiler.kernels.problem import DIRECTIONS
 from mest_compiler.schedules.opencl import choose
 from mest_compiler.tuning.search import untried
 from mest_compiler.tuning.tasks import offered, task_of
