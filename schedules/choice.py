@@ -14,17 +14,18 @@ class Choice:
     """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(fused)` (see `gather.Fused`),
     and for backward-weight `make(again)` (see `source`). Kernels whose `make` are equal have the same code.
 
-    ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
-    between an expansion of the values and their compaction. ``workspace``: shape of the last output, for kernels that
-    need room for partial sums. ``source``: "default", "measured" or "tuned". ``times``: what was measured, ms of each
-    kernel that was in the running. ``remake``: the same kernel with other knobs; see `tunable`.
+    ``family``: which family it is of (see `kernels.families`). ``beside``: of a dense kernel for a sparse layer, what
+    expands the values in front of it, or compacts its gradient behind it. ``workspace``: shape of the last output, for
+    kernels that need room for partial sums. ``source``: "default", "measured" or "tuned". ``times``: what was measured,
+    ms of each kernel that was in the running. ``remake``: the same kernel with other knobs; see `tunable`.
     """
 
     kernel: str
     knobs: Any
     make: Partial
-    indexing: str = ""
+    family: str = ""
     workspace: tuple[int, ...] | None = None
+    beside: Partial | None = None
     source: str = "default"
     times: Mapping[str, float] = field(default_factory=dict, compare=False)
     remake: Callable[[Any], Choice] | None = field(default=None, compare=False, repr=False)
@@ -33,17 +34,17 @@ class Choice:
         """The same kernel with some knobs changed; numbers become what the knob is, 1 for a flag that is up."""
         kept = {name: type(getattr(self.knobs, name))(value) for name, value in changed.items()}
         made = self.remake(replace(self.knobs, **kept))
-        return replace(made, indexing=self.indexing, source=self.source)
+        return replace(made, family=self.family, beside=self.beside, source=self.source)
 
     @property
     def used(self) -> tuple[str, int]:
-        """(indexing, groups of planes), as `index_arrays` takes it."""
-        return self.indexing, self.knobs.groups
+        """(family, groups of planes), as `index_arrays` takes it."""
+        return self.family, self.knobs.groups
 
     def describe(self) -> dict[str, object]:
         """For reports and manifests: {"kernel", "knobs", "indexing", "source", "times"}."""
         knobs = {**asdict(self.knobs), "groups": self.knobs.groups}
-        said = {"kernel": self.kernel, "knobs": knobs, "indexing": self.indexing, "source": self.source}
+        said = {"kernel": self.kernel, "knobs": knobs, "indexing": self.family, "source": self.source}
         return {**said, "times": dict(self.times)}
 
 

@@ -22,8 +22,8 @@ from mest_compiler.errors import ProfileError
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.passes.pipeline import probable
-from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
+from mest_compiler.schedules.generator import candidates
 from mest_compiler.sparsity import structure as structures
 from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.structure import Structure
@@ -124,10 +124,7 @@ class CompiledLayer:
         problem = LayerProblem(g, None if structure is None else structure.spec)
         # A dense layer has one kernel, and nothing is looked up for it: it is what the sparse one is compared with.
         pick = probable if structure is None else Fastest(self.device)
-        choose = generators(self.device).choose
-        self.choices: dict[str, Choice] = {
-            d: pick(d, problem, choose.candidates(d, self.device, problem)) for d in DIRECTIONS
-        }
+        self.choices: dict[str, Choice] = {d: pick(d, problem, candidates(d, self.device, problem)) for d in DIRECTIONS}
         self._calls = [
             kernel_call(d, choice, self.device, problem, self.operands, structure) for d, choice in self.choices.items()
         ]

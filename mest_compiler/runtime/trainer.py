@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 
 from mest_compiler.errors import CheckpointError, MaskError, MestError, StructureError
-from mest_compiler.kernels.indices import index_arrays
+from mest_compiler.kernels.index_arrays import index_arrays
 from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.losses import LOSSES, Loss, loss_of
 from mest_compiler.optimizers import optimizer_of

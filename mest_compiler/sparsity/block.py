@@ -22,7 +22,7 @@ class Block(Scheme):
     filters: int
     channels: int = 1
     aliases: tuple[str, ...] = ()
-    family = "block"
+    of_linears = True
 
     def misfit(self, shape: Shape) -> str | None:
         """Filters or channels that are no multiples of the block's; None where both are."""

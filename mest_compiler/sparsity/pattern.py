@@ -36,7 +36,6 @@ class Pattern(Scheme):
     """
 
     name: str = "pattern"
-    family = "pattern"
     lowest = 1 - KEPT / PLACES
     balanced = True
 

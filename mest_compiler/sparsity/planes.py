@@ -20,7 +20,6 @@ class Planes(Scheme):
 
     name: str
     axis: int
-    family = "planes"
     fine = False
     indexed = False
 

@@ -51,8 +51,6 @@ from .schemes import Scheme, Shape, get_scheme
 __all__ = ["DENSE", "LayerPlan", "Profile", "Rule"]
 
 _FIRST = (DENSE, "sparse")
-_OF_LINEARS = "block"
-"""The family of the schemes that a linear layer can have: the others are about planes and 3x3 kernels."""
 Rules = Mapping[str, Rule | LayerPlan | None]
 
 
@@ -222,7 +220,7 @@ class Profile:
         said = _first_said(rule.scheme for rule in rules)
         scheme = get_scheme(self.default.scheme if said is None else said)
         named = said is not None or layer.name in self.layers or self.kinds.get(layer.kind) is not None
-        foreign = layer.linear and scheme.family != _OF_LINEARS
+        foreign = layer.linear and not scheme.of_linears
         why = f"linear layers, which scheme {scheme.name!r} is not for" if foreign else scheme.misfit(layer.shape)
         if why is not None and not named:
             return _Choice(usual if ratio is None else ratio, why=why)

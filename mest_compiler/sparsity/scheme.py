@@ -30,7 +30,7 @@ class Scheme(ABC):
     Attributes:
         name: the one spelling used in plans, structures and artifacts.
         aliases: further spellings that `get_scheme` accepts.
-        family: which kernels compute it: a key of the tables in `kernels` and `schedules`.
+        of_linears: whether linear layers can have it too.
         fine: whether its units are small enough to keep a network's accuracy; what `--scheme auto` chooses among.
         lowest: the smallest sparsity it can have.
         balanced: whether every row of the grid keeps equally many units.
@@ -40,7 +40,7 @@ class Scheme(ABC):
 
     name: str
     aliases: tuple[str, ...] = ()
-    family: str
+    of_linears: bool = False
     fine: bool = True
     lowest: float = 0.0
     balanced: bool = False

@@ -14,6 +14,9 @@ import numpy as np
 from tvm.ir.utils import derived_object
 from tvm.s_tir import meta_schedule as ms
 
+from mest_compiler.kernels.families import FAMILIES
+from mest_compiler.kernels.problem import DIRECTIONS
+
 from .knobs import Knobs, read
 from .tasks import Task
 
@@ -22,8 +25,6 @@ PARAMETERS = {
     "colsample_bytree": 0.8, "nthread": 1, "verbosity": 0,
 }  # fmt: skip
 TREES = 120
-DIRECTIONS = ("forward", "backward_data", "backward_weight")
-INDEXINGS = ("", "block", "pattern", "taps", "planes")
 
 
 class Ranking:
@@ -80,9 +81,8 @@ def shape_features(task: Task) -> tuple[float, ...]:
     """Numbers that say what a task is."""
     g = task.problem.geometry
     sizes = (g.channels, g.filters, g.y.height, g.y.width, g.taps, g.stride[0], g.tiles, g.lanes, g.groups)
-    indexing = INDEXINGS.index(task.indexing) if task.indexing in INDEXINGS else len(INDEXINGS)
     logs = (log2(n) for n in (*sizes, task.problem.held_shape[0], task.problem.forward_multiplications))
-    return (DIRECTIONS.index(task.direction), indexing, *logs)
+    return (DIRECTIONS.index(task.direction), list(FAMILIES).index(task.family), *logs)
 
 
 @derived_object

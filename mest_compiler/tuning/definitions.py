@@ -8,9 +8,7 @@ from tvm.s_tir import SBlock, SBlockRealize
 from tvm.s_tir import meta_schedule as ms
 
 from mest_compiler.devices import Device
-from mest_compiler.kernels import block_convolution, body_convolution, dense_convolution, planes_convolution
-from mest_compiler.kernels.bodies import pattern_bodies, row_bodies
-from mest_compiler.kernels.indices import dtypes_of, kernel_forms
+from mest_compiler.kernels.families import FAMILIES
 
 from .tasks import FACTS, Task, facts
 
@@ -20,17 +18,7 @@ BLOCK = "task"
 
 def definition(task: Task) -> tirx.PrimFunc:
     """What the task's kernels compute, with index arrays of one group of planes."""
-    layer, name = task.problem, task.direction
-    g = layer.geometry
-    if layer.sparse is None:
-        return getattr(dense_convolution, name)(g)
-    dtypes = dtypes_of(task.indexing, name, layer, 1)
-    if task.indexing == "block":
-        return getattr(block_convolution, name)(layer, 1, dtypes)
-    if task.indexing == "planes":
-        return getattr(planes_convolution, name)(layer, dtypes)
-    bodies = (pattern_bodies if task.indexing == "pattern" else row_bodies)(g)
-    return getattr(body_convolution, name)(layer, bodies, 1, dtypes)
+    return FAMILIES[task.family].definition(task.problem, task.direction, 1)
 
 
 def workload(task: Task, device: Device) -> tvm.IRModule:
@@ -44,7 +32,7 @@ def workload(task: Task, device: Device) -> tvm.IRModule:
 def _sized(task: Task, function: tirx.PrimFunc) -> dict[tirx.Var, tirx.Buffer]:
     """The parameters of unknown length -> the same with one."""
     layer, g = task.problem, task.problem.geometry
-    arrays = [(form.length,) for form in kernel_forms(layer, task.direction, (task.indexing, 1)).values()]
+    arrays = [(form.length,) for form in FAMILIES[task.family].index_arrays(layer, task.direction, 1).values()]
     values, sums = layer.held_shape, (layer.held, g.lanes)
     if task.direction == "backward_weight":
         shapes = [None, None, *arrays, values, sums]

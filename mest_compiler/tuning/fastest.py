@@ -56,7 +56,7 @@ class Fastest:
         if len(running) == 1:
             return running[0]
         times = self.measure(direction, layer, running)
-        best = min(running, key=lambda choice: times[label(choice)] * (TIE if choice.indexing == "zeros" else 1.0))
+        best = min(running, key=lambda choice: times[label(choice)] * (TIE if choice.beside is not None else 1.0))
         return replace(best, source=best.source if best.source == "tuned" else "measured", times=times)
 
     def contestants(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> list[Choice]:
@@ -97,7 +97,7 @@ class Fastest:
     def _key(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> str:
         alike = (direction, layer, tuple((label(choice), choice.make) for choice in found))
         if alike not in self._keys:
-            made = {label(choice): functions(direction, choice, self.device, layer) for choice in found}
+            made = {label(choice): functions(choice) for choice in found}
             kernels = {name: kernel_key(some, self.device) for name, some in made.items()}
             self._keys[alike] = caching.key(direction=direction, layer=asdict(layer), kernels=kernels)
         return self._keys[alike]
@@ -113,7 +113,7 @@ def _measured(times: Callable[[], list[list[float]]]) -> list[list[float]]:
 
 def label(choice: Choice) -> str:
     """A choice in one word for tables and keys."""
-    return f"{choice.kernel}/{choice.indexing}/" + ",".join(f"{k}={v}" for k, v in asdict(choice.knobs).items())
+    return f"{choice.kernel}/{choice.family}/" + ",".join(f"{k}={v}" for k, v in asdict(choice.knobs).items())
 
 
 def random_structure(spec: SparseLayerSpec) -> Structure:

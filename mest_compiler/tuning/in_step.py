@@ -82,7 +82,7 @@ class Step:
 
 @dataclass(frozen=True)
 class WithKnobs:
-    """Picks given kernels (name and indexing, by direction and layer), and knobs by task: default ones where there are
+    """Picks given kernels (name and family, by direction and layer), and knobs by task: default ones where there are
     none."""
 
     kernels: Kernels
@@ -91,7 +91,7 @@ class WithKnobs:
     def __call__(self, direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
         """See `passes.tiling.plan.Pick`."""
         kernel = self.kernels[direction, layer]
-        choice = next(c for c in found if (c.kernel, c.indexing) == kernel)
+        choice = next(c for c in found if (c.kernel, c.family) == kernel)
         knobs = self.knobs.get(task_of(direction, choice, layer))
         return choice if knobs is None else choice.with_knobs(**knobs)
 
@@ -127,7 +127,7 @@ class InStep:
             what = layer.problem
             for direction in layer.choices:
                 choice = pick(direction, what, offered(direction, what, self._device))
-                kernels[direction, what] = choice.kernel, choice.indexing
+                kernels[direction, what] = choice.kernel, choice.family
                 tasks[param, direction] = task_of(direction, choice, what)
         return kernels, tasks
 

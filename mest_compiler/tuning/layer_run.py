@@ -11,11 +11,10 @@ import tvm
 
 from mest_compiler.devices import Device
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import index_arrays, kernel_forms
+from mest_compiler.kernels.index_arrays import forms_of, index_arrays
 from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.passes.check_limits import check_limits
 from mest_compiler.runtime.local_device import local_device
-from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.structure import Structure
 
@@ -61,11 +60,11 @@ def kernel_call(
     indices: list[Tensor] = []
     if structure is not None:
         arrays = index_arrays(structure, layer, {direction: choice.used})
-        indices = [tvm.runtime.tensor(arrays[name], o.place) for name in kernel_forms(layer, direction, choice.used)]
-    kernel, *beside = (built(function, device)["main"] for function in functions(direction, choice, device, layer))
+        indices = [tvm.runtime.tensor(arrays[name], o.place) for name in forms_of(layer, direction, choice.used)]
+    kernel, *beside = (built(function, device)["main"] for function in functions(choice))
     zero = lambda *shape: tvm.runtime.tensor(np.zeros(shape, g.dtype), o.place)  # noqa: E731
     sums = [] if choice.workspace is None else [zero(*choice.workspace)]
-    if choice.indexing == "zeros":
+    if choice.beside is not None:
         dense = zero(*g.weight_shape)
         if direction == "backward_weight":
             (back,) = beside
@@ -79,13 +78,9 @@ def kernel_call(
     return lambda: kernel(source, o.weight, *indices, target)
 
 
-def functions(direction: str, choice: Choice, device: Device, layer: LayerProblem) -> list[tvm.tirx.PrimFunc]:
-    """A choice's kernel and, where it keeps zeros, what puts them back or takes them out."""
-    if choice.indexing != "zeros":
-        return [choice.make()]
-    zeros, forms = generators(device).zeros, kernel_forms(layer, direction, choice.used)
-    beside = zeros.compact if direction == "backward_weight" else zeros.expand
-    return [choice.make(), beside(layer, {name: form.dtype for name, form in forms.items()})]
+def functions(choice: Choice) -> list[tvm.tirx.PrimFunc]:
+    """A choice's kernel and, where it is dense and its layer is not, what puts zeros back or takes them out."""
+    return [choice.make(), *([] if choice.beside is None else [choice.beside()])]
 
 
 def built(function: tvm.tirx.PrimFunc, device: Device) -> tvm.runtime.Executable:

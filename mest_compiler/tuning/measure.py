@@ -21,7 +21,7 @@ import tvm
 from mest_compiler.devices import Device, local_cpu
 from mest_compiler.errors import DeviceError, DeviceLostError, TuningError
 from mest_compiler.kernels.geometry import Plane
-from mest_compiler.kernels.indices import index_arrays, kernel_forms
+from mest_compiler.kernels.index_arrays import forms_of, index_arrays
 from mest_compiler.linking import library_bytes
 from mest_compiler.pace import Pacer
 from mest_compiler.runtime.local_device import local_device
@@ -110,18 +110,18 @@ class Bench:
     def _tensor(self, array: np.ndarray) -> tvm.runtime.Tensor:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self.dev)
 
-    def _indices(self, groups: int, indexing: str) -> list[np.ndarray]:
+    def _indices(self, groups: int, family: str) -> list[np.ndarray]:
         layer, direction = self.task.problem, self.task.direction
         if layer.sparse is None:
             return []
-        used = indexing, groups
+        used = family, groups
         arrays = index_arrays(self._structure, layer, {direction: used})
-        return [arrays[name] for name in kernel_forms(layer, direction, used)]
+        return [arrays[name] for name in forms_of(layer, direction, used)]
 
     def arguments(self, choice: Choice) -> tuple[list[tvm.runtime.Tensor], tvm.runtime.Tensor]:
         """A kernel's arguments in order, and the one that it writes, which holds no number yet."""
         out = self._tensor(np.full(self._output, np.nan, self.task.problem.geometry.dtype))
-        indices = [self._tensor(a) for a in self._indices(choice.knobs.groups, self.task.indexing)]
+        indices = [self._tensor(a) for a in self._indices(choice.knobs.groups, self.task.family)]
         if self.task.direction == "backward_weight":
             room = choice.workspace
             rest = [] if room is None else [self._tensor(np.full(room, np.nan, self.task.problem.geometry.dtype))]
@@ -135,7 +135,7 @@ class Bench:
             module = tvm.IRModule({"main": definition(self.task).with_attr("global_symbol", "main")})
             out = tvm.runtime.tensor(np.full(self._output, np.nan, g.dtype))
             room = [np.zeros((int(np.prod(self._output)), g.lanes), g.dtype)]
-            arrays = [*self._inputs, *self._indices(1, self.task.indexing)]
+            arrays = [*self._inputs, *self._indices(1, self.task.family)]
             inputs = [tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays]
             rest = [tvm.runtime.tensor(a) for a in room] if self.task.direction == "backward_weight" else []
             tvm.tirx.build(module, target=host.target)["main"](*inputs, out, *rest)

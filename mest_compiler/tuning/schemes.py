@@ -9,7 +9,7 @@ import numpy as np
 from mest_compiler.errors import ProfileError
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
-from mest_compiler.schedules import generators
+from mest_compiler.schedules.generator import candidates
 from mest_compiler.sparsity.automatic import AUTO, Automatic
 from mest_compiler.sparsity.layer_rules import LayerPlan
 from mest_compiler.sparsity.profile import Profile
@@ -55,6 +55,6 @@ def fastest_schemes(
 def _ms(layer: LayerProblem, fastest: Fastest) -> float:
     total = 0.0
     for direction in DIRECTIONS:
-        found = generators(fastest.device).choose.candidates(direction, fastest.device, layer)
+        found = candidates(direction, fastest.device, layer)
         total += min(fastest.measure(direction, layer, fastest.contestants(direction, layer, found)).values())
     return total

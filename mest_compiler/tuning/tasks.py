@@ -13,9 +13,10 @@ import tvm
 
 from mest_compiler.devices import Device
 from mest_compiler.errors import DeviceError, TuningError
+from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
-from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
+from mest_compiler.schedules.generator import candidates, generator
 
 FACTS = "mest.task"
 """Attribute of a task's function that holds its `facts`, and what they begin with."""
@@ -30,14 +31,14 @@ class Layer(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """One kernel (by name and by the index arrays it reads) of a direction of a layer.
+    """One kernel (by its name and its family) of a direction of a layer.
 
     Made by `task_of`, which leaves out what the kernel does not depend on.
     """
 
     direction: str
     kernel: str
-    indexing: str
+    family: str
     problem: LayerProblem
 
     def default(self, device: Device) -> Choice:
@@ -45,12 +46,12 @@ class Task:
         return next(
             c
             for c in offered(self.direction, self.problem, device)
-            if (c.kernel, c.indexing) == (self.kernel, self.indexing)
+            if (c.kernel, c.family) == (self.kernel, self.family)
         )
 
     def space(self, device: Device) -> dict[str, list[int]]:
         """Knobs and the values to try, the default first."""
-        return generators(device).spaces.space(self.direction, self.default(device), device, self.problem)
+        return generator(device, self.family).space(self.direction, self.default(device), device, self.problem)
 
     def made(self, device: Device, knobs: Mapping[str, int], default: Choice | None = None) -> Choice:
         """The kernel with these knobs. default: `default(device)`, where it is there already.
@@ -62,7 +63,7 @@ class Task:
             choice = (default or self.default(device)).with_knobs(**knobs)
         except DeviceError as error:
             raise TuningError(str(error)) from error
-        reason = generators(device).spaces.refusal(self.direction, choice, device, self.problem)
+        reason = generator(device, self.family).refusal(self.direction, choice, device, self.problem)
         if reason is not None:
             raise TuningError(f"The candidate is beyond the limits of the device: {reason}.")
         return choice
@@ -78,7 +79,7 @@ class Task:
     @cached_property
     def key(self) -> str:
         """All of it as JSON, by which it is found again."""
-        said = {"direction": self.direction, "kernel": self.kernel, "indexing": self.indexing}
+        said = {"direction": self.direction, "kernel": self.kernel, "indexing": self.family}
         said["layer"] = self.problem.to_json()
         return json.dumps(said, sort_keys=True)
 
@@ -91,7 +92,7 @@ class Task:
             kept = f" {sparse.scheme} {1 - self.problem.kept:.3g}"
         kernel = f"{g.kernel[0]}" if g.kernel[0] == g.kernel[1] else f"{g.kernel[0]}x{g.kernel[1]}"
         shape = f"{g.channels},{g.filters},{kernel},{g.dx.height}x{g.dx.width}{stride}{grouped}"
-        return f"{self.kernel} {shape}{kept}{' by rows of places' if self.indexing == 'taps' else ''}"
+        return f"{self.kernel} {shape}{kept}{' by rows of places' if self.family == 'taps' else ''}"
 
 
 def task_of(direction: str, choice: Choice, problem: LayerProblem) -> Task:
@@ -105,9 +106,7 @@ def task_of(direction: str, choice: Choice, problem: LayerProblem) -> Task:
         dy=replace(geometry.dy, border=geometry.needed_dy_border),
         dx=replace(geometry.dx, border=0),
     )
-    if choice.indexing in ("", "zeros"):
-        return Task(direction, choice.kernel, "", LayerProblem(g))
-    return Task(direction, choice.kernel, choice.indexing, replace(problem, geometry=g))
+    return Task(direction, choice.kernel, *FAMILIES[choice.family].tuned_as(replace(problem, geometry=g)))
 
 
 def tasks_of(layers: Iterable[Layer], device: Device) -> dict[Task, float]:
@@ -137,7 +136,7 @@ def _of_directions(directions: Iterable[str], problem: LayerProblem, device: Dev
 
 def offered(direction: str, problem: LayerProblem, device: Device) -> list[Choice]:
     """The kernels in the running, the probable one first."""
-    return generators(device).choose.candidates(direction, device, problem)
+    return candidates(direction, device, problem)
 
 
 def facts(task: Task, device: Device) -> str:

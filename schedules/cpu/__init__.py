@@ -2,7 +2,6 @@
 
 from . import (
     accumulate,
-    choose,
     dropout,
     elementwise,
     emit,
@@ -11,10 +10,10 @@ from . import (
     normalise_from_sums,
     plain,
     pooling,
-    spaces,
     update,
     zeros,
 )
+from .generators import GENERATORS
 
 REWRITES = frozenset({"forward_sums", "backward_sums", "weight_gradients", "forward_inputs"})
 """Options of a step (see `passes.options`) that there are kernels for."""
@@ -22,6 +21,6 @@ STORED = ("float32", "bfloat16")
 """Dtypes that activations may be stored in."""
 
 __all__ = [
-    "REWRITES", "STORED", "accumulate", "choose", "dropout", "elementwise", "emit", "narrow", "normalise",
-    "normalise_from_sums", "plain", "pooling", "spaces", "update", "zeros",
+    "GENERATORS", "REWRITES", "STORED", "accumulate", "dropout", "elementwise", "emit", "narrow", "normalise",
+    "normalise_from_sums", "plain", "pooling", "update", "zeros",
 ]  # fmt: skip

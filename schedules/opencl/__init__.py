@@ -1,6 +1,7 @@
 """Kernels for OpenCL devices, made for a mobile GPU: activations in batch tiles of sixteen quads of lanes."""
 
-from . import accumulate, choose, dropout, elementwise, emit, narrow, normalise, plain, pooling, spaces, update, zeros
+from . import accumulate, dropout, elementwise, emit, narrow, normalise, plain, pooling, update, zeros
+from .generators import GENERATORS
 
 REWRITES: frozenset[str] = frozenset()
 """Options of a step (see `passes.options`) that there are kernels for."""
@@ -8,6 +9,6 @@ STORED = ("float32", "float16")
 """Dtypes that activations may be stored in."""
 
 __all__ = [
-    "REWRITES", "STORED", "accumulate", "choose", "dropout", "elementwise", "emit", "narrow", "normalise", "plain",
-    "pooling", "spaces", "update", "zeros",
+    "GENERATORS", "REWRITES", "STORED", "accumulate", "dropout", "elementwise", "emit", "narrow", "normalise", "plain",
+    "pooling", "update", "zeros",
 ]  # fmt: skip

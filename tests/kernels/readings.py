@@ -142,17 +142,17 @@ def places(layer: LayerProblem, arrays: Arrays) -> Iterator[Term]:
         yield Term(value, *(int(i) for i in np.unravel_index(int(arrays["place"][value]), layer.sparse.shape)))
 
 
-def read(layer: LayerProblem, arrays: Arrays, direction: str, indexing: str, groups: int) -> list[Term]:
+def read(layer: LayerProblem, arrays: Arrays, direction: str, family: str, groups: int) -> list[Term]:
     """All terms of a kernel."""
-    if indexing == "planes":
+    if family == "planes":
         return list(kept_planes(layer, arrays))
-    if indexing == "zeros":
+    if family == "zeros":
         return list(places(layer, arrays))
-    if indexing == "block":
+    if family == "block":
         if direction == "backward_data":
             return list(block_by_channel(layer, arrays, groups))
         pointer = {"forward": "forward_ptr", "backward_weight": "weight_ptr"}[direction]
         return list(block_by_filter(layer, arrays, groups, pointer))
     if direction == "backward_data":
-        return list(bodies_by_channel(layer, arrays, groups, f"{indexing}_back"))
-    return list(bodies_by_filter(layer, arrays, groups, indexing + "_weight" * (direction == "backward_weight")))
+        return list(bodies_by_channel(layer, arrays, groups, f"{family}_back"))
+    return list(bodies_by_filter(layer, arrays, groups, family + "_weight" * (direction == "backward_weight")))

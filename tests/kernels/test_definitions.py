@@ -6,11 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 
 from ..schedules.convolutions import Conv, whole
-from ..schedules.generators import definition, gathers, gradients, indexings_of
+from ..schedules.generators import families_of, gathers, gradients
 from ..schedules.sparse_layers import SparseCase, fitted, hostile_masks, sparse_conv
 from ..schedules.tiles import NARROW, compile_kernels, vector
 
@@ -32,19 +33,19 @@ def test_definition_and_generator(name: str, scheme: str) -> None:
     layer = sparse_conv(conv, vec, scheme)
     kernels = [
         kernel
-        for indexing in indexings_of(scheme, conv.stride)
-        for kernel in (*gathers(layer, indexing, [GATHER]), *gradients(layer, indexing, [GRADIENT]))
+        for family in families_of(scheme, conv.stride)
+        for kernel in (*gathers(layer, family, [GATHER]), *gradients(layer, family, [GRADIENT]))
     ]
     made = {("generator", i): kernel.make() for i, kernel in enumerate(kernels)}
     for i, k in enumerate(kernels):
-        made["definition", i] = definition(layer, k.direction, k.indexing, k.groups)
+        made["definition", i] = FAMILIES[k.family].definition(layer, k.direction, k.groups)
     machine = compile_kernels(made)
     for mask_name in MASKS:
         case = SparseCase.make(conv, layer, hostile_masks(scheme, conv.weight_shape)[mask_name], draw=whole)
         for i, k in enumerate(kernels):
             what = f"{k} on mask {mask_name!r}"
             found, wanted = (
-                case.run(f"{of} of {what}", machine[of, i], k.direction, k.indexing, k.groups)
+                case.run(f"{of} of {what}", machine[of, i], k.direction, k.family, k.groups)
                 for of in ("generator", "definition")
             )
             np.testing.assert_array_equal(found, wanted, err_msg=what)

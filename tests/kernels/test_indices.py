@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mest_compiler.errors import StructureError
+from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import INDEXINGS, IndexArraySpec, index_arrays, index_forms
+from mest_compiler.kernels.index_arrays import index_arrays, index_forms
+from mest_compiler.kernels.indices.layer import IndexArraySpec
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.sparsity.structure import Structure, build
 
@@ -22,13 +24,12 @@ from .strategies import layers
 groups = st.integers(1, 6)
 
 
-def indexings_of(layer: LayerProblem) -> list[str]:
+def families_of(layer: LayerProblem) -> list[str]:
     """All that a scheme can be read by."""
-    family, rows = layer.sparse.kind.family, layer.sparse.scheme == "unstructured" and layer.geometry.stride == (1, 1)
-    return [family, "zeros", *(["taps"] if rows else [])]
+    return [name for name, family in FAMILIES.items() if all(family.serves(layer, d) for d in DIRECTIONS)]
 
 
-def wanted(layer: LayerProblem, structure: Structure, direction: str, indexing: str) -> list[Term]:
+def wanted(layer: LayerProblem, structure: Structure, direction: str, family: str) -> list[Term]:
     """A term for every kept weight; of backward-data those alone that reach a pixel of dx."""
     g, found = layer.geometry, []
     for value, place in enumerate(structure.places().reshape(-1)):
@@ -39,7 +40,7 @@ def wanted(layer: LayerProblem, structure: Structure, direction: str, indexing: 
                 (i, j), g.dilation, g.padding, g.stride, (g.dx.height, g.dx.width), strict=True
             )
         ]
-        if all(reach) or direction != "backward_data" or indexing in ("planes", "zeros"):
+        if all(reach) or direction != "backward_data" or family in ("planes", "zeros"):
             found.append(Term(value, f, c, i, j))
     return found
 
@@ -49,11 +50,11 @@ def wanted(layer: LayerProblem, structure: Structure, direction: str, indexing: 
 def test_arrays_give_the_mask_in_every_direction(drawn: tuple[LayerProblem, list[Structure]], count: int) -> None:
     layer, structures = drawn
     for structure in structures:  # the second one as after a swap
-        for indexing in indexings_of(layer):
+        for family in families_of(layer):
             for direction in DIRECTIONS:
-                arrays = index_arrays(structure, layer, {direction: (indexing, count)})
-                found = read(layer, arrays, direction, indexing, count)
-                assert sorted(found) == wanted(layer, structure, direction, indexing), (indexing, direction)
+                arrays = index_arrays(structure, layer, {direction: (family, count)})
+                found = read(layer, arrays, direction, family, count)
+                assert sorted(found) == wanted(layer, structure, direction, family), (family, direction)
 
 
 @given(layers(), groups, groups)
@@ -62,11 +63,11 @@ def test_arrays_have_the_forms_that_were_compiled(
     drawn: tuple[LayerProblem, list[Structure]], first: int, second: int
 ) -> None:
     layer, structures = drawn
-    for indexing in indexings_of(layer):
-        used = dict(zip(DIRECTIONS, ((indexing, first), (indexing, second), (indexing, first)), strict=True))
+    for family in families_of(layer):
+        used = dict(zip(DIRECTIONS, ((family, first), (family, second), (family, first)), strict=True))
         forms = index_forms(layer, used)
         for direction, (name, count) in used.items():
-            assert set(INDEXINGS[name, direction].forms(layer, count)) <= set(forms)
+            assert set(FAMILIES[name].index_arrays(layer, direction, count)) <= set(forms)
         for structure in structures:
             arrays = index_arrays(structure, layer, used)
             assert set(arrays) == set(forms)
@@ -80,7 +81,7 @@ def test_arrays_have_the_forms_that_were_compiled(
 @settings(max_examples=50, deadline=None)
 def test_kernels_of_a_layer_share_arrays_of_one_name(drawn: tuple[LayerProblem, list[Structure]]) -> None:
     layer, (structure, _) = drawn
-    kinds = indexings_of(layer)
+    kinds = families_of(layer)
     used = {direction: (kinds[i % len(kinds)], 2 + i) for i, direction in enumerate(DIRECTIONS)}
     together = index_arrays(structure, layer, used)
     for direction, one in used.items():
@@ -92,7 +93,7 @@ def test_kernels_of_a_layer_share_arrays_of_one_name(drawn: tuple[LayerProblem, 
 @settings(max_examples=50, deadline=None)
 def test_kept_planes_come_first_and_none_is_forgotten(drawn: tuple[LayerProblem, list[Structure]]) -> None:
     layer, structures = drawn
-    for structure in structures if layer.sparse.kind.family == "planes" else ():
+    for structure in structures if layer.sparse.scheme in ("channel", "filter") else ():
         planes = index_arrays(structure, layer, {"forward": ("planes", 1)})["planes"]
         kept = structure.to_mask().any(axis=tuple({0, 1, 2, 3} - {layer.sparse.kind.axis}))
         np.testing.assert_array_equal(planes[: structure.entries], np.flatnonzero(kept))

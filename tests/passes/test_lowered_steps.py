@@ -159,7 +159,7 @@ def test_a_dense_kernel_between_expansion_and_compaction() -> None:
     layers = plan(graph, "unstructured", 0.6)
 
     def zeros(direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
-        return next((choice for choice in found if choice.indexing == "zeros"), found[0])  # dense layers have none
+        return next((choice for choice in found if choice.family == "zeros"), found[0])  # dense layers have none
 
     result = lower(graph, layers, RULE, local_cpu(1), zeros)
     calls = kernel_calls(result.module, "step")

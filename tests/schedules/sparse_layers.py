@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tvm
 
-from mest_compiler.kernels.indices import INDEXINGS, index_arrays
+from mest_compiler.kernels.index_arrays import forms_of, index_arrays
 from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
@@ -92,14 +92,14 @@ class SparseCase:
         values[self.structure.entries :] = np.nan
         return tvm.runtime.tensor(values)
 
-    def index(self, direction: str, indexing: str, groups: int) -> list[tvm.runtime.Tensor]:
+    def index(self, direction: str, family: str, groups: int) -> list[tvm.runtime.Tensor]:
         """The index arrays of a kernel, in argument order."""
-        arrays = index_arrays(self.structure, self.layer, {direction: (indexing, groups)})
-        return [tvm.runtime.tensor(arrays[name]) for name in INDEXINGS[indexing, direction].forms(self.layer, groups)]
+        arrays = index_arrays(self.structure, self.layer, {direction: (family, groups)})
+        return [tvm.runtime.tensor(arrays[name]) for name in forms_of(self.layer, direction, (family, groups))]
 
-    def run(self, what: str, kernel: Callable[..., None], direction: str, indexing: str, groups: int) -> np.ndarray:
+    def run(self, what: str, kernel: Callable[..., None], direction: str, family: str, groups: int) -> np.ndarray:
         """Calls and checks a kernel; gives its whole output."""
-        indices = self.index(direction, indexing, groups)
+        indices = self.index(direction, family, groups)
         if direction == "backward_weight":
             return self._weight_gradient(what, kernel, indices)
         forward = direction == "forward"

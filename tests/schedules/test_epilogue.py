@@ -13,7 +13,7 @@ from mest_compiler.schedules.cpu.gather import Fused
 
 from .convolutions import Conv, Data, dx_buffer, y_buffer
 from .epilogues import Norm, check_forward, sums_buffer
-from .generators import gathers, indexings_of
+from .generators import families_of, gathers
 from .sparse_layers import SparseCase, fitted, hostile_masks, sparse_conv
 from .test_dense_convolution import LAYERS as DENSE
 from .test_sparse_convolution import ALL, BLOCKS, CASES, GATHERS, VECTORS, turn
@@ -52,19 +52,19 @@ def vector_of(data: Data):
 def check_sparse(
     name: str, scheme: str, vectors: tuple[int, str], number: int, count: int = 1, opt_level: int = 0
 ) -> None:
-    """Kernels of every indexing with the knobs whose turn it is, on every hostile mask."""
+    """Kernels of every family with the knobs whose turn it is, on every hostile mask."""
     conv, vec = fitted(CASES[name], scheme), vector(*vectors)
     layer, kernels = sparse_conv(conv, vec, scheme), []
     norm = Norm.make(conv.batch, layer.geometry, **NORMS[number % len(NORMS)])
     fused = {"forward": Fused(ForwardSums()), "backward_data": Fused(norm.epilogue)}
-    for indexing in indexings_of(scheme, conv.stride):
+    for family in families_of(scheme, conv.stride):
         knobs, block = turn(GATHERS, number, count), BLOCKS[number % len(BLOCKS)]
-        kernels += gathers(layer, indexing, knobs, block, fused)
+        kernels += gathers(layer, family, knobs, block, fused)
     machine = compile_kernels({i: kernel.make() for i, kernel in enumerate(kernels)}, opt_level)
     for mask_name, mask in hostile_masks(scheme, conv.weight_shape, number).items():
         case = SparseCase.make(conv, layer, mask, parts=(1, 2, 3, None)[number % 4])
         for i, kernel in enumerate(kernels):
-            weights = [case.values(), *case.index(kernel.direction, kernel.indexing, kernel.groups)]
+            weights = [case.values(), *case.index(kernel.direction, kernel.family, kernel.groups)]
             run(f"{kernel} on mask {mask_name!r}", machine[i], kernel.direction, case.data, weights, norm)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.kernels.problem import DIRECTIONS
-from mest_compiler.schedules.cpu.choose import dtypes_of
 from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 from mest_compiler.sparsity.schemes import get_scheme
 
 from .convolutions import Conv
-from .generators import gathers, gradients, indexings_of
+from .generators import families_of, gathers, gradients
 from .sparse_layers import SparseCase, sparse_conv
 from .tiles import NARROW, compile_kernels, vector
 
@@ -24,15 +24,15 @@ def test_large_offsets(scheme: str, plane: tuple[int, int], dtype: str) -> None:
     layer, kind = sparse_conv(conv, vec, scheme), get_scheme(scheme)
     assert layer.geometry.x.size * 300 > (1 << 16 if dtype == "int32" else 1 << 15)
     kernels = []
-    for indexing in indexings_of(scheme, conv.stride):
+    for family in families_of(scheme, conv.stride):
         for direction in DIRECTIONS:
-            types = dtypes_of(indexing, direction, layer, 1)
+            types = FAMILIES[family].dtypes(layer, direction, 1)
             assert dtype in {types[name] for name in types if name.endswith("offset")}
-        kernels += gathers(layer, indexing, [GatherKnobs(5)])
-        kernels += gradients(layer, indexing, [WeightGradientKnobs(pixels=5, entries=2)])
+        kernels += gathers(layer, family, [GatherKnobs(5)])
+        kernels += gradients(layer, family, [WeightGradientKnobs(pixels=5, entries=2)])
     mask = kind.random_mask(layer.sparse.shape, 0.995, np.random.default_rng(0))
     case = SparseCase.make(conv, layer, mask)
     machine = compile_kernels({i: kernel.make() for i, kernel in enumerate(kernels)})
     for i, kernel in enumerate(kernels):
-        assert max(int(a.numpy().max()) for a in case.index(kernel.direction, kernel.indexing, 1)) > 1 << 15
-        case.run(str(kernel), machine[i], kernel.direction, kernel.indexing, 1)
+        assert max(int(a.numpy().max()) for a in case.index(kernel.direction, kernel.family, 1)) > 1 << 15
+        case.run(str(kernel), machine[i], kernel.direction, kernel.family, 1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.kernels.problem import DIRECTIONS
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
+from mest_compiler.schedules.generator import candidates
 from mest_compiler.schedules.partial import Partial
 
 from .convolutions import Conv
@@ -34,10 +33,8 @@ def test_calls_and_compares_by_value() -> None:
 def _choices(kind: str, scheme: str, spare: int) -> list[Choice]:
     device = profile(NARROW) if kind == "cpu" else OpenClProfile("opencl", batch_lanes=8)
     vec = vector(NARROW, "float32") if kind == "cpu" else generators(device).emit.Vec(8, "float32")
-    layer = sparse_conv(fitted(Conv(8, 8, (5, 4)), scheme), vec, scheme, spare=0)
-    layer = replace(layer, capacity=layer.sparse.capacity - spare)
-    choose = generators(device).choose
-    return [choice for direction in DIRECTIONS for choice in choose.candidates(direction, device, layer)]
+    layer = sparse_conv(fitted(Conv(8, 8, (5, 4)), scheme), vec, scheme, spare=-spare)
+    return [choice for direction in DIRECTIONS for choice in candidates(direction, device, layer)]
 
 
 @pytest.mark.parametrize("kind", ["cpu", "opencl"])
@@ -47,4 +44,4 @@ def test_kernels_are_equal_for_equal_layers_only(kind: str, scheme: str) -> None
     assert [choice.make for choice in layer] == [choice.make for choice in same]
     # A layer of another capacity has kernels of its own, but for dense ones.
     for one, other in zip(layer, smaller, strict=True):
-        assert (one.make == other.make) == (one.indexing == "zeros")
+        assert (one.make == other.make) == (one.family == "zeros")

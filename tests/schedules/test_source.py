@@ -20,7 +20,7 @@ from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 
 from .convolutions import Conv, Data, y_buffer
 from .epilogues import Norm, check_forward, sums_buffer
-from .generators import Kernel, gathers, gradients, indexings_of
+from .generators import Kernel, families_of, gathers, gradients
 from .sparse_layers import SparseCase, fitted, hostile_masks, sparse_conv
 from .test_dense_convolution import LAYERS as DENSE
 from .test_sparse_convolution import ALL, BLOCKS, CASES, GATHERS, OUTERS, VECTORS, turn
@@ -75,25 +75,25 @@ def fused_of(number: int, again: Normalisation) -> Fused:
 def check_sparse(
     name: str, scheme: str, vectors: tuple[int, str], number: int, count: int = 1, opt_level: int = 0
 ) -> None:
-    """Kernels of every indexing with the knobs whose turn it is, on every hostile mask."""
+    """Kernels of every family with the knobs whose turn it is, on every hostile mask."""
     conv, vec = fitted(CASES[name], scheme), vector(*vectors)
     layer = sparse_conv(conv, vec, scheme)
     g, block = layer.geometry, BLOCKS[number % len(BLOCKS)]
     norm = Norm.make(conv.batch, g, **NORMS[number % len(NORMS)])
     fused = fused_of(number, norm.again(g, vec))
     kernels: list[tuple[Kernel, int]] = []
-    for indexing in indexings_of(scheme, conv.stride):
-        made = gathers(layer, indexing, turn(GATHERS, number, count), block, {FORWARD: fused})
+    for family in families_of(scheme, conv.stride):
+        made = gathers(layer, family, turn(GATHERS, number, count), block, {FORWARD: fused})
         kernels += [(kernel, fused.chunks) for kernel in made if kernel.direction == FORWARD]
         for k in turn(OUTERS, number, count):
-            kernels += [(kernel, k.chunks) for kernel in gradients(layer, indexing, [k], block, fused.again)]
+            kernels += [(kernel, k.chunks) for kernel in gradients(layer, family, [k], block, fused.again)]
     machine = compile_kernels({i: kernel.make() for i, (kernel, _) in enumerate(kernels)}, opt_level)
     for mask_name, mask in hostile_masks(scheme, conv.weight_shape, number).items():
         case = SparseCase.make(conv, layer, mask, parts=(1, 2, 3, None)[number % 4], x=norm.output())
         s, data = case.structure, case.data
         for i, (kernel, chunks) in enumerate(kernels):
             what = f"{kernel} on mask {mask_name!r}"
-            indices = case.index(kernel.direction, kernel.indexing, kernel.groups)
+            indices = case.index(kernel.direction, kernel.family, kernel.groups)
             if kernel.direction == FORWARD:
                 run_forward(what, machine[i], data, norm, [case.values(), *indices], fused)
                 continue

@@ -10,7 +10,7 @@ from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 
 from .convolutions import Conv
-from .generators import gathers, gradients, indexings_of
+from .generators import families_of, gathers, gradients
 from .sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
 from .tiles import NARROW, WIDE, compile_kernels, vector
 
@@ -74,19 +74,19 @@ def check(
     name: str, scheme: str, vectors: tuple[int, str], number: int, gather_count: int = 1, gradient_count: int = 1,
     opt_level: int = 0,
 ) -> None:  # fmt: skip
-    """Kernels of every indexing with the knobs whose turn it is, compiled once, on every hostile mask."""
+    """Kernels of every family with the knobs whose turn it is, compiled once, on every hostile mask."""
     conv, vec = fitted(CASES[name], scheme), vector(*vectors)
     layer = sparse_conv(conv, vec, scheme, spare=3 * (number % 2))
     block, kernels = BLOCKS[number % len(BLOCKS)], []
-    for indexing in indexings_of(scheme, conv.stride):
-        kernels += gathers(layer, indexing, turn(GATHERS, number, gather_count), block)
-        kernels += gradients(layer, indexing, turn(OUTERS, number, gradient_count), block)
+    for family in families_of(scheme, conv.stride):
+        kernels += gathers(layer, family, turn(GATHERS, number, gather_count), block)
+        kernels += gradients(layer, family, turn(OUTERS, number, gradient_count), block)
     machine = compile_kernels({i: kernel.make() for i, kernel in enumerate(kernels)}, opt_level)
     for turn_, (mask_name, mask) in enumerate(hostile_masks(scheme, conv.weight_shape, number).items()):
         case = SparseCase.make(conv, layer, mask, parts=(1, 2, 3, None)[turn_ % 4])
         for i, kernel in enumerate(kernels):
             what = f"{kernel} on mask {mask_name!r}"
-            case.run(what, machine[i], kernel.direction, kernel.indexing, kernel.groups)
+            case.run(what, machine[i], kernel.direction, kernel.family, kernel.groups)
 
 
 ALL = [(name, scheme) for name in CASES for scheme in SCHEMES if fits(name, scheme)]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tvm
 
+from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.schedules.cpu import zeros
-from mest_compiler.schedules.cpu.choose import dtypes_of
 
 from .convolutions import Conv
 from .sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
@@ -27,7 +27,7 @@ def test_values_are_put_back_and_taken_out(name: str, scheme: str) -> None:
     vec = vector(*VECTORS[SCHEMES.index(scheme) % len(VECTORS)])
     conv = fitted(LAYERS[name], scheme)
     layer = sparse_conv(conv, vec, scheme)
-    dtypes = dtypes_of("zeros", "forward", layer, 1)
+    dtypes = FAMILIES["zeros"].dtypes(layer, "forward", 1)
     machine = compile_kernels({"expand": zeros.expand(layer, dtypes), "compact": zeros.compact(layer, dtypes)})
     dense = np.arange(1, conv_size(conv) + 1, dtype=vec.dtype).reshape(conv.weight_shape)
     for mask_name, mask in hostile_masks(scheme, conv.weight_shape).items():

@@ -17,7 +17,7 @@ def layers(draw: st.DrawFn, most: int = 6) -> tuple[Scheme, Shape]:
     """A scheme and the shape [F, C, kh, kw] of a weight that it can cut into units."""
     scheme = draw(schemes)
     filters, channels = getattr(scheme, "filters", 1), getattr(scheme, "channels", 1)
-    kernel = (3, 3) if scheme.family == "pattern" else draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    kernel = (3, 3) if scheme.name == "pattern" else draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     return scheme, (filters * draw(st.integers(1, most)), channels * draw(st.integers(1, most)), *kernel)
 
 

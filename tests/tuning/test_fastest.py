@@ -16,7 +16,7 @@ from mest_compiler.caching import FOLDER
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.pace import Pacer
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.cpu import choose
+from mest_compiler.schedules.generator import candidates
 from mest_compiler.tuning import fastest
 from mest_compiler.tuning.fastest import Fastest, label, random_structure
 from mest_compiler.tuning.layer_run import Operands, kernel_call
@@ -27,7 +27,7 @@ from ..schedules.tiles import NARROW, WIDE, profile, vector
 
 DEVICE = profile(NARROW)
 LAYER = sparse_conv(Conv(4, 6, (5, 4)), vector(NARROW, "float32"), "unstructured", spare=0)
-FOUND = choose.candidates("forward", DEVICE, LAYER)
+FOUND = candidates("forward", DEVICE, LAYER)
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_the_fastest_is_taken_and_remembered(cache: Path, measured: list[int]) -
 
 @pytest.mark.parametrize(("sparse_ms", "taken"), [(0.94, "sparse"), (0.96, "dense"), (1.1, "dense")])
 def test_a_sparse_kernel_must_win(sparse_ms: float, taken: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dense = next(choice for choice in FOUND if choice.indexing == "zeros")
-    sparse = next(choice for choice in FOUND if choice.indexing != "zeros")
+    dense = next(choice for choice in FOUND if choice.family == "zeros")
+    sparse = next(choice for choice in FOUND if choice.family != "zeros")
     monkeypatch.setattr(fastest, "kernel_call", lambda *args: None)
     monkeypatch.setattr(fastest, "interleaved_ms", lambda calls, rounds, sync: [[sparse_ms], [1.0]])
     choice = Fastest(DEVICE)("forward", LAYER, [sparse, dense])
@@ -180,7 +180,7 @@ def test_the_tests_leave_the_users_cache_alone(measured: list[int], monkeypatch:
 
 
 def test_a_real_measurement(cache: Path) -> None:
-    found = choose.candidates("backward_weight", DEVICE, LAYER)
+    found = candidates("backward_weight", DEVICE, LAYER)
     choice = Fastest(DEVICE)("backward_weight", LAYER, found)
     assert set(choice.times) == {label(one) for one in found} and min(choice.times.values()) > 0
     assert choice.times[label(choice)] * fastest.TIE <= min(choice.times.values())
@@ -215,11 +215,11 @@ def test_all_candidates_of_a_layer_agree(scheme: str, bits: int, dtype: str) -> 
     conv, device = fitted(Conv(5, 6, (5, 6), stride=(1, 1) if dtype == "float64" else (2, 1)), scheme), profile(bits)
     layer = sparse_conv(conv, vector(bits, dtype), scheme, spare=1)
     g, case = layer.geometry, SparseCase.make(conv, layer, hostile_masks(scheme, conv.weight_shape)["uneven rows"])
-    s, indexings = case.structure, set()
+    s, families = case.structure, set()
     assert 0 < s.entries < s.spec.capacity
     for direction in DIRECTIONS:
-        for choice in choose.candidates(direction, device, layer):
-            indexings.add(choice.indexing)
+        for choice in candidates(direction, device, layer):
+            families.add(choice.family)
             o = Operands.of(device, g, case.data.x.numpy(), case.data.dy.numpy(), case.values().numpy())
             for tensor in (o.y, o.dx, o.dw):
                 tensor.copyfrom(np.full(tensor.shape, np.nan, dtype))
@@ -231,4 +231,4 @@ def test_all_candidates_of_a_layer_agree(scheme: str, bits: int, dtype: str) -> 
                 (case.data.check_y if direction == "forward" else case.data.check_dx)(
                     label(choice), o.y if direction == "forward" else o.dx
                 )
-    assert "zeros" in indexings and len(indexings) >= 2
+    assert "zeros" in families and len(families) >= 2

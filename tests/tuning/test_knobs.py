@@ -72,7 +72,7 @@ def test_any_knobs_compute_the_same(scheme: str) -> None:
     for number, task in enumerate(tasks(scheme)):
         bench, default = Bench(task, device, Here(device)), task.default(device)
         # Straight-line bodies take long to compile.
-        count = 1 if task.indexing in ("pattern", "taps") else 2
+        count = 1 if task.family in ("pattern", "taps") else 2
         drawn = [knobs for _, knobs in islice(untried(subject(task, NARROW), device, number), count)]
         choices = {str(k): default.with_knobs(**k) for k in drawn}
         for what, kernel in compile_kernels({k: c.make() for k, c in choices.items()}).items():
@@ -95,8 +95,8 @@ def test_neighbours_and_kept_zeros_make_no_other_task() -> None:
     fewer = with_capacity(layer, layer.sparse.capacity // 2)
     for direction in DIRECTIONS:
         own, zeros = offered(direction, layer, device)[-1], offered(direction, layer, device)[0]
-        assert (own.indexing == "zeros") != (zeros.indexing == "zeros")
-        own, zeros = (own, zeros) if zeros.indexing == "zeros" else (zeros, own)
+        assert (own.family == "zeros") != (zeros.family == "zeros")
+        own, zeros = (own, zeros) if zeros.family == "zeros" else (zeros, own)
         assert task_of(direction, own, wider) == task_of(direction, own, layer) != task_of(direction, own, fewer)
         assert task_of(direction, zeros, fewer) == task_of(direction, zeros, LayerProblem(g))
         assert task_of(direction, zeros, LayerProblem(g)).problem.sparse is None

@@ -14,7 +14,7 @@ from mest_compiler.devices import Device
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.cpu import choose
+from mest_compiler.schedules.generator import candidates
 from mest_compiler.tuning import knobs as knob
 from mest_compiler.tuning import records as looked_up
 from mest_compiler.tuning import tasks as described
@@ -30,7 +30,7 @@ from ..schedules.tiles import NARROW, profile, vector
 
 DEVICE = profile(NARROW)
 LAYER = sparse_conv(Conv(4, 8, (8, 8)), vector(NARROW, "float32"), "block", spare=0)
-CHOICE = choose.candidates("forward", DEVICE, LAYER)[-1]
+CHOICE = candidates("forward", DEVICE, LAYER)[-1]
 TASK = task_of("forward", CHOICE, LAYER)
 FASTER = {"pixels": 2, "groups": 1, "pixels_inner": 0}
 
@@ -73,7 +73,7 @@ def test_the_fastest_right_trial_is_used(tmp_path: Path, said: list[str]) -> Non
     assert found.make() is not None
     unmeasured = TunedOrProbable(Records(DEVICE, tmp_path, said.append))("forward", LAYER, [CHOICE])
     assert (unmeasured.source, unmeasured.knobs) == ("tuned", found.knobs)
-    gradient = choose.candidates("backward_weight", DEVICE, LAYER)[-1]
+    gradient = candidates("backward_weight", DEVICE, LAYER)[-1]
     assert Records(DEVICE, tmp_path, said.append).tuned("backward_weight", gradient, LAYER) is None
 
 
@@ -118,7 +118,7 @@ def test_the_same_hardware_comes_first(tmp_path: Path, said: list[str]) -> None:
     """OpenCL's records say which device and driver they are of; older ones, and another's, are found all the same."""
     device = OpenClProfile("opencl", batch_lanes=8)
     layer = sparse_conv(Conv(4, 8, (8, 8)), generators(device).emit.Vec(8, "float32"), "block", spare=0)
-    choice = generators(device).choose.candidates("forward", device, layer)[-1]
+    choice = candidates("forward", device, layer)[-1]
     task = task_of("forward", choice, layer)
     name = "tiles"
     default, *others = task.space(device)[name]

@@ -20,8 +20,8 @@ from mest_compiler.devices import local_cpu
 from mest_compiler.errors import DeviceError, TuningError
 from mest_compiler.kernels import convolution
 from mest_compiler.linking import library_bytes
-from mest_compiler.schedules.cpu import choose
 from mest_compiler.schedules.cpu.emit import Vec
+from mest_compiler.schedules.generator import candidates
 from mest_compiler.tuning import finals, workshop
 from mest_compiler.tuning.database import README, RECORDS, Trial, device_folder, read_log, standing
 from mest_compiler.tuning.definitions import definition
@@ -38,7 +38,7 @@ DEVICE = local_cpu(1)
 CARE = Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
 WHOLE = sparse_conv(Conv(8, 8, (8, 8), batch=9), Vec(DEVICE.lanes("float32"), "float32"), "block", spare=0)
 LAYER = with_capacity(WHOLE, WHOLE.sparse.capacity // 8)
-(CHOICE,) = choose.candidates("forward", DEVICE, LAYER)
+(CHOICE,) = candidates("forward", DEVICE, LAYER)
 TASK = task_of("forward", CHOICE, LAYER)
 TRIALS, STOPPED_AFTER = 12, 5
 

@@ -37,7 +37,7 @@ def _tasks(device: Device) -> dict[str, Task]:
             for direction in directions:
                 for choice in offered(direction, layer, device):
                     task = task_of(direction, choice, layer)
-                    found[f"{name} {scheme or 'dense'} {direction} {choice.kernel} {choice.indexing}".strip()] = task
+                    found[f"{name} {scheme or 'dense'} {direction} {choice.kernel} {choice.family}".strip()] = task
     return found
 
 

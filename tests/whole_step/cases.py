@@ -65,7 +65,7 @@ class Case:
     """One compiled step; `scheme` None: dense.
 
     `optimised`: as users compile it; without LLVM's optimiser, which is none of this project's, that takes a third of
-    the time. `indexing`: kernels that find their weights that way are taken where a layer can have them, elsewhere the
+    the time. `family`: kernels that find their weights that way are taken where a layer can have them, elsewhere the
     probable ones.
     """
 
@@ -78,7 +78,7 @@ class Case:
     threads: int | None = None
     optimised: bool = False
     dtype: str = "float64"
-    indexing: str = ""
+    family: str = ""
     device: str = "cpu"
 
     @property
@@ -91,9 +91,9 @@ class Case:
         return Profile(LayerPlan(self.scheme, 0.7), self.first) if self.scheme else None
 
 
-def _prefer(indexing: str) -> Pick:
+def _prefer(family: str) -> Pick:
     def pick(direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:
-        return next((choice for choice in found if choice.indexing == indexing), found[0])
+        return next((choice for choice in found if choice.family == family), found[0])
 
     return pick
 
@@ -137,7 +137,7 @@ def compiled(case: Case, options: StepOptions = PLAIN) -> Compiled:
     fit = Fitter.fit
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Fitter, "fit", keep)  # the artifact does not hold the module
-        patch.setattr(compiler, "TunedOrProbable", lambda records: _prefer(case.indexing))
+        patch.setattr(compiler, "TunedOrProbable", lambda records: _prefer(case.family))
         if not case.optimised:
             patch.setattr(CpuProfile, "target", property(unoptimised))
         artifact = compiler.compile_step(

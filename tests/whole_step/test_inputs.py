@@ -28,7 +28,7 @@ FAST = [
     pytest.param(Case("pre-activation", "pattern", batch=5), "on, forward sums", marks=pytest.mark.slow),
     (Case("pre-activation", "block", batch=9, threads=1), "on, all sums"),
     (Case("pre-activation", "channel", batch=5), "off"),
-    (Case("pre-activation", "pattern", batch=5, indexing="zeros"), "on"),
+    (Case("pre-activation", "pattern", batch=5, family="zeros"), "on"),
     (Case("shared normalisation", "unstructured", batch=5), "on"),
     (Case("shared normalisation", "block:4x4", batch=9), "on, forward sums"),
     (Case("pre-activation", "unstructured", batch=3), "no weight gradient"),
@@ -73,7 +73,7 @@ def test_every_network(network: str, scheme: str | None, options: str) -> None:
 @pytest.mark.parametrize("scheme", ["block", "pattern", "unstructured", "channel"])
 @pytest.mark.parametrize("network", ["pre-activation", "many normalisations"])
 def test_dense_kernels_on_sparse_layers(network: str, scheme: str) -> None:
-    case = Case(network, scheme, batch=9, indexing="zeros")
+    case = Case(network, scheme, batch=9, family="zeros")
     for options in ("on", "on, all sums", "apart"):
         check_agrees(case, with_options(case, OPTIONS[options]))
 

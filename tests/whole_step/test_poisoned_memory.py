@@ -23,7 +23,7 @@ CASES = [
     Case("odd normalisations", "block"),
     Case("odd activations", "unstructured", batch=5),
     Case("pre-activation", "channel", batch=5),
-    Case("pre-activation", "pattern", indexing="zeros"),
+    Case("pre-activation", "pattern", family="zeros"),
     Case("odd convolutions", "filter", batch=3),
     Case("odd normalisations", "pattern", batch=5),
     Case("pre-activation", "block", batch=6, first="sparse"),

@@ -17,7 +17,7 @@ BOTH = StepOptions(forward_sums=True, backward_sums=True)
 OPTIONS = {"forward": FORWARD, "backward": BACKWARD, "both": BOTH}
 FAST = [
     (Case("resnet20", "block", batch=5), "backward"),
-    (Case("many normalisations", "unstructured", batch=9, indexing="zeros"), "both"),
+    (Case("many normalisations", "unstructured", batch=9, family="zeros"), "both"),
 ]
 NETWORKS = ("resnet20", "vgg19_bn", "mobilenet_v2_cifar", "odd normalisations", "odd activations", "pre-activation",
             "many normalisations")  # fmt: skip

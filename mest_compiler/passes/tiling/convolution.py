@@ -29,16 +29,15 @@ def run_layer(
     make = choice.make if variant is None else Partial(choice.make, variant)
     # The step comes first, and a prediction's kernel has no variant.
     layer.functions.setdefault(direction, tiling.kernels.get(make).name_hint)
-    if choice.indexing != "zeros":
+    if choice.beside is None:
         return tiling.run(make, [*args, *indices, *read], out)
-    sparse, zeros = layer.problem, tiling.generators.zeros
-    dtypes = {array: form.dtype for array, form in forms.items()}
-    dense = relax.TensorType(sparse.geometry.weight_shape, layer.problem.geometry.dtype)
+    g = layer.problem.geometry
+    dense = relax.TensorType(g.weight_shape, g.dtype)
     if direction != "backward_weight":
-        (weight,) = tiling.run(Partial(zeros.expand, sparse, dtypes), [args[-1], *indices], [dense])
+        (weight,) = tiling.run(choice.beside, [args[-1], *indices], [dense])
         return tiling.run(make, [*args[:-1], weight, *read], out)
     gradient = tiling.run(make, args, [dense, *out[1:]])[0]
-    return tiling.run(Partial(zeros.compact, sparse, dtypes), [gradient, *indices], out[:1])
+    return tiling.run(choice.beside, [gradient, *indices], out[:1])
 
 
 def workspace(tiling: Tiling, param: str) -> list[relax.TensorType]:

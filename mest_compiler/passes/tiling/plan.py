@@ -8,6 +8,7 @@ from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.choice import Choice
+from mest_compiler.schedules.generator import candidates
 
 from ..program import op_name
 from .linear import linear_geometry
@@ -19,7 +20,6 @@ Pick = Callable[[str, LayerProblem, Sequence[Choice]], Choice]
 
 def plan_layers(tiling: Tiling, pick: Pick) -> None:
     """Chooses the kernels of every layer of the training step, before their index arrays become parameters."""
-    choose = tiling.generators.choose
     for _, expr in tiling.program.bindings:
         name = op_name(expr)
         linear = name.startswith("mest.sparse_linear")  # a dense one stays a matrix product
@@ -35,7 +35,7 @@ def plan_layers(tiling: Tiling, pick: Pick) -> None:
             layer = tiling.layers[a["param"]] = LayerKernels(problem)
         elif direction in layer.choices:
             raise ModelError(f"The weight {a['param']!r} is used by two layers; shared weights are not supported.")
-        found = choose.candidates(direction, tiling.device, layer.problem)
+        found = candidates(direction, tiling.device, layer.problem)
         layer.choices[direction] = pick(direction, layer.problem, found)
 
 

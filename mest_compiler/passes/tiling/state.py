@@ -14,7 +14,8 @@ from mest_compiler.devices import Device
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
-from mest_compiler.kernels.indices import IndexArraySpec, index_forms, kernel_forms
+from mest_compiler.kernels.index_arrays import forms_of, index_forms
+from mest_compiler.kernels.indices.layer import IndexArraySpec
 from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
@@ -69,7 +70,7 @@ class LayerKernels:
         """Those of them that one direction's kernel takes, in argument order."""
         if self.problem.sparse is None:
             return {}
-        return kernel_forms(self.problem, direction, self.choices[direction].used)
+        return forms_of(self.problem, direction, self.choices[direction].used)
 
 
 def _same(x: Expr) -> Expr:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mest_compiler.kernels.indices import dtypes_of
+from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.schedules.opencl import block_gather, body_gather, planes_gather
 from mest_compiler.schedules.opencl.emit import Vec
 from mest_compiler.schedules.opencl.gather import GatherKnobs
 
-from ..generators import Kernel, bodies_of
+from ..generators import Kernel
 
 VECTORS = (Vec(8, "float32"), Vec(16, "float64"), Vec(64, "float32"), Vec(8, "float64"))
 KNOBS = (
@@ -22,17 +22,18 @@ KNOBS = (
 )
 
 
-def gathers(layer: LayerProblem, indexing: str, knobs: Sequence[GatherKnobs]) -> list[Kernel]:
+def gathers(layer: LayerProblem, family: str, knobs: Sequence[GatherKnobs]) -> list[Kernel]:
     """Both directions."""
     found = []
     for direction in DIRECTIONS[:2]:
         for k in knobs:
-            dtypes = dtypes_of(indexing, direction, layer, k.groups)
-            if indexing == "block":
+            dtypes = FAMILIES[family].dtypes(layer, direction, k.groups)
+            if family == "block":
                 function, args = getattr(block_gather, direction), (layer, k, dtypes)
-            elif indexing == "planes":
+            elif family == "planes":
                 function, args = getattr(planes_gather, direction), (layer, k.outputs, k, dtypes)
             else:
-                function, args = getattr(body_gather, direction), (layer, bodies_of(layer, indexing), k, dtypes)
-            found.append(Kernel(direction, indexing, k.groups, str(k), lambda f=function, a=args: f(*a)))
+                bodies = FAMILIES[family].bodies(layer.geometry)
+                function, args = getattr(body_gather, direction), (layer, bodies, k, dtypes)
+            found.append(Kernel(direction, family, k.groups, str(k), lambda f=function, a=args: f(*a)))
     return found

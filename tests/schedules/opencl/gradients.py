@@ -9,8 +9,8 @@ import numpy as np
 from tvm import tirx
 
 from mest_compiler.devices.opencl import OpenClProfile
+from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.kernels.geometry import ConvGeometry
-from mest_compiler.kernels.indices import kernel_forms
 from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.opencl import (
     block_gradient,
@@ -22,7 +22,6 @@ from mest_compiler.schedules.opencl.emit import Vec
 from mest_compiler.schedules.opencl.weight_gradient import WeightGradientKnobs
 
 from ..convolutions import Data
-from ..generators import bodies_of
 from ..sparse_layers import SparseCase
 from ..tiles import poisoned
 
@@ -42,36 +41,37 @@ BLOCKS = (4, 3, 1)  # filters of an item, where kernels have that knob
 class Gradient:
     """A generated kernel of a layer, and the shape of its workspace."""
 
-    indexing: str
+    family: str
     knobs: WeightGradientKnobs
     make: Callable[[], tirx.PrimFunc]
     room: tuple[int, ...] | None
 
     def __str__(self) -> str:
-        return f"{self.indexing or 'dense'} {self.knobs}"
+        return f"{self.family or 'dense'} {self.knobs}"
 
 
-def default_gradient(layer: LayerProblem, indexing: str) -> Gradient:
+def default_gradient(layer: LayerProblem, family: str) -> Gradient:
     """The kernel with its default knobs for a phone."""
-    if indexing == "block":
+    if family == "block":
         knobs = block_gradient.default_knobs(PHONE, layer)
-    elif indexing == "planes":
+    elif family == "planes":
         knobs = planes_gradient.default_knobs(PHONE, layer)
     else:
-        entries = next(iter(kernel_forms(layer, DIRECTION, (indexing, 1)).values())).length
-        knobs = body_gradient.default_knobs(PHONE, layer, bodies_of(layer, indexing), entries)
-    block = planes_gradient.default_block(layer) if indexing == "planes" else 1
-    return sparse_gradient(layer, indexing, knobs, block)
+        entries = next(iter(FAMILIES[family].index_arrays(layer, DIRECTION, 1).values())).length
+        knobs = body_gradient.default_knobs(PHONE, layer, FAMILIES[family].bodies(layer.geometry), entries)
+    block = planes_gradient.default_block(layer) if family == "planes" else 1
+    return sparse_gradient(layer, family, knobs, block)
 
 
-def sparse_gradient(layer: LayerProblem, indexing: str, knobs: WeightGradientKnobs, block: int) -> Gradient:
-    """The kernel of an indexing; `block`: filters of an item of kept planes."""
-    dtypes = {name: form.dtype for name, form in kernel_forms(layer, DIRECTION, (indexing, knobs.groups)).items()}
+def sparse_gradient(layer: LayerProblem, family: str, knobs: WeightGradientKnobs, block: int) -> Gradient:
+    """The kernel of a family; `block`: filters of an item of kept planes."""
+    dtypes = FAMILIES[family].dtypes(layer, DIRECTION, knobs.groups)
+    bodies = getattr(FAMILIES[family], "bodies", lambda geometry: None)(layer.geometry)
     module, make = {
         "block": (block_gradient, lambda: block_gradient.outer(layer, knobs, dtypes)),
         "planes": (planes_gradient, lambda: planes_gradient.kept(layer, block, knobs, dtypes)),
-    }.get(indexing, (body_gradient, lambda: body_gradient.dots(layer, bodies_of(layer, indexing), knobs, dtypes)))
-    return Gradient(indexing, knobs, make, module.workspace(layer, knobs))
+    }.get(family, (body_gradient, lambda: body_gradient.dots(layer, bodies, knobs, dtypes)))
+    return Gradient(family, knobs, make, module.workspace(layer, knobs))
 
 
 def dense_gradient_of(g: ConvGeometry, block: int, knobs: WeightGradientKnobs) -> Gradient:
@@ -83,7 +83,7 @@ def run_sparse(what: str, gradient: Gradient, kernel: Callable[..., None], case:
     """Calls and checks a kernel; gives the gradient. What is past the entries must be left alone."""
     s, dtype = case.structure, case.layer.geometry.dtype
     dv = poisoned(s.spec.values_shape, dtype)
-    indices = case.index(DIRECTION, gradient.indexing, gradient.knobs.groups)
+    indices = case.index(DIRECTION, gradient.family, gradient.knobs.groups)
     kernel(case.data.x, case.data.dy, *indices, dv, *_workspace(gradient, dtype))
     found = dv.numpy()
     case.data.check(what, found[: s.entries], s.compact(case.data.dw_ref)[: s.entries], case.data.dw_ref)

@@ -11,8 +11,10 @@ from tvm import tirx
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.errors import DeviceError
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
-from mest_compiler.schedules.opencl import choose
+from mest_compiler.schedules.choice import Choice
+from mest_compiler.schedules.generator import candidates, generator
 from mest_compiler.schedules.opencl.emit import Vec
+from mest_compiler.schedules.opencl.generators import rules
 from mest_compiler.sparsity.schemes import get_scheme
 
 from ..convolutions import Conv
@@ -29,6 +31,12 @@ def layer_of(conv: Conv, scheme: str, kept: float = 0.1) -> LayerProblem:
     return LayerProblem.of(conv.geometry(VEC), scheme, int(kept * get_scheme(scheme).most_kept(conv.weight_shape)))
 
 
+def dense(direction: str, device: OpenClProfile, conv: Conv) -> Choice:
+    """The only kernel of a dense layer."""
+    (choice,) = candidates(direction, device, LayerProblem(conv.geometry(VEC)))
+    return choice
+
+
 def items(kernel: tirx.PrimFunc) -> int:
     """Work-items of a work-group."""
     found = re.findall(r'T\.thread_binding\((\d+), thread="threadIdx\.\w"\)', kernel.script())
@@ -40,49 +48,49 @@ def items(kernel: tirx.PrimFunc) -> int:
 @pytest.mark.parametrize("conv", [LAYER, STRIDED, Conv(64, 64, (4, 4), batch=64)])
 def test_work_groups_hold_a_phone_busy_and_no_more(conv: Conv, direction: str) -> None:
     schemes = [scheme for scheme in SCHEMES if fitted(conv, scheme) == conv]
-    choices = [choose.dense(direction, PHONE, conv.geometry(VEC))]
-    choices += [choose.candidates(direction, PHONE, layer_of(conv, scheme))[0] for scheme in schemes]
+    choices = [dense(direction, PHONE, conv)]
+    choices += [candidates(direction, PHONE, layer_of(conv, scheme))[0] for scheme in schemes]
     for choice in choices:
-        assert 64 <= items(choice.make()) <= choose.ITEMS, choice
-        assert choice.knobs.rows * choice.knobs.cols <= choose.ACCUMULATORS, choice
+        assert 64 <= items(choice.make()) <= rules.ITEMS, choice
+        assert choice.knobs.rows * choice.knobs.cols <= rules.ACCUMULATORS, choice
 
 
 @pytest.mark.parametrize("work_group", [16, 40, 64])
 def test_small_devices_get_small_work_groups(work_group: int) -> None:
     device = OpenClProfile("a small one", work_group=work_group)
     for direction in DIRECTIONS[:2]:
-        for choice in choose.candidates(direction, device, layer_of(LAYER, "block")):
+        for choice in candidates(direction, device, layer_of(LAYER, "block")):
             assert items(choice.make()) <= work_group, choice
 
 
 def test_a_device_too_small_for_a_pixels_lanes_is_refused() -> None:
     with pytest.raises(DeviceError, match="use fewer tiles or parts, smaller tiles, or fewer batch lanes"):
-        choose.dense("forward", OpenClProfile("a tiny one", work_group=8), LAYER.geometry(VEC))
+        dense("forward", OpenClProfile("a tiny one", work_group=8), LAYER)
 
 
 @pytest.mark.parametrize("changed", [{"tiles": 128}, {"rows": 4, "cols": 4}])
 def test_knobs_beyond_limits_are_refused(changed: dict[str, int]) -> None:
-    choice = choose.dense("forward", PHONE, LAYER.geometry(VEC))
+    choice = dense("forward", PHONE, LAYER)
     with pytest.raises(DeviceError, match="a phone has 1024 items with 12"):
         choice.with_knobs(**changed)
 
 
 def test_dense_takes_over_where_most_is_kept() -> None:
-    def indexings(kept: float) -> list[str]:
-        return [choice.indexing for choice in choose.candidates("forward", PHONE, layer_of(LAYER, "block", kept))]
+    def families(kept: float) -> list[str]:
+        return [choice.family for choice in candidates("forward", PHONE, layer_of(LAYER, "block", kept))]
 
-    assert indexings(0.1) == ["block"]
-    assert indexings(0.5) == ["block", "zeros"]
-    assert indexings(0.9) == ["zeros", "block"]
+    assert families(0.1) == ["block"]
+    assert families(0.5) == ["block", "zeros"]
+    assert families(0.9) == ["zeros", "block"]
 
 
 def test_rows_of_places_are_no_candidates() -> None:
-    (choice,) = choose.candidates("forward", PHONE, layer_of(LAYER, "unstructured", 0.2))
+    (choice,) = candidates("forward", PHONE, layer_of(LAYER, "unstructured", 0.2))
     assert choice.kernel == "block_forward"
 
 
 def test_tiles_fit_odd_planes() -> None:
-    knobs = choose.dense("forward", PHONE, Conv(16, 1, (9, 7), batch=64).geometry(VEC)).knobs
+    knobs = dense("forward", PHONE, Conv(16, 1, (9, 7), batch=64)).knobs
     assert (knobs.rows, knobs.cols, knobs.tiles) == (1, 7, 5)  # 9 tiles: two work-groups
 
 
@@ -90,7 +98,7 @@ def test_tiles_fit_odd_planes() -> None:
 def test_default_kernels_compute(scheme: str) -> None:
     conv, vec = fitted(Conv(8, 8, (9, 7), batch=9), scheme), Vec(8, "float64")
     layer = sparse_conv(conv, vec, scheme)
-    choices = {d: choose.FAMILIES[layer.sparse.kind.family](d, PHONE, layer)[0] for d in DIRECTIONS[:2]}
+    choices = {d: generator(PHONE, scheme).choice(d, PHONE, layer) for d in DIRECTIONS[:2]}
     kernels = compile_kernels({direction: choice.make() for direction, choice in choices.items()})
     case = SparseCase.make(conv, layer, hostile_masks(scheme, conv.weight_shape)["random"])
     for direction, choice in choices.items():

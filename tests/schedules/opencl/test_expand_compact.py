@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tvm
 
-from mest_compiler.kernels.indices import kernel_forms
+from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.schedules.opencl import zeros
 
 from ..convolutions import Conv
@@ -28,7 +28,7 @@ def test_values_are_put_back_and_taken_out(name: str, scheme: str) -> None:
     vec = VECTORS[SCHEMES.index(scheme) % len(VECTORS)]
     conv = fitted(LAYERS[name], scheme)
     layer = sparse_conv(conv, vec, scheme)
-    dtypes = {n: form.dtype for n, form in kernel_forms(layer, "forward", ("zeros", 1)).items()}
+    dtypes = FAMILIES["zeros"].dtypes(layer, "forward", 1)
     kernels = compile_kernels({"expand": zeros.expand(layer, dtypes), "compact": zeros.compact(layer, dtypes)})
     dense = np.arange(1, 1 + int(np.prod(conv.weight_shape)), dtype=vec.dtype).reshape(conv.weight_shape)
     for mask_name, mask in hostile_masks(scheme, conv.weight_shape).items():

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from mest_compiler.devices.opencl import OpenClProfile
-from mest_compiler.kernels.problem import DIRECTIONS
-from mest_compiler.schedules.opencl import choose
+from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
+from mest_compiler.schedules.generator import candidates
 from mest_compiler.tuning.search import untried
 from mest_compiler.tuning.tasks import offered, task_of
 from mest_compiler.tuning.workshop import Subject
@@ -24,7 +24,7 @@ CONV = Conv(8, 8, (8, 8), batch=64)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("scheme", ["unstructured", "block", "pattern", "channel", "dense"])
 def test_space(scheme: str, direction: str) -> None:
-    layer = CONV.geometry(VEC) if scheme == "dense" else layer_of(fitted(CONV, scheme), scheme, 0.5)
+    layer = LayerProblem(CONV.geometry(VEC)) if scheme == "dense" else layer_of(fitted(CONV, scheme), scheme, 0.5)
     for choice in offered(direction, layer, PHONE):
         task = task_of(direction, choice, layer)
         space, default = task.space(PHONE), task.default(PHONE)
@@ -45,5 +45,5 @@ def test_what_limits_forbid() -> None:
         ("backward_weight", {"rows": 16, "shares": 16}),
         ("backward_weight", {"entries": 12}),
     ):
-        task = task_of(direction, choose.candidates(direction, PHONE, layer)[0], layer)
+        task = task_of(direction, candidates(direction, PHONE, layer)[0], layer)
         assert not task.allows(PHONE, knobs), (direction, knobs)

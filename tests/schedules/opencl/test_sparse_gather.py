@@ -8,7 +8,7 @@ import pytest
 from mest_compiler.schedules.opencl.emit import Vec
 
 from ..convolutions import Conv
-from ..generators import indexings_of
+from ..generators import families_of
 from ..sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
 from ..test_sparse_convolution import ALL, CASES
 from .gathers import KNOBS, VECTORS, gathers
@@ -35,13 +35,13 @@ def check(conv: Conv, scheme: str, vec: Vec, number: int, count: int) -> None:
     layer = sparse_conv(conv, vec, scheme, spare=3 * (number % 2))
     knobs = [KNOBS[(number + i) % len(KNOBS)] for i in range(count)]
     # Rows of places are no candidates on OpenCL: bodies are tried with patterns.
-    kernels = gathers(layer, indexings_of(scheme, conv.stride)[0], knobs)
+    kernels = gathers(layer, families_of(scheme, conv.stride)[0], knobs)
     machine = compile_kernels({i: kernel.make() for i, kernel in enumerate(kernels)})
     for turn, (mask_name, mask) in enumerate(hostile_masks(scheme, conv.weight_shape, number).items()):
         case = SparseCase.make(conv, layer, mask, parts=(1, 2, 3, None)[turn % 4])
         for i, kernel in enumerate(kernels):
             what = f"{kernel} on mask {mask_name!r}"
-            case.run(what, machine[i], kernel.direction, kernel.indexing, kernel.groups)
+            case.run(what, machine[i], kernel.direction, kernel.family, kernel.groups)
 
 
 @pytest.mark.parametrize(("name", "scheme"), SOME)

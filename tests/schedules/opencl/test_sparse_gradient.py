@@ -14,7 +14,7 @@ from mest_compiler.schedules.opencl.local_sums import Layout
 from mest_compiler.schedules.opencl.weight_gradient import ITEMS
 
 from ..convolutions import Conv
-from ..generators import indexings_of
+from ..generators import families_of
 from ..sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
 from ..test_sparse_convolution import ALL, CASES, SOME
 from .gradients import BLOCKS, KNOBS, PHONE, VECTORS, Gradient, default_gradient, run_sparse, sparse_gradient
@@ -56,9 +56,9 @@ def test_layer(name: str, scheme: str) -> None:
     vec = VECTORS[number % len(VECTORS)]
     conv = fitting(name, scheme, vec)
     layer = gradients_layer(conv, scheme, vec, number)
-    indexing = indexings_of(scheme, conv.stride)[-1]
+    family = families_of(scheme, conv.stride)[-1]
     knobs, block = KNOBS[number % len(KNOBS)], BLOCKS[number % len(BLOCKS)]
-    check(conv, scheme, vec, number, [sparse_gradient(layer, indexing, knobs, block)])
+    check(conv, scheme, vec, number, [sparse_gradient(layer, family, knobs, block)])
 
 
 @pytest.mark.slow
@@ -69,11 +69,11 @@ def test_every_layer_with_every_knob(name: str, scheme: str, number: int) -> Non
     conv = fitting(name, scheme, vec)
     layer = gradients_layer(conv, scheme, vec, number)
     gradients = []
-    for indexing in indexings_of(scheme, conv.stride):
+    for family in families_of(scheme, conv.stride):
         gradients += [
-            sparse_gradient(layer, indexing, knobs, BLOCKS[(number + i) % len(BLOCKS)]) for i, knobs in enumerate(KNOBS)
+            sparse_gradient(layer, family, knobs, BLOCKS[(number + i) % len(BLOCKS)]) for i, knobs in enumerate(KNOBS)
         ]
-        gradients.append(default_gradient(layer, indexing))
+        gradients.append(default_gradient(layer, family))
     check(conv, scheme, vec, number, gradients)
 
 
@@ -82,8 +82,8 @@ def test_default_knobs_fit_a_phone(scheme: str) -> None:
     for dtype in ("float32", "float64"):
         for conv in (Conv(16, 32, (16, 16), batch=64), Conv(3, 4, (1, 1), batch=70), Conv(64, 64, (7, 7), batch=1)):
             layer = sparse_conv(fitted(conv, scheme), Vec(64, dtype), scheme)
-            for indexing in indexings_of(scheme, conv.stride):
-                k = default_gradient(layer, indexing).knobs
+            for family in families_of(scheme, conv.stride):
+                k = default_gradient(layer, family).knobs
                 assert 16 * k.rows * k.shares <= ITEMS
                 assert k.groups == 1
                 layout = Layout(dtype, 12, 16 * k.rows, k.shares)

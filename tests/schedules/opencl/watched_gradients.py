@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mest_compiler.schedules.opencl.emit import Vec
 
 from ..convolutions import Conv, Data
-from ..generators import indexings_of
+from ..generators import families_of
 from ..sparse_layers import SparseCase, fitted, hostile_masks, sparse_conv
 from .gradients import KNOBS, dense_gradient_of, run_dense, run_sparse, sparse_gradient
 from .launching import compile_kernels
@@ -37,7 +37,7 @@ def run(family: str) -> None:
     scheme = SCHEMES[family]
     conv = fitted(LAYER, scheme)
     layer = sparse_conv(conv, VEC, scheme)
-    gradient = sparse_gradient(layer, indexings_of(scheme, conv.stride)[0], knobs, 4)
+    gradient = sparse_gradient(layer, families_of(scheme, conv.stride)[0], knobs, 4)
     kernel = compile_kernels({"": gradient.make()})[""]
     masks = hostile_masks(scheme, conv.weight_shape)
     for name in ("uneven rows", "empty rows", "none"):
