@@ -6,7 +6,7 @@ layer.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,9 +19,10 @@ from mest_compiler.bench.inputs import LayerInputs, layer_inputs
 from mest_compiler.bench.layer_spec import LayerSpec
 from mest_compiler.devices import Device, get_device
 from mest_compiler.errors import ProfileError
-from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.passes.pipeline import probable
+from mest_compiler.passes.tiling.layout import BatchTiles
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.generator import candidates
 from mest_compiler.sparsity import structure as structures
@@ -86,16 +87,13 @@ def dense(*, threads: int, layer: str, batch: int, device: str = "cpu", **case: 
 
 def geometry_of(layer: LayerSpec, batch: int, device: Device) -> ConvGeometry:
     """The layer's geometry with the borders that its kernels need, as the tiling pass gives it in a network."""
-    lanes = device.lanes("float32")
-    inside, outside = Plane(layer.height, layer.width), Plane(*layer.out_plane)
-    bare = ConvGeometry(
-        tiles=-(-batch // lanes), lanes=lanes, channels=layer.channels, filters=layer.filters,
-        kernel=(layer.kernel, layer.kernel), stride=(layer.stride, layer.stride),
-        padding=(layer.padding, layer.padding), dilation=(1, 1), x=inside, y=outside, dy=outside, dx=inside,
+    x, y = (batch, layer.channels, layer.height, layer.width), (batch, layer.filters, *layer.out_plane)
+    make = partial(
+        BatchTiles(device.lanes("float32")).geometry, x, y, layer.weight_shape, "float32",
+        stride=(layer.stride, layer.stride), padding=(layer.padding, layer.padding),
     )  # fmt: skip
-    return replace(
-        bare, x=replace(inside, border=bare.needed_x_border), dy=replace(outside, border=bare.needed_dy_border)
-    )
+    bare = make()
+    return make(x_border=bare.needed_x_border, dy_border=bare.needed_dy_border)
 
 
 def fastest_scheme(layer: LayerSpec, *, batch: int, sparsity: float, threads: int, device: str = "cpu") -> str:

@@ -52,9 +52,9 @@ class Automatic:
             if not mask.any():
                 raise MaskError(f"The mask of {name!r} keeps nothing: keep at least one weight.")
             ratio = 1 - float(mask.mean())
-            return {LayerPlan(kind.name, ratio): kept for kind in SCHEMES if (kept := _kept(kind, mask))}
+            return {LayerPlan(kind.name, ratio): kept for kind in SCHEMES.values() if (kept := _kept(kind, mask))}
         found = {}
-        for kind in SCHEMES:
+        for kind in SCHEMES.values():
             if not kind.fine or self.sparsity < kind.lowest:
                 continue
             if kind.misfit(shape) is not None:

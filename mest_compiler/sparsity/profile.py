@@ -46,7 +46,7 @@ from .layer_ratios import UNIFORM, check_ratio_rule, share_out
 from .layer_rules import DENSE, LINEAR, Layer, LayerPlan, Rule, check_kind
 from .profile_form import dump_profile, read_profile
 from .profile_yaml import read_mapping
-from .schemes import Scheme, Shape, get_scheme
+from .schemes import SCHEMES, Scheme, Shape, get_scheme
 
 __all__ = ["DENSE", "LayerPlan", "Profile", "Rule"]
 
@@ -226,8 +226,8 @@ class Profile:
             return _Choice(usual if ratio is None else ratio, why=why)
         if foreign:
             raise ProfileError(
-                f"Layer {layer.name!r} is linear, and scheme {scheme.name!r} is not for such: use unstructured, block "
-                "or block:MxN, or keep it dense."
+                f"Layer {layer.name!r} is linear, and scheme {scheme.name!r} is not for such: use "
+                f"{', '.join(name for name, one in SCHEMES.items() if one.of_linears)} or block:MxN, or keep it dense."
             )
         scheme.check_shape(layer.name, layer.shape)
         return _Choice(ratio, scheme, named=named)

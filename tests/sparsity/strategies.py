@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mest_compiler.sparsity.schemes import SCHEMES, Scheme, Shape, get_scheme
 
-SPELLINGS = (*(scheme.name for scheme in SCHEMES), "block:1x4", "block:8x1", "block:4x4")
+SPELLINGS = (*SCHEMES, "block:1x4", "block:8x1", "block:4x4")
 BLOCKS = st.builds("block:{}x{}".format, st.integers(1, 6), st.integers(1, 6))
 schemes = (st.sampled_from(SPELLINGS) | BLOCKS).map(get_scheme)
 

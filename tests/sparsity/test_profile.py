@@ -200,7 +200,8 @@ def test_linear_layers_are_dense_unless_they_are_named():
 def test_linear_layers_have_blocks_only(scheme):
     profile = Profile(LayerPlan(scheme, 0.75), layers={"head.weight": Rule(sparsity=0.75)})
     with pytest.raises(
-        ProfileError, match=f"Layer 'head.weight' is linear, and scheme '{scheme}' is not for such: use un"
+        ProfileError,
+        match=f"Layer 'head.weight' is linear, and scheme '{scheme}' is not for such: use unstructured, block or b",
     ):
         profile.assign({}, LINEARS)
     with pytest.raises(ProfileError, match=r"Layer 'fc.weight' has 10 filters, which scheme 'block' cannot cut"):

@@ -18,13 +18,13 @@ RATIOS = st.sampled_from([0, 0.1, 0.5, 0.5556, 0.7, 0.9, 0.98]) | st.floats(0, 0
 
 
 def test_names_and_aliases():
-    assert [scheme.name for scheme in SCHEMES] == ["unstructured", "block", "pattern", "channel", "filter"]
+    assert list(SCHEMES) == ["unstructured", "block", "pattern", "channel", "filter"]
     assert get_scheme("unstructured") is get_scheme("block:1x1")
     assert get_scheme("block") is get_scheme("block:4x1")
     assert get_scheme("block:8x2") == get_scheme("block:08x2")
     assert get_scheme("block:8x2").name == "block:8x2"
-    assert [scheme.name for scheme in SCHEMES if scheme.of_linears] == ["unstructured", "block"]
-    assert [scheme.name for scheme in SCHEMES if not scheme.fine] == ["channel", "filter"]
+    assert [scheme.name for scheme in SCHEMES.values() if scheme.of_linears] == ["unstructured", "block"]
+    assert [scheme.name for scheme in SCHEMES.values() if not scheme.fine] == ["channel", "filter"]
 
 
 @pytest.mark.parametrize(

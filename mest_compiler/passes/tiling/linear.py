@@ -1,40 +1,35 @@
-"""Sparse linear layers: 1x1 convolutions over planes whose pixels are the vectors of a batch.
-
-x [N, C] becomes [1, C * vectors, L]: example n stands in vector n // L, lane n % L, so that a register tile holds many
-examples of a feature.
-"""
+"""Sparse linear layers: 1x1 convolutions over planes whose pixels are the vectors of a batch (see `BatchRows`)."""
 
 from __future__ import annotations
 
 from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
-from mest_compiler.kernels.geometry import ConvGeometry, Plane
+from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.schedules.partial import Partial
 
 from ..program import dtype_of, shape_of
 from .convolution import run_layer, workspace
+from .layout import BatchRows
 from .state import Tiling
 
 
 def linear_geometry(tiling: Tiling, expr: relax.Call) -> ConvGeometry:
     """Geometry of a forward call on x [N, C]."""
-    batch, channels = shape_of(expr.args[0])
-    filters = tiling.specs[attributes(expr)["param"]].shape[0]
-    dtype = dtype_of(expr.args[0])
-    lanes = tiling.device.lanes(dtype)
-    plane = Plane(1, -(-batch // lanes))
-    return ConvGeometry(
-        tiles=1, lanes=lanes, channels=channels, filters=filters, kernel=(1, 1), stride=(1, 1),
-        padding=(0, 0), dilation=(1, 1), x=plane, y=plane, dy=plane, dx=plane, dtype=dtype,
-    )  # fmt: skip
+    x, dtype = shape_of(expr.args[0]), dtype_of(expr.args[0])
+    weight = tiling.specs[attributes(expr)["param"]].shape
+    return _layout(tiling, dtype).geometry(x, (x[0], weight[0]), weight, dtype)
+
+
+def _layout(tiling: Tiling, dtype: str) -> BatchRows:
+    return BatchRows(tiling.device.lanes(dtype))
 
 
 def _in(tiling: Tiling, expr: relax.Expr, g: ConvGeometry) -> relax.Expr:
     """[N, C] -> [1, C * vectors, L]; lanes past the batch are zero."""
     n, c = shape_of(expr)
     vec = tiling.vec(g.dtype)
-    out = relax.TensorType([1, c * g.x.size, g.lanes], g.dtype)
+    out = relax.TensorType(_layout(tiling, g.dtype).tiled((n, c)), g.dtype)
     make = Partial(tiling.generators.elementwise.features_in, n, c, vec)
     return tiling.run(make, [tiling.plain(expr)], [out])[0]
 
@@ -51,7 +46,7 @@ def _product(tiling: Tiling, var: relax.Var, expr: relax.Call, direction: str) -
     param = attributes(expr)["param"]
     g = tiling.layers[param].problem.geometry
     args = [_in(tiling, expr.args[0], g), tiling.plain(expr.args[1])]
-    out = relax.TensorType([1, shape_of(var)[1] * g.x.size, g.lanes], g.dtype)
+    out = relax.TensorType(_layout(tiling, g.dtype).tiled(shape_of(var)), g.dtype)
     _out(tiling, var, run_layer(tiling, param, direction, args, [out])[0], g)
 
 

@@ -72,11 +72,11 @@ def _pixelwise(
     vectors: list,
 ) -> None:
     """var = compute(*activations, *channel vectors), written with the border that var's readers need."""
-    n, c, h, w = shape_of(var)
+    _, c, h, w = shape_of(var)
     vec = tiling.vec(dtype_of(var))
     tiled = [tiling.tiled(a) for a in args]
     planes, out = [p for _, p in tiled], Plane(h, w, tiling.border_of(var))
-    tiles = -(-n // vec.lanes)
+    tiles = tiling.layout(vec.dtype).tiles(shape_of(var))
     (result,) = tiling.run(
         Partial(tiling.generators.elementwise.elementwise, name, tiles, c, planes, out, vec, compute, len(vectors)),
         [*[t for t, _ in tiled], *vectors],
@@ -157,10 +157,10 @@ def dropout(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     if not _same_activations(var, [expr.args[0]]):
         return False
     a, vec = attributes(expr), tiling.vec(dtype_of(var))
-    n, c, h, w = shape_of(var)
+    _, c, h, w = shape_of(var)
     x, plane = tiling.tiled(expr.args[0])
     out = Plane(h, w, tiling.border_of(var))
-    d = Dropout(-(-n // vec.lanes), c, vec, plane, out, a["p"], a["layer"])
+    d = Dropout(tiling.layout(vec.dtype).tiles(shape_of(var)), c, vec, plane, out, a["p"], a["layer"])
     (y,) = tiling.run(
         Partial(tiling.generators.dropout.dropout, d),
         [x, tiling.plain(expr.args[1])],
@@ -179,9 +179,9 @@ def bias_add(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
 def bias_grad(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """Sum over batch and pixels: padded lanes of a gradient are zero."""
     x, plane = tiling.tiled(expr.args[0])
-    n, c, _, _ = shape_of(expr.args[0])
+    _, c, _, _ = shape_of(expr.args[0])
     vec = tiling.vec(dtype_of(var))
-    tiles = -(-n // vec.lanes)
+    tiles = tiling.layout(vec.dtype).tiles(shape_of(expr.args[0]))
     (tiling.values[var].plain,) = tiling.run(
         Partial(tiling.generators.elementwise.channel_sum, tiles, c, plane, vec),
         [x],
@@ -216,10 +216,10 @@ def spatial_broadcast(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     return True
 
 
-def _pool(expr: relax.Call, vec: Vector, x: Plane, y: Plane, shape: tuple[int, ...]) -> Pool:
+def _pool(tiling: Tiling, expr: relax.Call, vec: Vector, x: Plane, y: Plane, shape: tuple[int, ...]) -> Pool:
     a = attributes(expr)
     window = [tuple(a.get(k, (1, 1))) for k in ("kernel", "stride", "padding", "dilation")]
-    return Pool(-(-shape[0] // vec.lanes), shape[1], vec, x, y, *window)
+    return Pool(tiling.layout(vec.dtype).tiles(shape), shape[1], vec, x, y, *window)
 
 
 def max_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
@@ -229,7 +229,7 @@ def max_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     if vec.lanes != tiling.vec("int32").lanes and dtype != "float64":
         return False
     x, plane = tiling.tiled(expr.args[0])
-    p = _pool(expr, vec, plane, Plane(*shape[2:], tiling.border_of(var, 0)), shape)
+    p = _pool(tiling, expr, vec, plane, Plane(*shape[2:], tiling.border_of(var, 0)), shape)
     index = relax.TensorType([p.tiles, p.channels * shape[2] * shape[3], vec.lanes], "int32")
     y, where = tiling.run(
         Partial(tiling.generators.pooling.forward, p),
@@ -248,7 +248,7 @@ def max_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     gy, plane = tiling.tiled(expr.args[0])
     index = tiling.value(expr.args[1]).tiled[0]
     shape, vec = shape_of(var), tiling.vec(dtype_of(var))
-    p = _pool(expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
+    p = _pool(tiling, expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
     (dx,) = tiling.run(
         Partial(tiling.generators.pooling.backward, p),
         [gy, index],
@@ -262,7 +262,7 @@ def avg_pool(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """The mean of every window."""
     x, plane = tiling.tiled(expr.args[0])
     shape, vec, divisor = shape_of(var), tiling.vec(dtype_of(var)), attributes(expr)["divisor"]
-    p = _pool(expr, vec, plane, Plane(*shape[2:], tiling.border_of(var)), shape)
+    p = _pool(tiling, expr, vec, plane, Plane(*shape[2:], tiling.border_of(var)), shape)
     (y,) = tiling.run(
         Partial(tiling.generators.pooling.average, p, divisor),
         [x],
@@ -276,7 +276,7 @@ def avg_pool_backward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> bool:
     """The gradient of an average pooling's input."""
     gy, plane = tiling.tiled(expr.args[0])
     shape, vec, divisor = shape_of(var), tiling.vec(dtype_of(var)), attributes(expr)["divisor"]
-    p = _pool(expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
+    p = _pool(tiling, expr, vec, Plane(*shape[2:], tiling.border_of(var)), plane, shape)
     (dx,) = tiling.run(
         Partial(tiling.generators.pooling.average_backward, p, divisor),
         [gy],

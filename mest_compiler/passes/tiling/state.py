@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ from mest_compiler.schedules import generators
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.schedules.emit import Expr
 from mest_compiler.schedules.partial import Partial
-from mest_compiler.sparsity.layer_spec import INT32_MAX, SparseLayerSpec
+from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 
 from ..dataflow import Repeat
 from ..program import KernelTable, Program, dtype_of, op_name, shape_of
+from .layout import BatchTiles
 
 
 @dataclass
@@ -132,16 +132,18 @@ class Tiling:
             "mest.conv2d_backward_weight": (second, first),
         }[name]
         dtype = dtype_of(expr.args[0])
-        lanes = self.device.lanes(dtype)
-        return ConvGeometry(
-            tiles=-(-x[0] // lanes), lanes=lanes, channels=x[1], filters=weight[0], kernel=weight[2:],
-            stride=a["stride"], padding=a["padding"], dilation=a["dilation"], groups=int(a["groups"]), dtype=dtype,
-            x=Plane(x[2], x[3], x_border), y=Plane(y[2], y[3]), dy=Plane(y[2], y[3], dy_border), dx=Plane(x[2], x[3]),
+        return self.layout(dtype).geometry(
+            x, y, weight, dtype, stride=a["stride"], padding=a["padding"], dilation=a["dilation"],
+            groups=int(a["groups"]), x_border=x_border, dy_border=dy_border,
         )  # fmt: skip
 
+    def layout(self, dtype: str) -> BatchTiles:
+        """How activations of a dtype lie in memory; int32 as float32."""
+        return BatchTiles(self.device.lanes("float32" if dtype == "int32" else dtype))
+
     def vec(self, dtype: str) -> Any:
-        """The device's vector for a dtype; int32 has as many lanes as float32."""
-        return self.generators.emit.Vec(self.device.lanes("float32" if dtype == "int32" else dtype), dtype)
+        """The device's vector for a dtype."""
+        return self.generators.emit.Vec(self.layout(dtype).lanes, dtype)
 
     def border_of(self, var: relax.Var, item: int | None = None) -> int:
         """Border that a variable (or an item of a tuple variable) shall be written with."""
@@ -161,15 +163,7 @@ class Tiling:
 
     def tiled_type(self, shape: Sequence[int], dtype: str, border: int = 0) -> relax.TensorType:
         """Type of an activation [N, C, H, W] in batch tiles [tiles, C * rows * cols, L]."""
-        n, c, h, w = shape
-        lanes = self.vec(dtype).lanes
-        tiled = (-(-n // lanes), c * Plane(h, w, border).size, lanes)
-        if prod(tiled) > INT32_MAX:
-            raise ModelError(
-                f"An activation of shape {tuple(shape)} has {prod(tiled)} elements in batch tiles, more than 32-bit "
-                "indices reach: use a smaller batch."
-            )
-        return relax.TensorType(tiled, dtype)
+        return relax.TensorType(self.layout(dtype).tiled(shape, border), dtype)
 
     # ---- values
     def value(self, expr: relax.Expr) -> Value:
@@ -206,7 +200,7 @@ class Tiling:
         if value.tiled:  # there, but with another border
             has, source = next(iter(value.tiled.items()))
             have, want = Plane(h, w, has), Plane(h, w, border)
-            tiles = -(-n // vec.lanes)
+            tiles = self.layout(dtype).tiles(shape)
             (copy,) = self.run(
                 Partial(self.generators.elementwise.elementwise, "add_border", tiles, c, [have], want, vec, _same),
                 [source],
