@@ -11,8 +11,9 @@ from .partial import Partial
 
 @dataclass(frozen=True)
 class Choice:
-    """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(fused)` (see `gather.Fused`),
-    and for backward-weight `make(again)` (see `source`). Kernels whose `make` are equal have the same code.
+    """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(fused)` (see
+    `kernels.fusion`), and for backward-weight `make(again)` (see `source`). Kernels whose `make` are equal have the
+    same code.
 
     ``indexing``: which index arrays it reads (see `kernels.indices`), "" for a dense layer's; "zeros" is a dense kernel
     between an expansion of the values and their compaction. ``workspace``: shape of the last output, for kernels that

@@ -9,6 +9,7 @@ from tvm import tirx
 
 from mest_compiler.kernels import block_convolution, body_convolution, planes_convolution
 from mest_compiler.kernels.bodies import Bodies, pattern_bodies, row_bodies
+from mest_compiler.kernels.fusion import ALONE, Fused
 from mest_compiler.kernels.indices import DIRECTIONS, SparseConv
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.cpu import (
@@ -20,7 +21,7 @@ from mest_compiler.schedules.cpu import (
     planes_gradient,
 )
 from mest_compiler.schedules.cpu.choose import dtypes_of
-from mest_compiler.schedules.cpu.gather import ALONE, Fused, GatherKnobs
+from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 from mest_compiler.sparsity.schemes import get_scheme
 
