@@ -16,12 +16,7 @@ from . import (
     zeros,
 )
 
-REWRITES = frozenset({"forward_sums", "backward_sums", "weight_gradients", "forward_inputs"})
-"""Options of a step (see `passes.options`) that there are kernels for."""
-STORED = ("float32", "bfloat16")
-"""Dtypes that activations may be stored in."""
-
 __all__ = [
-    "REWRITES", "STORED", "accumulate", "choose", "dropout", "elementwise", "emit", "narrow", "normalise",
+    "accumulate", "choose", "dropout", "elementwise", "emit", "narrow", "normalise",
     "normalise_from_sums", "plain", "pooling", "spaces", "update", "zeros",
 ]  # fmt: skip

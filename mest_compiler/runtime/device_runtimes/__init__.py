@@ -8,8 +8,7 @@ from .base import DeviceRuntime
 from .cpu import CpuRuntime
 from .opencl import OpenClRuntime
 
-RUNTIMES: dict[str, DeviceRuntime] = {"opencl": OpenClRuntime(), "cpu": CpuRuntime()}
-"""By a profile's and a manifest's `kind`, which is TVM's name of the device too."""
+RUNTIMES: dict[str, DeviceRuntime] = {one.kind: one for one in (OpenClRuntime(), CpuRuntime())}
 
 
 def device_runtime(kind: str) -> DeviceRuntime:

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class DeviceRuntime(Protocol):
     """How devices of one kind are reached, here and at RPC servers.
 
-    threaded: whether kernels run on the CPU's threads, so that it matters how many are asked for. synchronous: whether
-    a kernel is done when its call returns, so that the wall clock around the call is the kernel's time. probed: whether
-    `mest devices probe` and `doctor` have kernels for them. clock: names of the runtime's functions that start and stop
-    the timing of each kernel by the device's own clock; None: there are none.
+    kind: as in profiles and manifests, and TVM's name of the device. threaded: whether kernels run on the CPU's
+    threads, so that it matters how many are asked for. synchronous: whether a kernel is done when its call returns, so
+    that the wall clock around the call is the kernel's time. probed: whether `mest devices probe` and `doctor` have
+    kernels for them. clock: names of the runtime's functions that start and stop the timing of each kernel by the
+    device's own clock; None: there are none.
     """
 
+    kind: str
     threaded: bool
     synchronous: bool
     probed: bool

@@ -19,6 +19,7 @@ ONE_THREAD_A_CORE = 1  # TVM's affinity mode "big": workers stay on the fastest 
 class CpuRuntime:
     """See `DeviceRuntime`."""
 
+    kind = "cpu"
     threaded = True
     synchronous = True
     probed = False

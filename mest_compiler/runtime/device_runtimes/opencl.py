@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class OpenClRuntime:
     """See `DeviceRuntime`."""
 
+    kind = "opencl"
     threaded = False
     synchronous = False
     probed = True
