@@ -154,7 +154,7 @@ def compile_step(
     say("build")
     executable = build(fitted.planned, target)
     if dumped is not None:
-        dumped.kernels(fitted.planned, executable.mod)
+        dumped.kernels(fitted.planned, executable.mod, target)
     say("pack")
     library = library_bytes(executable, target)
     tensors = {

@@ -18,7 +18,7 @@ def library_bytes(executable: tvm.relax.VMExecutable, device: Device) -> bytes:
     Raises:
         DeviceError: no compiler or linker for the device's host, or it failed.
     """
-    host = getattr(device, "host", None)
+    host = device.host
     linker = None if host is None else phone_linker(host)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "library.so"

@@ -1,22 +1,26 @@
-"""How each kernel is computed on each kind of device: a package a kind, with the same functions in each."""
+"""How each kernel is computed on each kind of device: a package a kind, whose `Backend` says what else differs."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from types import ModuleType
-from typing import Protocol
+
+from mest_compiler.devices import Device
+
+from .backend import Backend
+from .cpu.backend import CpuBackend
+from .opencl.backend import OpenClBackend
+
+BACKENDS: dict[str, Backend] = {one.kind: one for one in (CpuBackend(), OpenClBackend())}
 
 
-class Kind(Protocol):
-    """A device profile, as far as it says which generators are for it."""
-
-    @property
-    def kind(self) -> str:
-        """ "cpu" or "opencl"."""
-        ...
+def backend_of(device: Device) -> Backend:
+    """What the compiler has to know of a device's kind."""
+    return BACKENDS[device.kind]
 
 
-def generators(device: Kind) -> ModuleType:
-    """The package of generators for a device's kind: its modules `choose`, `elementwise`, `normalise`, `update`, ...,
-    and `REWRITES`, the names of the step's options that it has kernels for."""
-    return import_module(f"{__name__}.{device.kind}")
+def generators(device: Device) -> ModuleType:
+    """The package of generators for a device's kind."""
+    return backend_of(device).generators
+
+
+__all__ = ["BACKENDS", "Backend", "backend_of", "generators"]

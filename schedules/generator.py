@@ -1,23 +1,13 @@
-"""What makes the kernels of one family on one kind of device, and how the kernels of a layer are found among all."""
+"""What makes the kernels of one family on one kind of device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
-from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.kernels.problem import LayerProblem
 
-from . import generators
 from .choice import Choice
-from .partial import Partial
-
-EXPANDED, DENSE = "zeros", ""
-"""Names of the families that every kind of device has."""
-
-SPARSEST_DENSE = 0.25
-"""Kept share below which the dense kernel, doing 4 times the work, is not even tried beside others."""
 
 
 class Generator(Protocol):
@@ -38,40 +28,6 @@ class Generator(Protocol):
     def refusal(self, direction: str, choice: Choice, device: Any, problem: LayerProblem) -> str | None:
         """Why a choice is beyond the device's limits, or not worth building; None: it is neither."""
         ...
-
-
-def generator(device: Any, family: str) -> Generator:
-    """Of a family on a device's kind; KeyError: it has none."""
-    return generators(device).GENERATORS[family]
-
-
-def candidates(direction: str, device: Any, problem: LayerProblem) -> list[Choice]:
-    """Kernels that compute a direction of a layer, the one that is probably the fastest first.
-
-    A sparse layer has those of every family that serves it, and the dense one with zeros put back: where much is kept,
-    and where there is no other.
-    """
-    made, own = generators(device).GENERATORS, {}
-    for name, family in FAMILIES.items():
-        if name in made and family.serves(problem, direction):
-            choice = made[name].choice(direction, device, problem)
-            if choice is not None:
-                own[name] = choice
-    if problem.sparse is None:
-        return list(own.values())
-    if own and problem.kept < SPARSEST_DENSE:
-        return list(own.values())
-    expanded = _expanded(direction, device, problem)
-    likely_dense = not own or problem.kept > FAMILIES[next(iter(own))].dense_above
-    return [expanded, *own.values()] if likely_dense else [*own.values(), expanded]
-
-
-def _expanded(direction: str, device: Any, problem: LayerProblem) -> Choice:
-    """The dense kernel, with what puts zeros back before it or takes them out behind it."""
-    backend, family = generators(device), FAMILIES[EXPANDED]
-    dense = backend.GENERATORS[DENSE].choice(direction, device, LayerProblem(problem.geometry))
-    make = backend.zeros.compact if direction == "backward_weight" else backend.zeros.expand
-    return replace(dense, family=EXPANDED, beside=Partial(make, problem, family.dtypes(problem, direction, 1)))
 
 
 def space_of(choice: Choice, values: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -23,8 +23,8 @@ from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.passes.pipeline import probable
 from mest_compiler.passes.tiling.layout import BatchTiles
+from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.generator import candidates
 from mest_compiler.sparsity import structure as structures
 from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.structure import Structure

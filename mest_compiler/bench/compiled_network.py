@@ -13,6 +13,7 @@ from mest_compiler.bench.inputs import LEARNING_RATE, step_inputs
 from mest_compiler.losses.base import named
 from mest_compiler.runtime.allocated import bytes_in_use
 from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.runtime.device_runtimes import device_runtime
 from mest_compiler.runtime.kernel_clock import KernelClock
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.footprint import Footprint, dense_footprint, kept_footprint
@@ -86,14 +87,11 @@ class CompiledStep:
         took, so that is its peak; None where the C library does not count. Of an OpenCL device: the peak of its
         buffers."""
         plan = self.trainer.manifest["memory"]
-        if self.trainer.manifest["device"]["kind"] == "opencl":
-            from mest_compiler.runtime import opencl
-
-            measured = opencl.memory()["peak"]
-            return {**plan["planned"], "planned_peak": plan["planned_peak"], "measured_peak": measured}
-        gc.collect()
-        now = bytes_in_use()
-        measured = None if now is None else now - self._before - self.trainer.session.program_bytes
+        measured = device_runtime(self.trainer.manifest["device"]["kind"]).peak_bytes()
+        if measured is None:
+            gc.collect()
+            now = bytes_in_use()
+            measured = None if now is None else now - self._before - self.trainer.session.program_bytes
         return {**plan["planned"], "planned_peak": plan["planned_peak"], "measured_peak": measured}
 
 

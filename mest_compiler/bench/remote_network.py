@@ -19,6 +19,7 @@ from mest_compiler.bench.compiled_network import table_a1_bytes
 from mest_compiler.bench.inputs import LEARNING_RATE, step_inputs
 from mest_compiler.errors import BenchError
 from mest_compiler.runtime.artifact import Artifact
+from mest_compiler.runtime.device_runtimes import device_runtime
 from mest_compiler.runtime.remote import connection
 from mest_compiler.runtime.remote.tracker import WaitingCallback
 from mest_compiler.runtime.remote.where import Where
@@ -30,8 +31,6 @@ RUNS = 100
 WARM_UPS = 3
 PROFILED = 5
 """Runs behind the times by kernel."""
-_START, _STOP = "mest.opencl.profile_start", "mest.opencl.profile_stop"
-"""Functions of our OpenCL runtime, which TVM's own lacks."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -82,18 +81,20 @@ class RemoteStep:
             BenchError: a CPU, or a server with another OpenCL runtime than ours.
         """
         session, place = self.trainer.session, self._place
-        if self.trainer.manifest["device"]["kind"] != "opencl" or not place.has(_START):
+        clock = device_runtime(self.trainer.manifest["device"]["kind"]).clock
+        if clock is None or not place.has(clock[0]):  # TVM's own runtime of a phone lacks them
             raise BenchError(
                 f"The server {place.where} cannot say how long each kernel takes, since that takes an OpenCL device "
                 "and our runtime for it: leave out --profile-kernels."
             )
+        start, stop = clock
         with place.during("the timing of kernels", place.request_s * PROFILED):
             session.sync()
-            place.session.get_function(_START)(0)
+            place.session.get_function(start)(0)
             for _ in range(PROFILED):
                 session.vm.invoke_stateful("step")
             session.sync()
-            commands = json.loads(place.session.get_function(_STOP)(0))["commands"]
+            commands = json.loads(place.session.get_function(stop)(0))["commands"]
         slowest = sorted(commands.items(), key=lambda item: -item[1]["ms"])
         return {name: {"ms": one["ms"] / PROFILED, "calls": one["count"] / PROFILED} for name, one in slowest}
 

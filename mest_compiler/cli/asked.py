@@ -29,8 +29,9 @@ def given(context: typer.Context, name: str) -> bool:
 def check_device(device: str, threads: int | None) -> None:
     """Raise DeviceError for a device that is none; say where --threads is about none."""
     from mest_compiler.devices import get_device
+    from mest_compiler.runtime.device_runtimes import device_runtime
 
-    if get_device(device, threads).kind != "cpu" and threads is not None:
+    if not device_runtime(get_device(device, threads).kind).threaded and threads is not None:
         say_idle_threads(device)
 
 

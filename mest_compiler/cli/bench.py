@@ -164,6 +164,7 @@ def command(
     from mest_compiler.bench.layer_spec import PREFIX
     from mest_compiler.devices import available_cores, get_device
     from mest_compiler.models import available
+    from mest_compiler.runtime.device_runtimes import device_runtime
     from mest_compiler.runtime.remote.where import Where
 
     where = Where.of(tracker, key, server, adb)
@@ -184,7 +185,7 @@ def command(
     # PyTorch, beside an OpenCL device, takes the CPU.
     if TORCH not in opponents:
         check_device(device, threads)
-    threads = target.threads if target.kind == "cpu" else threads or available_cores()
+    threads = target.threads if device_runtime(target.kind).threaded else threads or available_cores()
     if where is not None:
         _refuse_opponents(opponents, (TORCH,), "this machine")
     if what.startswith(PREFIX):

@@ -40,24 +40,26 @@ def bench_artifacts(
     """
     from mest_compiler.devices import available_cores, get_device
     from mest_compiler.runtime.artifact import Artifact
+    from mest_compiler.runtime.device_runtimes import device_runtime
 
     artifacts: dict[str, Artifact] = {}
     paths = list(dict.fromkeys(paths))
     for path in paths:
         artifact = Artifact.load(path)
         _check(path, artifact.manifest, batch, device)
-        kind = "sparse" if artifact.structures else "dense"
-        artifacts[kind if kind not in artifacts else str(path)] = artifact
+        title = "sparse" if artifact.structures else "dense"
+        artifacts[title if title not in artifacts else str(path)] = artifact
     _check_alike(dict(zip(paths, artifacts.values(), strict=True)))
     by_name = dict(zip(artifacts, paths, strict=True))
     if where is not None:
         return measured_remotely(artifacts, by_name, where, seed, rounds, rest, profile_kernels)
     if len(artifacts) > 1 and set(artifacts) != {"sparse", "dense"}:
         raise BenchError("On this machine a sparse artifact is compared with a dense one, and with no other.")
-    kind = next(iter(artifacts.values())).manifest["device"]["kind"]
-    if kind != "cpu" and threads is not None:
-        say_idle_threads(next(iter(artifacts.values())).manifest["device"]["name"])
-    threads = get_device("cpu", threads).threads if kind == "cpu" else available_cores()
+    device_of_all = next(iter(artifacts.values())).manifest["device"]
+    threaded = device_runtime(device_of_all["kind"]).threaded
+    if not threaded and threads is not None:
+        say_idle_threads(device_of_all["name"])
+    threads = get_device("cpu", threads).threads if threaded else available_cores()
     return measured(artifacts, by_name, None, seed, threads, rounds, profile_kernels)
 
 

@@ -68,14 +68,15 @@ class Asked:
     def target(self) -> Device:
         """The device's profile, with the hardware that kernels are measured on."""
         from mest_compiler.devices import get_device
-        from mest_compiler.runtime import local_device
-        from mest_compiler.runtime.remote import connection, facts
+        from mest_compiler.runtime.device_runtimes import device_runtime
+        from mest_compiler.runtime.local_device import identified
+        from mest_compiler.runtime.remote import connection
 
         device = get_device(self.device, self.threads)
-        if self.where is None or device.kind == "cpu":
-            return local_device.identified(device)
+        if self.where is None or device.hardware_known:
+            return identified(device)
         with connection.open(self.where) as there:
-            return replace(device, hardware=local_device.hardware_of(facts.opencl_device(there)))
+            return device_runtime(device.kind).identified(device, there)
 
     def step(self) -> Step | None:
         """The step that is to be tuned; None: it is a layer."""
@@ -181,7 +182,6 @@ def tuned(
     cool_down: float,
 ) -> dict[str, Any]:
     """Searches, says what it found, and returns that for JSON. cool_down: in seconds, see `Care.pause_s`."""
-    from mest_compiler.tuning.database import device_folder
     from mest_compiler.tuning.search import Budget, tune
 
     seconds = None if minutes is None else 60 * minutes
@@ -203,13 +203,13 @@ def tuned(
         if one.default is None and one.trials:
             say(f"the default kernel of {one.task} failed: {one.reason or 'see the log'}")
     rows = [_row(str(o.task), o.weight, o.default, o.best, o.trials, o.failed, dict(o.knobs)) for o in found]
-    _table(f"{asked.what} on {device_folder(device)}", rows)
+    _table(f"{asked.what} on {device.record_folder}", rows)
     before, after = (sum(row["weight"] * (row[key] or 0.0) for row in rows) for key in ("default_ms", "best_ms"))
     say(f"all kernels of a step: {before:.3f} ms with default knobs, {after:.3f} ms with the best ones")
     if last.outcome is not None:
         say(_said(last.outcome))
     return {
-        "what": asked.what, "device": asked.device, "folder": str(root / device_folder(device)),
+        "what": asked.what, "device": asked.device, "folder": str(root / device.record_folder),
         "seconds": time.monotonic() - begin, "trials": sum(row["trials"] for row in rows),
         "ms": {"default": before, "best": after}, "step": None if last.outcome is None else asdict(last.outcome),
         "tasks": rows,
@@ -228,11 +228,12 @@ def _said(outcome: Outcome) -> str:
 
 
 def _last_comparison(step: Step | None, device: Device, root: Path, at: Sequence[Opener | None]) -> LastComparison:
-    """In the step, where there is one that runs on this machine's CPU."""
+    """In the step, where there is one that runs here and whose kernels the wall clock can time."""
+    from mest_compiler.runtime.device_runtimes import device_runtime
     from mest_compiler.tuning.finals import Alone
     from mest_compiler.tuning.in_step import InStep
 
-    within = step is not None and device.kind == "cpu" and list(at) == [None]
+    within = step is not None and device_runtime(device.kind).synchronous and list(at) == [None]
     return InStep(step, device, root) if within else Alone()
 
 
@@ -255,9 +256,9 @@ def shown(device: str, threads: int | None, output: Path | None, plot: str | Non
     """What is on record for a device, as a table and for JSON."""
     from mest_compiler.devices import get_device
     from mest_compiler.tuning.curves import curves_of, plot_curves
-    from mest_compiler.tuning.database import device_folder, read_log
+    from mest_compiler.tuning.database import read_log
 
-    folder = folder_of(output) / device_folder(get_device(device, threads))
+    folder = folder_of(output) / get_device(device, threads).record_folder
     log = read_log(folder)
     for sentence in log.damaged:
         say(sentence)

@@ -45,9 +45,24 @@ class CpuProfile:
         return ("s_tir.CompactBufferAllocation",)
 
     @property
+    def host(self) -> None:
+        """LLVM triple of the program that runs the kernels; None: this machine's."""
+        return None
+
+    @property
     def here(self) -> bool:
         """Whether it is part of this machine."""
         return True
+
+    @property
+    def hardware_known(self) -> bool:
+        """Whether two profiles that are equal are of the same hardware, so that times hold true for both."""
+        return True
+
+    @property
+    def record_folder(self) -> str:
+        """Name of its folder among the tuning logs."""
+        return f"cpu-{self.mcpu}"
 
     @property
     def offsets(self) -> bool:

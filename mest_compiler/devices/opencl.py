@@ -59,6 +59,16 @@ class OpenClProfile:
         return self.host is None
 
     @property
+    def hardware_known(self) -> bool:
+        """Whether two profiles that are equal are of the same hardware, so that times hold true for both."""
+        return bool(self.hardware)
+
+    @property
+    def record_folder(self) -> str:
+        """Name of its folder among the tuning logs."""
+        return self.name
+
+    @property
     def offsets(self) -> bool:
         """Whether a tensor may start inside a block of memory: a buffer is no address."""
         return False

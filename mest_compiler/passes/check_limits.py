@@ -13,6 +13,7 @@ from tvm import s_tir, tirx
 
 from mest_compiler.devices import Device
 from mest_compiler.errors import DeviceError
+from mest_compiler.schedules import backend_of
 
 LOCAL_SCOPES = ("shared", "shared.dyn")
 
@@ -20,16 +21,17 @@ LOCAL_SCOPES = ("shared", "shared.dyn")
 def check_limits(module: tvm.IRModule, device: Device) -> None:
     """Raises DeviceError for the first kernel with more work-items in a work-group, or more local memory, than the
     device has."""
-    if device.kind == "cpu":
+    limits = backend_of(device).limits(device)
+    if limits is None:
         return
     for gvar, function in module.functions.items():
         if isinstance(function, tirx.PrimFunc):
             for launch in _launches(function.body):
                 items, local_bytes = work_group(launch), local_memory(launch)
-                if items > device.work_group or local_bytes > device.local_bytes:
+                if items > limits.work_items or local_bytes > limits.local_bytes:
                     raise DeviceError(
                         f"The kernel {gvar.name_hint} takes {items} work-items and {local_bytes} bytes of local memory "
-                        f"a work-group, and {device.name} has {device.work_group} and {device.local_bytes}: choose "
+                        f"a work-group, and {device.name} has {limits.work_items} and {limits.local_bytes}: choose "
                         "smaller knobs for it."
                     )
 

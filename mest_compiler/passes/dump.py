@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+import tvm
 from tvm import tirx
 
+from mest_compiler.devices import Device
 from mest_compiler.files import write_text
+from mest_compiler.schedules import backend_of
 
 from .step_program import StepProgram
 
 KERNELS = "kernels"
 """Folder of the kernels."""
-_PROTOTYPE = re.compile(r"__kernel void \w+\(.*\);\s*$")
-_MARK = "// Function: "
-"""How TVM's code generator heads each kernel of OpenCL C."""
 
 
 class Dump:
@@ -33,9 +31,9 @@ class Dump:
         self._number += 1
         write_text(self.folder / f"{self._number:03}_{name}.py", program.module.script() + "\n")
 
-    def kernels(self, planned: StepProgram, code: Any) -> None:
-        """Writes `kernels/NAME.py` (TVMScript) and, of a device with a source language, `kernels/NAME.cl`, each headed
-        by what the kernel is for. code: the built module with its imports."""
+    def kernels(self, planned: StepProgram, code: tvm.runtime.Module, device: Device) -> None:
+        """Writes `kernels/NAME.py` (TVMScript) and, of a device with a source language, `kernels/NAME.cl` or such, each
+        headed by what the kernel is for. code: the built module with its imports."""
         folder = self.folder / KERNELS
         folder.mkdir(exist_ok=True)
         uses, calls = _uses(planned), _callers(planned)
@@ -45,29 +43,16 @@ class Dump:
                 head = [f"kernel of {', '.join(sorted(calls[name])) or 'no function'}", *uses.get(name, ())]
                 text = function.script()
                 write_text(folder / f"{name}.py", "".join(f"# {line}\n" for line in head) + text + "\n")
-        for name, source in sources(code).items():
+        for file, source in backend_of(device).sources(code).items():
+            name = Path(file).stem
             kernel = next((k for k in sorted(calls, key=len, reverse=True) if _launches(k, name)), name)
             head = [f"{name}, a launch of {kernel}", *uses.get(kernel, ())]
-            write_text(folder / f"{name}.cl", "".join(f"// {line}\n" for line in head) + source)
+            write_text(folder / file, "".join(f"// {line}\n" for line in head) + source)
 
 
 def _launches(kernel: str, name: str) -> bool:
-    """Whether a function of OpenCL C is one of a kernel's launches, as TVM names them."""
+    """Whether a function of a device's source is one of a kernel's launches, as TVM names them."""
     return name == f"{kernel}_kernel" or name.startswith(f"{kernel}_kernel_")
-
-
-def sources(code: Any) -> dict[str, str]:
-    """OpenCL C of each kernel of a built module, by name; empty where it has none."""
-    found: dict[str, str] = {}
-    for module in code.imports:
-        if module.kind == "opencl":
-            for part in module.inspect_source("cl").split(_MARK)[1:]:
-                name, _, source = part.partition("\n")
-                lines = source.splitlines(keepends=True)
-                # Without the prototypes of all the others.
-                found[name.strip()] = "".join(line for line in lines if not _PROTOTYPE.match(line))
-        found |= sources(module)
-    return found
 
 
 def _uses(program: StepProgram) -> Mapping[str, list[str]]:

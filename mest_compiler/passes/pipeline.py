@@ -14,7 +14,7 @@ from mest_compiler.frontend import TrainingGraph
 from mest_compiler.frontend.ops import plain_legalizations
 from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.optimizers import Optimizer
-from mest_compiler.schedules import generators
+from mest_compiler.schedules import backend_of
 from mest_compiler.schedules.choice import Choice
 from mest_compiler.signature import STEP, UPDATE, Role
 from mest_compiler.sparsity.layer_spec import SparseLayerSpec
@@ -55,7 +55,7 @@ def supported(options: StepOptions, device: Device) -> StepOptions:
         DeviceError: it has none for an option that was asked for.
     """
     _check_stored(options, device)
-    missing = {name for name in REWRITES if name not in generators(device).REWRITES}
+    missing = {name for name in REWRITES if name not in backend_of(device).rewrites}
     asked = [name for name in sorted(missing) if getattr(options, name) and not getattr(PLAIN, name)]
     if asked:
         name = asked[0].replace("_", " ")
@@ -64,7 +64,7 @@ def supported(options: StepOptions, device: Device) -> StepOptions:
 
 
 def _check_stored(options: StepOptions, device: Device) -> None:
-    stored, known = options.stored, generators(device).STORED
+    stored, known = options.stored, backend_of(device).storage
     if stored not in (None, *known):
         raise DeviceError(
             f"Activations cannot be stored as {stored} on {device.kind} devices, which have {' and '.join(known)}: "
@@ -84,7 +84,7 @@ def tile(
     """From the traced step to kernels over batch tiles with compact values."""
     program = StepProgram(graph.module, graph.signature)
     if options.schedules == TVM:
-        if specs or device.kind == "cpu":
+        if specs or not backend_of(device).tvm_schedules:
             raise DeviceError(
                 "TVM's own schedules are for dense steps on OpenCL devices: it has none for a CPU's step."
             )
@@ -122,7 +122,7 @@ def finish(
     schedule: of the tiled step, what it computes again and what waits narrow; None: nothing. micro_batches: how many
     calls of the traced step make up a whole one; see `AccumulateGradients`.
     """
-    t, passes = relax.transform, []
+    t, backend, passes = relax.transform, backend_of(device), []
     if schedule is not None and schedule.changes_anything:
         (dtype,) = {arg.dtype for arg in tiled.signature[STEP].of(Role.PARAMETER)}
         # What is computed again is stored as the first time.
@@ -135,7 +135,7 @@ def finish(
     fused = [t.AnnotateTIROpPattern(), t.FuseOps(), t.FuseTIR()] if options.schedules == TVM else []
     functions = [*tiled.signature, *([] if one else [UPDATE])]
     left = [
-        t.LegalizeOps(plain_legalizations(ordered=device.kind == "cpu")),
+        t.LegalizeOps(plain_legalizations(ordered=backend.ordered_loops)),
         t.FoldConstant(),
         *fused,
         t.DeadCodeElimination(functions),
@@ -143,7 +143,7 @@ def finish(
     passes += map(OnModule, left)
     with device.target:
         finished = through(tiled, passes, watch)
-        return finished.mapped(lambda module: generators(device).plain.bind(module, device))
+        return finished.mapped(lambda module: backend.generators.plain.bind(module, device))
 
 
 def lower(
@@ -171,12 +171,8 @@ def _releasing(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def _promising(module: tvm.IRModule, distinct: bool) -> tvm.IRModule:
-    """The module with kernels that all promise, or none of which promises, that their buffers do not alias.
-
-    On a CPU none may: ours make no such promise (see `emit.function`), Relax's own do, and TVM takes kernels generated
-    after one of those at its word too: sums that are written by name and through pointers came out as NaN. OpenCL
-    kernels have no pointers but their arguments, and drivers load ahead only where these are `restrict`.
-    """
+    """The module with kernels that all promise, or none of which promises, that their buffers do not alias: TVM takes
+    those generated after one that does at its word too."""
     return tvm.IRModule(
         {
             gvar: f.with_attr("tirx.noalias", distinct) if isinstance(f, tirx.PrimFunc) else f
@@ -205,6 +201,6 @@ def build(planned: StepProgram, device: Device) -> relax.VMExecutable:
                 t.VMShapeLower(),
                 t.AttachGlobalSymbol(),
             ]
-        )(_promising(_releasing(planned.module), device.kind != "cpu"))
+        )(_promising(_releasing(planned.module), backend_of(device).noalias))
         with tvm.transform.PassContext(disabled_pass=list(device.needless_passes)):
             return relax.build(module, device.target, relax_pipeline=None, tir_pipeline=device.pipeline)

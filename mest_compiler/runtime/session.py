@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from mest_compiler.devices import available_cores, local_cpu
+from mest_compiler.devices import local_cpu
 from mest_compiler.devices.machine_code import lacking, needs_of, same_machines
-from mest_compiler.errors import ArtifactError, DeviceError
+from mest_compiler.errors import ArtifactError
 
 from .allocated import bytes_in_use
 from .artifact import Artifact
-from .local_device import ONE_THREAD_A_CORE
+from .device_runtimes import device_runtime
 
 
 class Session:
@@ -33,7 +33,7 @@ class Session:
         """Raises ArtifactError or DeviceError where this machine cannot run the artifact, or has fewer threads."""
         wanted = artifact.manifest["device"]
         _check_code(wanted, artifact.manifest["needs"])
-        self.threads, self.device = _OPEN[wanted["kind"]](wanted, threads)
+        self.threads, self.device = device_runtime(wanted["kind"]).open(wanted, threads)
         # Loading a path whose file was overwritten would return the old library: a fresh name each time.
         self._folder = tempfile.TemporaryDirectory(prefix="mest-")
         path = Path(self._folder.name) / "library.so"
@@ -85,28 +85,3 @@ def _check_code(wanted: Mapping[str, Any], needs: Mapping[str, Any]) -> None:
             f"The artifact was compiled {compiled}, and its code may use {', '.join(absent)}, which this CPU "
             f"({here.mcpu}) lacks: compile it here."
         )
-
-
-def _cpu(wanted: dict[str, Any], threads: int | None) -> tuple[int, tvm.runtime.Device]:
-    threads = min(wanted["threads"], available_cores()) if threads is None else threads
-    local_cpu(threads)  # raises where there are fewer cores
-    tvm.get_global_func("runtime.config_threadpool")(ONE_THREAD_A_CORE, threads)
-    started = int(tvm.get_global_func("runtime.NumThreads")())
-    if started < threads:
-        raise DeviceError(
-            f"{threads} threads were asked for, and TVM's thread pool of this process has {started}: set "
-            f"TVM_NUM_THREADS={threads} before it starts."
-        )
-    return threads, tvm.cpu()
-
-
-def _opencl(wanted: dict[str, Any], threads: int | None) -> tuple[int, tvm.runtime.Device]:
-    from . import opencl
-
-    opencl.load()
-    return wanted["threads"], tvm.opencl()
-
-
-_OPEN: dict[str, Callable[[dict[str, Any], int | None], tuple[int, tvm.runtime.Device]]] = {
-    "cpu": _cpu, "opencl": _opencl,
-}  # fmt: skip

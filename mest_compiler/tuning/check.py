@@ -15,7 +15,7 @@ from mest_compiler.devices import Device
 
 from . import search
 from .curves import curve
-from .database import device_folder, read_log
+from .database import read_log
 from .measure import Care, Opener
 from .search import Budget, Progress, nobody, ranking, tune, untried
 from .tasks import Task
@@ -71,7 +71,7 @@ def check(
                 for i, knobs in enumerate(wanted, 1):
                     random.trials([(subject, knobs)])
                     progress(before + trials + i, total, f"random {one.task}")
-                log = read_log(root / device_folder(device))
+                log = read_log(root / device.record_folder)
                 found = curve(str(one.task), [trial for _, trial in log.trials])
                 known = Subject(one.task, subject.module, subject.space)
                 known.seconds |= {key_of(t.knobs): None if t.seconds is None else [t.seconds] for _, t in log.trials}

@@ -21,7 +21,6 @@ from statistics import mean
 from typing import Any
 
 from mest_compiler import schedules
-from mest_compiler.devices import Device
 from mest_compiler.files import append_line, clear_leftovers, write_text
 
 from .knobs import of_trace
@@ -56,11 +55,6 @@ def no_logs() -> Iterator[None]:
             del os.environ[FOLDER]
         else:
             os.environ[FOLDER] = before
-
-
-def device_folder(device: Device) -> str:
-    """Name of a device's folder among the logs."""
-    return f"cpu-{device.mcpu}" if device.kind == "cpu" else device.name
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mest_compiler.devices import Device
 from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.choice import Choice
 
-from .database import Trial, device_folder, fastest, logs_folder, read_log, standing
+from .database import Trial, fastest, logs_folder, read_log, standing
 from .tasks import described, task_of
 
 _said: set[str] = set()
@@ -62,7 +62,7 @@ class Records:
 
     @property
     def _folder(self) -> Path:
-        return self._root / device_folder(self.device)
+        return self._root / self.device.record_folder
 
     def best(self) -> dict[str, Trial]:
         """The fastest trial of each task, by `Task.key`."""
@@ -82,7 +82,7 @@ class Records:
                 refused.add(_other(_kind(said["device"]), _kind(here)))
             else:
                 # What is not said of an OpenCL device may differ.
-                own[place] = said["device"] == here and (here["kind"] == "cpu" or "hardware" in here)
+                own[place] = said["device"] == here and self.device.hardware_known
         for reason in sorted(refused):
             self._say(f"Tuning records in {self._folder} were not used: they are of {reason}.")
         ranks: dict[str, tuple[bool, float]] = {}

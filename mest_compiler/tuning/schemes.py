@@ -9,7 +9,7 @@ import numpy as np
 from mest_compiler.errors import ProfileError
 from mest_compiler.kernels.geometry import ConvGeometry
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
-from mest_compiler.schedules.generator import candidates
+from mest_compiler.schedules.candidates import candidates
 from mest_compiler.sparsity.automatic import AUTO, Automatic
 from mest_compiler.sparsity.layer_rules import LayerPlan
 from mest_compiler.sparsity.profile import Profile

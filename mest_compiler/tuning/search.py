@@ -18,10 +18,11 @@ from tvm.s_tir import meta_schedule as ms
 
 from mest_compiler.devices import Device
 from mest_compiler.errors import TuningError
+from mest_compiler.runtime.device_runtimes import device_runtime
 
 from . import knobs as knob
 from .cost_model import CostModel, Ranking
-from .database import Log, Trial, device_folder, note, repaired, standing
+from .database import Log, Trial, note, repaired, standing
 from .finals import Alone, LastComparison
 from .log_database import LogDatabase
 from .measure import Care, Opener
@@ -107,7 +108,7 @@ def tune(
     budget.check()
     if not tasks:
         raise TuningError("There is nothing to tune: no layer has a kernel with knobs.")
-    folder = root / device_folder(device)
+    folder = root / device.record_folder
     folder.mkdir(parents=True, exist_ok=True)
     end = whole = None
     if budget.seconds is not None:
@@ -152,7 +153,7 @@ def tune(
 
 def _note(folder: Path, device: Device, title: str, trials: int) -> None:
     """The README line of a run."""
-    threads = f", {device.threads} threads" if device.kind == "cpu" else ""
+    threads = f", {device.threads} threads" if device_runtime(device.kind).threaded else ""
     note(
         folder,
         f"Tuning log of {folder.name}",

@@ -15,8 +15,8 @@ from mest_compiler.devices import Device
 from mest_compiler.errors import DeviceError, TuningError
 from mest_compiler.kernels.families import FAMILIES
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
+from mest_compiler.schedules.candidates import candidates, generator
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.generator import candidates, generator
 
 FACTS = "mest.task"
 """Attribute of a task's function that holds its `facts`, and what they begin with."""

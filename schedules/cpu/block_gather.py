@@ -7,10 +7,11 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from mest_compiler.kernels.fusion import ALONE, Fused
 from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Indices, blocks, function
-from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, over_rows, update
+from .gather import GatherKnobs, Input, Output, Shape, over_rows, update
 
 MOST_PLANES = 4  # output planes a register tile; a taller block is worked through in parts
 

@@ -13,11 +13,12 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.kernels.bodies import Bodies, Body
+from mest_compiler.kernels.fusion import ALONE, Fused
 from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Indices, function
 from .emit import Vec, flat_any
-from .gather import ALONE, Fused, GatherKnobs, Input, Output, Shape, over_rows
+from .gather import GatherKnobs, Input, Output, Shape, over_rows
 
 
 def shared_loads(body: Body, pixels: list[int]) -> dict[int, list[tuple[int, int]]]:

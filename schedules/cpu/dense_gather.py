@@ -7,11 +7,12 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from mest_compiler.kernels.fusion import ALONE, Fused
 from mest_compiler.kernels.geometry import ConvGeometry
 
 from ..emit import Expr, Part, blocks, each, function
 from .emit import flat
-from .gather import ALONE, Fused, GatherKnobs, Group, Input, Output, Shape, over_pixels, register_tile, update
+from .gather import GatherKnobs, Group, Input, Output, Shape, over_pixels, register_tile, update
 from .source import Tile
 
 

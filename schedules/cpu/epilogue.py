@@ -4,20 +4,17 @@ numbers are still in registers, so that batch norm reads memory once where it wo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
 from tvm.script.ir_builder import tirx as T
 
+from mest_compiler.kernels.fusion import SUMS, BackwardSums, Epilogue, ForwardSums
 from mest_compiler.kernels.geometry import Plane, Subgrid
 
 from ..emit import Buffer, Expr, activation, tree
 from .emit import Vec
 from .normalise import masked, scale_shift
-
-SUMS = Plane(1, 2)
-"""The two sums of a plane, a vector each: batch tiles [tiles, planes, 1, 2, L], a sum of each example's in its lane."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,8 @@ class Finished:
             self.vec.store(target, self.vec.load(target, i) + tree(some), i)
 
 
-class Epilogue(Protocol):
-    """One kind of sums, frozen: kernels are told apart by it."""
+class Sums(Protocol):
+    """How one kind of sums (see `kernels.fusion`) is taken."""
 
     def arguments(self, tiles: int, planes: int, vec: Vec) -> tuple[Buffer, ...]:
         """Declares what it reads: arguments of the kernel in front of its outputs."""
@@ -79,19 +76,13 @@ class Epilogue(Protocol):
 
 
 @dataclass(frozen=True)
-class ForwardSums:
-    """The sums of y - K and (y - K)^2 over the pixels of each plane of each example; K is the plane's first pixel.
-
-    So shifted they lose nothing where the mean is large against the deviation. K needs no place of its own: a gather
-    finishes the first pixel of a plane before any other, and whoever reads the sums has the plane.
-    """
+class _Forward:
+    of: ForwardSums
 
     def arguments(self, tiles: int, planes: int, vec: Vec) -> tuple[Buffer, ...]:
-        """Nothing."""
         return ()
 
     def finish(self, f: Finished, inputs: tuple[Buffer, ...], output: Buffer, sums: Buffer) -> None:
-        """See `Epilogue`."""
         f.store()
         vec = f.vec
         first = vec.pointer(output, f.tile, f.plane * f.target.size + f.target.at(0, 0), 0)
@@ -101,42 +92,38 @@ class ForwardSums:
 
 
 @dataclass(frozen=True)
-class BackwardSums:
-    """For a backward-data whose dX is the gradient of a batch norm's output z: writes g = dX where 0 < z < upper bound
-    (g = dX without a ReLU), and the sums of g and g * (x - mean) over the pixels of each plane of each example.
-
-    x: planes of the batch norm's input. z: those of its output where that has a residual added and must be read; None:
-    it is computed again from x. Arguments: X, [Z], W, B, MEAN, RSTD of the batch norm.
-    """
-
-    x: Plane
-    relu: bool
-    upper: float = math.inf
-    z: Plane | None = None
+class _Backward:
+    of: BackwardSums
 
     def arguments(self, tiles: int, planes: int, vec: Vec) -> tuple[Buffer, ...]:
-        """See `Epilogue`."""
-        x = activation("NX", tiles, planes, self.x, vec)
-        z = [activation("NZ", tiles, planes, self.z, vec)] if self.z is not None else []
+        x = activation("NX", tiles, planes, self.of.x, vec)
+        z = [activation("NZ", tiles, planes, self.of.z, vec)] if self.of.z is not None else []
         return (x, *z, *(T.arg(name, T.buffer((planes,), vec.dtype)) for name in ("NW", "NB", "NMEAN", "NRSTD")))
 
     def finish(self, f: Finished, inputs: tuple[Buffer, ...], output: Buffer, sums: Buffer) -> None:
-        """See `Epilogue`."""
-        vec, c = f.vec, f.plane
+        vec, c, of = f.vec, f.plane, self.of
         x, *z, w, b, mean, rstd = inputs
         centre = vec.splat(mean[c])
-        source, places = f.elsewhere(x, self.x)
+        source, places = f.elsewhere(x, of.x)
         if z:
-            result, result_places = f.elsewhere(z[0], self.z)
-        elif self.relu:
+            result, result_places = f.elsewhere(z[0], of.z)
+        elif of.relu:
             scale, shift = scale_shift(vec, w[c], b[c], mean[c], rstd[c])
         gradients, moments = [], []
         for i, (register, place) in enumerate(zip(f.registers, f.places, strict=True)):
             value, g = T.Bind(vec.load(source, places[i])), T.Bind(vec.get(register))
-            if self.relu:
+            if of.relu:
                 passed = vec.load(result, result_places[i]) if z else value * scale + shift
-                g = T.Bind(masked(vec, g, T.Bind(passed), self.upper))
+                g = T.Bind(masked(vec, g, T.Bind(passed), of.upper))
             vec.store(f.pointer, g, place)
             gradients.append(g)
             moments.append(g * (value - centre))
         f.add_sums(sums, (gradients, moments))
+
+
+_TAKEN = {ForwardSums: _Forward, BackwardSums: _Backward}
+
+
+def taken(epilogue: Epilogue) -> Sums:
+    """How these sums are taken."""
+    return _TAKEN[type(epilogue)](epilogue)

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
+from mest_compiler.kernels.fusion import SUMS, Fused
 from mest_compiler.kernels.geometry import ConvGeometry, Plane, Subgrid
-from mest_compiler.kernels.normalisation import Normalisation
 
 from ..emit import Buffer, Expr, Part, activation, each, split, tile_shape
 from . import ahead
 from .emit import Vec
-from .epilogue import SUMS, Epilogue, Finished
+from .epilogue import Finished, taken
 from .source import Source, Tile
 
 Rows = Callable[[Callable[..., None], Callable[[Expr], None]], None]
@@ -72,27 +72,6 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Fused:
-    """What a gather does besides its convolution; kernels are told apart by it.
-
-    again: the batch norm whose output it reads, and computes itself a batch tile at a time, in `chunks` parts that
-    threads share.
-    """
-
-    epilogue: Epilogue | None = None
-    again: Normalisation | None = None
-    chunks: int = 1
-
-    def named(self, name: str) -> str:
-        """A kernel's name with what it does besides."""
-        return name + ("_normalised" if self.again is not None else "") + ("_sums" if self.epilogue is not None else "")
-
-
-ALONE = Fused()
-"""Nothing but the convolution."""
-
-
-@dataclass(frozen=True)
 class Group:
     """Whether a group of input planes is the first one of a row, and whether it is the last."""
 
@@ -117,8 +96,8 @@ class Output:
     workspace of its input."""
 
     def __init__(self, shape: Shape, fused: Fused, source: Input) -> None:
-        self.shape, self.epilogue = shape, fused.epilogue
-        epilogue = fused.epilogue
+        epilogue = None if fused.epilogue is None else taken(fused.epilogue)
+        self.shape, self.epilogue = shape, epilogue
         g, targets = shape.geometry, shape.targets
         self._inputs = epilogue.arguments(g.tiles, targets, shape.vec) if epilogue is not None else ()
         self.buffer = activation("Y", g.tiles, targets, shape.target, shape.vec)

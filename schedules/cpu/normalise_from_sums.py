@@ -7,11 +7,11 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from mest_compiler.kernels.fusion import SUMS
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.normalisation import Normalisation
 
 from ..emit import Buffer, Expr, activation, function
-from .epilogue import SUMS
 from .normalise import each_tile, training, write_gradient
 
 
@@ -52,7 +52,7 @@ def _combined(n: Normalisation, c: Expr, x: Buffer, sums: Buffer) -> tuple[Expr,
 
 
 def forward(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
-    """As `normalise.forward`, with the SUMS that `epilogue.ForwardSums` took of X.
+    """As `normalise.forward`, with the SUMS that `fusion.ForwardSums` took of X.
 
     Arguments: X, W, B, RM, RV, [R], SUMS, Z, MEAN, RSTD.
     """
@@ -65,7 +65,7 @@ def statistics(n: Normalisation, momentum: float, eps: float) -> tirx.PrimFunc:
 
 
 def backward(n: Normalisation, gradient: Plane, dx: Plane) -> tirx.PrimFunc:
-    """As `normalise.backward` without a ReLU of its own, with the G and SUMS that `epilogue.BackwardSums` left.
+    """As `normalise.backward` without a ReLU of its own, with the G and SUMS that `fusion.BackwardSums` left.
 
     Arguments: G, X, W, MEAN, RSTD, SUMS, dX, dW [C], dB [C].
     """

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
+from mest_compiler.kernels.fusion import ALONE, Fused
 from mest_compiler.kernels.problem import LayerProblem
 
 from ..emit import Buffer, Expr, Index, Indices, blocks, each, function
 from .emit import Vec, flat_any
-from .gather import ALONE, Fused, GatherKnobs, Group, Input, Output, Shape, group_of, over_pixels, register_tile, update
+from .gather import GatherKnobs, Group, Input, Output, Shape, group_of, over_pixels, register_tile, update
 from .source import Tile
 
 

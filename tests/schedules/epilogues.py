@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
+from mest_compiler.kernels.fusion import SUMS, BackwardSums
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.cpu.emit import Vec
-from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums
 
 from .tiles import TOLERANCE, bordered, poisoned, tile
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from mest_compiler.kernels.families import FAMILIES
+from mest_compiler.kernels.fusion import ALONE, Fused
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.schedules.cpu import (
@@ -18,7 +19,7 @@ from mest_compiler.schedules.cpu import (
     planes_gather,
     planes_gradient,
 )
-from mest_compiler.schedules.cpu.gather import ALONE, Fused, GatherKnobs
+from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 
 Knobs = GatherKnobs | WeightGradientKnobs

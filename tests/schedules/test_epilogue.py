@@ -7,9 +7,8 @@ import math
 
 import pytest
 
+from mest_compiler.kernels.fusion import ForwardSums, Fused
 from mest_compiler.schedules.cpu import dense_gather
-from mest_compiler.schedules.cpu.epilogue import ForwardSums
-from mest_compiler.schedules.cpu.gather import Fused
 
 from .convolutions import Conv, Data, dx_buffer, y_buffer
 from .epilogues import Norm, check_forward, sums_buffer

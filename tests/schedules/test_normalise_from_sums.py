@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 import tvm
 
+from mest_compiler.kernels.fusion import SUMS, ForwardSums, Fused
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.cpu import dense_gather, normalise_from_sums
 from mest_compiler.schedules.cpu.emit import Vec
-from mest_compiler.schedules.cpu.epilogue import SUMS, ForwardSums
-from mest_compiler.schedules.cpu.gather import Fused, GatherKnobs
+from mest_compiler.schedules.cpu.gather import GatherKnobs
 
 from .convolutions import Conv, y_buffer
 from .epilogues import sums_buffer

@@ -7,8 +7,8 @@ import pytest
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.kernels.problem import DIRECTIONS
 from mest_compiler.schedules import generators
+from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.generator import candidates
 from mest_compiler.schedules.partial import Partial
 
 from .convolutions import Conv

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tvm
 
+from mest_compiler.kernels.fusion import ALONE, ForwardSums, Fused
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.kernels.problem import DIRECTIONS
 from mest_compiler.schedules.cpu import dense_gather, dense_gradient
 from mest_compiler.schedules.cpu.emit import Vec
-from mest_compiler.schedules.cpu.epilogue import ForwardSums
-from mest_compiler.schedules.cpu.gather import ALONE, Fused, GatherKnobs
+from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 
 from .convolutions import Conv, Data, y_buffer

@@ -15,8 +15,8 @@ from mest_compiler import caching, kernels, schedules
 from mest_compiler.caching import FOLDER
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.pace import Pacer
+from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.generator import candidates
 from mest_compiler.tuning import fastest
 from mest_compiler.tuning.fastest import Fastest, label, random_structure
 from mest_compiler.tuning.layer_run import Operands, kernel_call

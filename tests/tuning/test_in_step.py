@@ -24,7 +24,7 @@ from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.kernel_clock import KernelClock
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.tuning import finals, in_step
-from mest_compiler.tuning.database import Trial, device_folder, read_log, standing
+from mest_compiler.tuning.database import Trial, read_log, standing
 from mest_compiler.tuning.fastest import Fastest
 from mest_compiler.tuning.finals import finalists
 from mest_compiler.tuning.in_step import InStep, Step
@@ -49,7 +49,7 @@ def silent(what: str) -> None:
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Workshop]:
     """A workshop with an empty log."""
-    folder = tmp_path / device_folder(DEVICE)
+    folder = tmp_path / DEVICE.record_folder
     folder.mkdir()
     with Workshop(DEVICE, ms.database.JSONDatabase(work_dir=str(folder)), care=Care(patience_s=0)) as workshop:
         yield workshop
@@ -110,7 +110,7 @@ def test_what_wins_in_the_step_stands(shop: Workshop, tmp_path: Path, monkeypatc
     assert third.final == {key_of(third.first): pytest.approx(0.010)}
     assert last.outcome.gain > 1 and last.outcome.default_ms - last.outcome.best_ms == pytest.approx(2.0)
     assert last.outcome.winners == 1 and last.outcome.steps == len(compiled) - 1 == 2 + 2 + 1
-    trials = read_log(tmp_path / device_folder(DEVICE)).by_task()
+    trials = read_log(tmp_path / DEVICE.record_folder).by_task()
     stand = [standing(some) for some in trials.values()]
     assert sorted(len(some) for some in stand) == [1, 1, 2]
     best = Records(DEVICE, tmp_path).best()
@@ -171,7 +171,7 @@ def test_an_earlier_winner_takes_part_again(shop: Workshop, tmp_path: Path, monk
     again = shop.subject(subject.task)
     _recall(
         again,
-        [*next(iter(read_log(tmp_path / device_folder(DEVICE)).by_task().values())), Trial({"pixels": 9}, 0.1, False)],
+        [*next(iter(read_log(tmp_path / DEVICE.record_folder).by_task().values())), Trial({"pixels": 9}, 0.1, False)],
     )
     assert again.winner == slowest and again.final == {}
     assert {"pixels": 9} not in finalists(again, 99)  # of another space

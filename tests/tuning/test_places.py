@@ -15,7 +15,7 @@ from mest_compiler.errors import DeviceError
 from mest_compiler.runtime.remote import connection
 from mest_compiler.runtime.remote.supervisor import Supervisor
 from mest_compiler.runtime.remote.where import Where
-from mest_compiler.tuning.database import device_folder, read_log
+from mest_compiler.tuning.database import read_log
 from mest_compiler.tuning.search import Budget, tune
 
 from .test_search import CARE, DEVICE, TASK
@@ -57,5 +57,5 @@ def test_a_server_that_dies_for_good(tmp_path: Path) -> None:
 
         with pytest.raises(DeviceError, match="No device is left to measure on"):
             tune({TASK: 1.0}, DEVICE, tmp_path, Budget(8), places=[opener(served)], care=CARE, progress=end)
-    log = read_log(tmp_path / device_folder(DEVICE))
+    log = read_log(tmp_path / DEVICE.record_folder)
     assert len(log.trials) >= 3 and log.damaged == [] and all(trial.seconds for _, trial in log.trials)

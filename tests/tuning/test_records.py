@@ -13,12 +13,12 @@ from tvm.s_tir import meta_schedule as ms
 from mest_compiler.devices import Device
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.schedules import generators
+from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.generator import candidates
 from mest_compiler.tuning import knobs as knob
 from mest_compiler.tuning import records as looked_up
 from mest_compiler.tuning import tasks as described
-from mest_compiler.tuning.database import DAMAGED, FOLDER, RECORDS, WORKLOADS, device_folder, read_log, repaired
+from mest_compiler.tuning.database import DAMAGED, FOLDER, RECORDS, WORKLOADS, read_log, repaired
 from mest_compiler.tuning.definitions import workload
 from mest_compiler.tuning.fastest import Fastest, label
 from mest_compiler.tuning.records import Records, TunedOrProbable
@@ -43,7 +43,7 @@ def write(
     task: Task = TASK,
 ) -> Path:
     """A log with trials of the task by their seconds; its folder."""
-    folder = root / device_folder(log_of)
+    folder = root / log_of.record_folder
     folder.mkdir(parents=True, exist_ok=True)
     database, module, space = ms.database.JSONDatabase(work_dir=str(folder)), workload(task, device), task.space(log_of)
     for seconds, knobs in trials.items():

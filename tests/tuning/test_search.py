@@ -20,10 +20,10 @@ from mest_compiler.devices import local_cpu
 from mest_compiler.errors import DeviceError, TuningError
 from mest_compiler.kernels import convolution
 from mest_compiler.linking import library_bytes
+from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.cpu.emit import Vec
-from mest_compiler.schedules.generator import candidates
 from mest_compiler.tuning import finals, workshop
-from mest_compiler.tuning.database import README, RECORDS, Trial, device_folder, read_log, standing
+from mest_compiler.tuning.database import README, RECORDS, Trial, read_log, standing
 from mest_compiler.tuning.definitions import definition
 from mest_compiler.tuning.measure import Bench, Care, Here, build, settled
 from mest_compiler.tuning.records import Records
@@ -45,7 +45,7 @@ TRIALS, STOPPED_AFTER = 12, 5
 
 def lines(root: Path) -> list[str]:
     """What the log says of trials, a line each."""
-    return (root / device_folder(DEVICE) / RECORDS).read_text().splitlines()
+    return (root / DEVICE.record_folder / RECORDS).read_text().splitlines()
 
 
 def searched(folder: Path) -> list[Trial]:
@@ -79,11 +79,11 @@ def test_an_interrupted_tuning_goes_on(stopped: tuple[Path, list[str]], tuned: T
     root, before = stopped
     assert len(before) == STOPPED_AFTER
     assert lines(root)[:STOPPED_AFTER] == before
-    assert len(searched(root / device_folder(DEVICE))) == tuned.trials == TRIALS
-    log = read_log(root / device_folder(DEVICE))
+    assert len(searched(root / DEVICE.record_folder)) == tuned.trials == TRIALS
+    log = read_log(root / DEVICE.record_folder)
     assert len({key_of(trial.knobs) for _, trial in log.trials}) == TRIALS  # nothing was measured twice
     assert len(log.tasks) == 1 and log.damaged == []
-    note = (root / device_folder(DEVICE) / README).read_text()
+    note = (root / DEVICE.record_folder / README).read_text()
     assert f"a layer; {TRIALS - STOPPED_AFTER} trials" in note and tvm.__version__ in note
 
 
@@ -94,7 +94,7 @@ def test_what_it_found(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
 
 
 def test_the_last_comparison_stands(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
-    trials = [trial for _, trial in read_log(stopped[0] / device_folder(DEVICE)).trials]
+    trials = [trial for _, trial in read_log(stopped[0] / DEVICE.record_folder).trials]
     *winners, default = standing(trials)
     assert default.first and default.again and default.seconds == pytest.approx(tuned.default)
     assert len(winners) <= finals.FINALISTS and all(won.seconds < default.seconds for won in winners)
@@ -102,7 +102,7 @@ def test_the_last_comparison_stands(stopped: tuple[Path, list[str]], tuned: Tune
 
 def test_a_lucky_trial_does_not_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default was measured while the machine was slow; side by side it is the faster one."""
-    folder = tmp_path / device_folder(DEVICE)
+    folder = tmp_path / DEVICE.record_folder
     folder.mkdir()
     with Workshop(DEVICE, ms.database.JSONDatabase(work_dir=str(folder)), care=CARE) as shop:
         subject = shop.subject(TASK)
@@ -136,7 +136,7 @@ def test_a_finished_tuning_measures_nothing(stopped: tuple[Path, list[str]], tun
 
 @pytest.mark.slow
 def test_the_time_is_kept(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
-    folder = stopped[0] / device_folder(DEVICE)
+    folder = stopped[0] / DEVICE.record_folder
     before = len(searched(folder))
 
     def slow(done: int, total: int, what: str) -> None:  # the time is over within the first batch of the search
@@ -239,7 +239,7 @@ print(tune({task: 1.0}, local_cpu(1), Path(sys.argv[2]), Budget(int(sys.argv[3])
 @pytest.mark.slow
 def test_a_killed_tuning_loses_no_finished_trial(tmp_path: Path) -> None:
     rng, finished, command = np.random.default_rng(), [], [sys.executable, "-c", KILLED, TASK.key, str(tmp_path), "16"]
-    path = tmp_path / device_folder(DEVICE) / RECORDS
+    path = tmp_path / DEVICE.record_folder / RECORDS
     for _ in range(4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         count = len(finished)

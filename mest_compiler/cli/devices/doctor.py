@@ -89,10 +89,11 @@ def command(
     mest devices doctor --device galaxy-s20 --tracker 127.0.0.1:9190 --key galaxy-s20 --adb ""
     """
     from mest_compiler.devices import get_device
+    from mest_compiler.runtime.device_runtimes import device_runtime
     from mest_compiler.runtime.remote.where import Address
 
     profile = get_device(device)
-    if profile.kind != "opencl":
+    if not device_runtime(profile.kind).probed:
         raise DeviceError(f"The way to an OpenCL device is checked, and {device} is none: try --device opencl.")
     if tracker is not None and key is None:
         raise DeviceError(f"The tracker {tracker} lists devices by keys: say which one, with --key KEY.")
@@ -187,11 +188,11 @@ def _phone(checks: Checks, serial: str, direct: bool) -> bool:
 def _processor(serial: str) -> tuple[Any, str]:
     from mest_compiler.runtime.remote import adb
 
-    kind = adb.shell(serial, "uname -m").strip()
-    if kind != "aarch64":
-        raise DeviceError(f"the phone's processor is {kind!r}, and the code is for aarch64.")
+    machine = adb.shell(serial, "uname -m").strip()
+    if machine != "aarch64":
+        raise DeviceError(f"the phone's processor is {machine!r}, and the code is for aarch64.")
     android, graphics = (adb.shell(serial, f"getprop {name}").strip() for name in (_ANDROID, _GRAPHICS))
-    return kind, f"{kind}, Android {android or 'of an unknown version'}, graphics: {graphics or 'unknown'}"
+    return machine, f"{machine}, Android {android or 'of an unknown version'}, graphics: {graphics or 'unknown'}"
 
 
 def _remote(

@@ -63,10 +63,9 @@ def _profiles() -> list[dict[str, Any]]:
 
     found = []
     for name in NAMES:
-        profile, about = get_device(name), f"This machine's CPU, {available_cores()} cores."
-        if profile.kind != "cpu":
-            about = profiles.description(name)
-        found.append({"name": name, "kind": profile.kind, "about": about, "measured": measured.load(name)})
+        of_file = name in profiles.names()
+        about = profiles.description(name) if of_file else f"This machine's CPU, {available_cores()} cores."
+        found.append({"name": name, "kind": get_device(name).kind, "about": about, "measured": measured.load(name)})
     return found
 
 

@@ -39,11 +39,12 @@ def command(
     from mest_compiler.bench.probe import Here, probe
     from mest_compiler.devices import get_device, measured
     from mest_compiler.errors import DeviceError
+    from mest_compiler.runtime.device_runtimes import device_runtime
     from mest_compiler.runtime.remote import connection
     from mest_compiler.runtime.remote.where import Where
 
     profile, where = get_device(device), Where.of(tracker, key, server, adb)
-    if profile.kind != "opencl":
+    if not device_runtime(profile.kind).probed:
         raise DeviceError(f"Only OpenCL devices are probed, and {device} is none: try --device opencl.")
     if where is None:
         if profile.host is not None:

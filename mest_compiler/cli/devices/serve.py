@@ -13,12 +13,12 @@ import typer
 from mest_compiler.cli.options import Json
 from mest_compiler.cli.output import say, write_json
 
-KINDS = ("opencl", "cpu")
-
 
 def _kind(name: str) -> str:
-    if name not in KINDS:
-        raise typer.BadParameter(f"{name!r} cannot be served: it is {' or '.join(KINDS)}")
+    from mest_compiler.runtime.device_runtimes import RUNTIMES
+
+    if name not in RUNTIMES:
+        raise typer.BadParameter(f"{name!r} cannot be served: it is {' or '.join(RUNTIMES)}")
     return name
 
 
@@ -99,8 +99,7 @@ def _told_to_stop() -> Iterator[_Stop]:
 
 
 def _libraries(device: str) -> list[str]:
-    if device != "opencl":
-        return []
-    from mest_compiler.runtime import opencl
+    from mest_compiler.runtime.device_runtimes import device_runtime
 
-    return [str(opencl.build())]
+    plugin = device_runtime(device).plugin()
+    return [] if plugin is None else [str(plugin)]

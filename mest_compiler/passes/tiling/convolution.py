@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from tvm import relax
 
 from mest_compiler.frontend.ops import attributes
+from mest_compiler.kernels.fusion import ALONE, SUMS, BackwardSums, ForwardSums, Fused
 from mest_compiler.kernels.normalisation import Normalisation
-from mest_compiler.schedules.cpu.epilogue import SUMS, BackwardSums, ForwardSums
-from mest_compiler.schedules.cpu.gather import ALONE, Fused
 from mest_compiler.schedules.partial import Partial
 
 from ..program import dtype_of, shape_of

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.kernels.problem import LayerProblem
+from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.generator import candidates
 
 from ..program import op_name
 from .linear import linear_geometry

@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import tvm
 from tvm import rpc
 
 from mest_compiler.errors import DeviceError, DeviceLostError, MestError
+from mest_compiler.runtime.device_runtimes import device_runtime
 
 from . import adb
 from .sockets import Wire, open_sockets
@@ -69,15 +69,15 @@ class Connection:
 
     # ---- what is there
     def device(self, kind: str, index: int = 0) -> tvm.runtime.Device:
-        """The device "cpu" or "opencl" there; a server of this machine's kind that has no OpenCL runtime is sent ours.
+        """The device "cpu" or "opencl" there; a server of this machine's kind that lacks its runtime is sent ours.
 
         Raises:
             DeviceError: there is none.
         """
         with self.during(f"the search for the device {kind!r}"):
             device = self.session.device(kind, index)
-            if kind == "opencl" and not self.has("device_api.opencl"):
-                self._send_plugin()
+            if not self.has(f"device_api.{kind}"):
+                self._send_plugin(kind)
             if not device.exist:
                 raise DeviceError(
                     f"There is no {kind} device at the server {self.where}: see what it has, with mest devices."
@@ -119,17 +119,17 @@ class Connection:
         with self.during(f"the loading of {name}"):
             return self.session.load_module(unique)
 
-    def _send_plugin(self) -> None:
-        from mest_compiler.runtime import opencl
-
+    def _send_plugin(self, kind: str) -> None:
         try:
-            self.load(Path(opencl.build()).read_bytes(), "opencl_plugin.so")
+            plugin = device_runtime(kind).plugin()
+            if plugin is not None:
+                self.load(plugin.read_bytes(), f"{kind}_plugin.so")
         except DeviceLostError:
             raise
         except MestError as error:
             raise DeviceError(
-                f"The server {self.where} has no OpenCL runtime, and this machine's does not load there ({error}): "
-                "build that server with OpenCL."
+                f"The server {self.where} has no {kind} runtime, and this machine's does not load there ({error}): "
+                "build that server with it."
             ) from error
 
     # ---- limits and failures

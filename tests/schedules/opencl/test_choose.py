@@ -11,8 +11,8 @@ from tvm import tirx
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.errors import DeviceError
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
+from mest_compiler.schedules.candidates import candidates, generator
 from mest_compiler.schedules.choice import Choice
-from mest_compiler.schedules.generator import candidates, generator
 from mest_compiler.schedules.opencl.emit import Vec
 from mest_compiler.schedules.opencl.generators import rules
 from mest_compiler.sparsity.schemes import get_scheme

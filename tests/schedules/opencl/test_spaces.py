@@ -8,7 +8,7 @@ import pytest
 
 from mest_compiler.devices.opencl import OpenClProfile
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
-from mest_compiler.schedules.generator import candidates
+from mest_compiler.schedules.candidates import candidates
 from mest_compiler.tuning.search import untried
 from mest_compiler.tuning.tasks import offered, task_of
 from mest_compiler.tuning.workshop import Subject
