@@ -16,6 +16,7 @@ from mest_compiler.losses import LOSSES, Loss, loss_of
 from mest_compiler.optimizers import optimizer_of
 from mest_compiler.signature import HYPER, PREDICT, STEP, UPDATE, WEIGHT, Role, part_of
 from mest_compiler.sparsity import mutation
+from mest_compiler.sparsity.methods import Need
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
 from mest_compiler.sparsity.structure import Structure, from_units
@@ -37,6 +38,8 @@ class Trainer:
     network one after another, each with the running statistics updated and dropouts of its own, and the gradient of the
     loss over them all makes one update.
     """
+
+    offers = frozenset({Need.IMPORTANCE})
 
     def __init__(
         self,

@@ -13,7 +13,8 @@ from .conftest import LAYER
 from .option_checks import Does, Option, Seen, recipe, refuses, says
 
 BLOCK = ("--scheme", "block", "--sparsity", "0.5")
-EM = ("--mutation", "em", "--mutate-every", "1", "--mutate-until", "3")
+EM = ("--method", "em", "--mutate-every", "1", "--mutate-until", "3")
+SET = ("--method", "set")
 STEPS = ("--schedule", "step", "--milestones", "2,3")
 TRACKED = ("--tracker", "127.0.0.1:9190", "--key", "phone")
 TRACKER = Where(tracker=Address("127.0.0.1", 9190), key="phone")
@@ -32,7 +33,7 @@ def _ratio(seen: Seen) -> float:
 
 ADAMW, EPS = ("--optimizer", "adamw"), ("--eps", "1e-6")
 TRAIN: dict[str, list[Option]] = {
-    "recipe": [(("demo", "--data", "rows"), recipe(model="resnet20", momentum=0.9, mutation="em"))],
+    "recipe": [(("demo", "--data", "rows"), recipe(model="resnet20", momentum=0.9, method="em"))],
     "list_recipes": [(("--list",), lambda seen: "mnist-em" in seen.stdout and seen.status == 0)],
     "data": [((), recipe(data="rows")), (("--data", "row"), refuses("unknown data set 'row'"))],
     "data_root": [
@@ -131,18 +132,31 @@ TRAIN: dict[str, list[Option]] = {
         ((*BLOCK, "--masks-from", "four.safetensors"), refuses("The masks remove 75.00 % of the weights")),
         (("--masks-from", "four.safetensors"), refuses("Masks need to know their scheme")),
     ],
-    "mutation": [
-        ((*BLOCK, *EM), recipe(mutation="em")),
+    "method": [
+        ((*BLOCK, *EM), recipe(method="em", mutate_every=1)),
+        ((*BLOCK, *SET), recipe(method="set", mutate_every=1, mutate_until=None)),
         (EM, refuses("needs a scheme with its sparsity, or a profile")),
         (
             ("--model", "other.py:wide", "--scheme", "channel", "--sparsity", "0.01", *EM),
-            refuses("Mutation 'em' has nothing to change, since no layer is sparse"),
+            refuses("Method 'em' has nothing to change, since no layer is sparse"),
         ),
-        ((*BLOCK, *EM, "--mutate-every", "3"), refuses("never happens with mutate_every 3 and mutate_until 3")),
+        (
+            (*BLOCK, *EM, "--mutate-every", "3"),
+            refuses("never changes a mask in 4 epochs with mutate_every 3 and mutate_until 3"),
+        ),
+    ],
+    "settings": [
+        ((*BLOCK, *SET, "--settings", "zeta=0.2"), recipe(settings={"zeta": 0.2}, method="set", p=None)),
+        ((*BLOCK, *EM, "--settings", "zeta=0.2"), refuses("settings of a recipe has 'zeta', which is none of")),
+        ((*BLOCK, *SET, "--settings", "zeta=1"), refuses("zeta of method 'set' is above 0 and below 1, not 1.0")),
+        ((*BLOCK, *SET, "--settings", "zeta"), refuses("'zeta' is no list of settings")),
+        ((*BLOCK, *SET, "--settings", "zeta=x"), refuses("zeta of a recipe is a number, not 'x'")),
+        ((*BLOCK, *SET, "--settings", "lr=1"), refuses("settings of a recipe has 'lr', which is a key beside it")),
     ],
     "p": [
-        ((*BLOCK, *EM, "--mutation", "em&s", "--p", "0.1"), lambda seen: seen.step["headroom"] == 0.1),
-        ((*BLOCK, "--p", "0.1"), refuses("--p changes nothing here, since it needs mutation em, em&s or vanilla")),
+        ((*BLOCK, *SET, "--p", "0.1"), refuses("p of a recipe is no setting of method 'set': leave it out")),
+        ((*BLOCK, *EM, "--method", "em&s", "--p", "0.1"), lambda seen: seen.step["headroom"] == 0.1),
+        ((*BLOCK, "--p", "0.1"), refuses("--p changes nothing here, since it needs method vanilla, em or em&s")),
     ],
     "mutate_every": [
         ((*BLOCK, *EM), recipe(mutate_every=1)),
@@ -155,7 +169,7 @@ TRAIN: dict[str, list[Option]] = {
     "p_milestones": [
         ((*BLOCK, *EM, "--p-milestones", "2"), recipe(p_milestones=[2])),
         ((*BLOCK, "--p-milestones", "2"), refuses("--p-milestones changes nothing here")),
-        ((*BLOCK, *EM, "--mutation", "vanilla", "--p-milestones", "2"), refuses("needs mutation em or em&s")),
+        ((*BLOCK, *EM, "--method", "vanilla", "--p-milestones", "2"), refuses("needs method em or em&s")),
         ((*BLOCK, *EM, "--p-milestones", "3"), refuses("p_milestones below mutate_until")),
     ],
     "p_decay": [

@@ -52,7 +52,7 @@ def test_both_backends_walk_through_the_same_masks(
     method: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(method, scheme)
-    headroom = recipe.mutations.headroom
+    headroom = recipe.updater.headroom
     backends = [make(scheme, headroom) for make in BACKENDS.values()]
     base = {name: len(units) for name, units in backends[0].kept_units().items()}
     forbid_compiling(monkeypatch)
@@ -95,7 +95,7 @@ def test_some_units_come_back_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ONE_MUTATION)
 def test_a_unit_that_is_removed_and_grown_at_once_starts_at_zero(scheme: str) -> None:
     recipe = recipe_of("em&s", scheme)
-    backends = [make(scheme, recipe.mutations.headroom) for make in BACKENDS.values()]
+    backends = [make(scheme, recipe.updater.headroom) for make in BACKENDS.values()]
     x, y = data().train_x, data().train_y
     for step in range(2):
         part = slice(16 * step, 16 * step + 16)
@@ -183,7 +183,7 @@ EVERY = [pytest.param(SOME_CUTS, id="some cuts"), pytest.param(CUTS, id="all cut
 @pytest.mark.parametrize("first", list(BACKENDS))
 def test_either_backend_goes_on_with_what_the_other_began(first: str, method: str, cuts: list, tmp_path: Path) -> None:
     recipe = recipe_of(method, "unstructured")
-    headroom = recipe.mutations.headroom
+    headroom = recipe.updater.headroom
     begin = BACKENDS[first]
     end = next(make for name, make in BACKENDS.items() if name != first)
     whole = begin("unstructured", headroom)
@@ -209,7 +209,7 @@ def test_a_resumed_run_has_the_same_bits(kind: str, scheme: str, method: str, cu
     recipe = recipe_of(method, scheme)
 
     def backend() -> Backend:
-        return BACKENDS[kind](scheme, recipe.mutations.headroom, dropout=0.2)
+        return BACKENDS[kind](scheme, recipe.updater.headroom, dropout=0.2)
 
     whole = backend()
     expected = run(whole, recipe, tmp_path / "whole")
