@@ -23,6 +23,7 @@ from mest_compiler.training.data import DataSet
 from mest_compiler.training.loop import train
 from mest_compiler.training.progress import QuietReporter, Reporter
 from mest_compiler.training.recipe import Recipe
+from mest_compiler.training.recipe_settings import OF_METHOD
 from mest_compiler.training.records import Summary
 from mest_compiler.training.torch_backend import TorchBackend
 
@@ -116,8 +117,9 @@ def run(
 
 
 def recipe_of(method: str, scheme: str) -> Recipe:
-    """The recipe under a method and a scheme; vanilla's p has no milestones."""
-    return replace(RECIPE, method=method, scheme=scheme)
+    """The recipe under a method and a scheme, with the usual settings of a method that is not MEST's."""
+    others = dict.fromkeys(OF_METHOD) if method == "set" else {}
+    return replace(RECIPE, method=method, scheme=scheme, **others)
 
 
 class Watch:

@@ -41,10 +41,15 @@ def quick(params: list, fast: list) -> list:
     return [p if p in fast else pytest.param(*([p] if isinstance(p, str) else p), marks=slow) for p in params]
 
 
-RUNS = [("vanilla", "unstructured"), *((method, scheme) for scheme in SCHEMES for method in ("em", "em&s"))]
-METHODS = quick(RUNS, [("em", "unstructured"), ("em&s", "pattern"), ("em&s", "channel")])
+RUNS = [
+    ("vanilla", "unstructured"),
+    ("set", "unstructured"),
+    ("set", "pattern"),
+    *((method, scheme) for scheme in SCHEMES for method in ("em", "em&s")),
+]
+METHODS = quick(RUNS, [("em", "unstructured"), ("set", "unstructured"), ("em&s", "pattern"), ("em&s", "channel")])
 ONE_MUTATION = quick(list(SCHEMES), ["unstructured", "pattern", "channel"])
-MUTATED = {"vanilla": (2, 4, 6), "em": (2, 4, 6), "em&s": (0, 2, 4, 6, 7)}
+MUTATED = {"vanilla": (2, 4, 6), "em": (2, 4, 6), "em&s": (0, 2, 4, 6, 7), "set": tuple(range(1, 9))}
 
 
 @pytest.mark.parametrize(("method", "scheme"), METHODS)
@@ -79,7 +84,7 @@ def test_both_backends_walk_through_the_same_masks(
             half = units_at(name, kind, shape, base[name], -0.065)
             assert counts == [most, most, half, half, base[name]] and most > base[name]
         else:
-            assert counts == [base[name]] * 3
+            assert counts == [base[name]] * len(MUTATED[method])
     assert all(a != b for a, b in pairwise(ours.mutations)) and ours.regrown == theirs.regrown
 
 
@@ -201,8 +206,8 @@ def test_either_backend_goes_on_with_what_the_other_began(first: str, method: st
 @pytest.mark.parametrize(
     ("kind", "scheme", "method"),
     quick(
-        [(*run, method) for run in BIT_EQUAL for method in ("em", "em&s")],
-        [("compiled", "unstructured", "em&s"), ("torch", "pattern", "em")],
+        [(*run, method) for run in BIT_EQUAL for method in ("em", "em&s", "set")],
+        [("compiled", "unstructured", "em&s"), ("torch", "pattern", "em"), ("torch", "pattern", "set")],
     ),
 )
 def test_a_resumed_run_has_the_same_bits(kind: str, scheme: str, method: str, cuts: list, tmp_path: Path) -> None:

@@ -10,9 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import Enum
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mest_compiler.errors import ProfileError
+
+from ..mutation_schedule import units_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +52,12 @@ class MaskedLayer:
     shape: Shape
     target: int
     kept: np.ndarray
+
+    def left(self, name: str, fraction: float) -> int:
+        """Units that are left of the target where a fraction of it goes, in (0, 1): at least one, and of balanced rows
+        equally many. name: of the layer, for errors."""
+        density = self.target * self.scheme.unit_size(self.shape) / prod(self.shape)
+        return units_at(name, self.scheme, self.shape, self.target, fraction * density)
 
 
 class Network(Protocol):

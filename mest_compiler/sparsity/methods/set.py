@@ -5,10 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
-from ..mutation_schedule import units_at
 from .base import Clock, MaskedLayer, MaskUpdater, Need, Network
 
 if TYPE_CHECKING:
@@ -62,8 +60,6 @@ class Set(MaskUpdater):
         magnitudes, found = network.importance(0.0), {}
         for name, layer in layers.items():
             scheme, shape = layer.scheme, layer.shape
-            density = layer.target * scheme.unit_size(shape) / prod(shape)
-            count = units_at(name, scheme, shape, layer.target, self.zeta * density)
-            survivors = remove_to(scheme, shape, layer.kept, magnitudes[name], count)
+            survivors = remove_to(scheme, shape, layer.kept, magnitudes[name], layer.left(name, self.zeta))
             found[name] = Change(survivors, grow_to(scheme, shape, survivors, layer.target, rng))
         return found
