@@ -17,7 +17,6 @@ from mest_compiler.optimizers import optimizer_of
 from mest_compiler.signature import HYPER, PREDICT, STEP, UPDATE, WEIGHT, Role, part_of
 from mest_compiler.sparsity import mutation
 from mest_compiler.sparsity.methods import Need
-from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme
 from mest_compiler.sparsity.structure import Structure, from_units
 
@@ -261,7 +260,7 @@ class Trainer:
         return found
 
     @asks("a mutation")
-    def mutate(self, changes: Mapping[str, Change]) -> None:
+    def mutate(self, changes: Mapping[str, mutation.Change]) -> None:
         """Other units are kept from now on, without compiling; see `Change`. Layers not named stay as they are.
 
         Raises:
@@ -305,7 +304,7 @@ class Trainer:
             if list(mask.shape) != layer["shape"]:
                 raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {layer['shape']}.")
             kept = get_scheme(layer["scheme"]).units_of(mask)
-            changes[name] = Change(np.intersect1d(kept, self.structures[name].unit_ids()), kept)
+            changes[name] = mutation.Change(np.intersect1d(kept, self.structures[name].unit_ids()), kept)
         self.mutate(changes)
 
     # ---- state

@@ -11,7 +11,7 @@ import yaml
 from mest_compiler.losses import LOSSES
 from mest_compiler.optimizers import OPTIMIZERS
 from mest_compiler.runtime.artifact import Artifact
-from mest_compiler.sparsity.methods import METHODS
+from mest_compiler.sparsity.methods import METHODS, Need
 from mest_compiler.training import data as data_sets
 
 from ..examples import FOLDER, example
@@ -58,3 +58,22 @@ def test_a_run_with_a_new_optimiser_loss_and_method(mest, refused, registered: P
     assert (manifest["optimizer"]["name"], manifest["loss"]) == ("lion", {"name": "focal", "gamma": 1.5})
     # the other backend goes on with it
     mest("train", "--resume", "--run-dir", "run", "--epochs", "4", "--backend", "torch")
+
+
+@pytest.mark.parametrize("backend", ["compiled", "torch"])
+def test_a_method_that_no_backend_can_serve_is_refused_before_the_run(
+    refused, registered: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    class Dense(METHODS["random"]):
+        name, needs = "dense", frozenset({Need.DENSE_GRADIENT})
+
+    monkeypatch.setitem(METHODS, "dense", Dense)
+    given = ("--scheme", "block", "--sparsity", "0.5", "--epochs", "3", "--method", "dense", "--backend", backend)
+    sentence = refused("train", "--model", "net.py:make", "--data", "rows", *given)
+    assert "Method 'dense' needs the gradients of weights that are not kept, which this backend does not" in sentence
+
+
+def test_help_names_every_method_and_optimiser(mest) -> None:
+    said = " ".join(mest("train", "--help").stdout.replace("│", " ").split())
+    assert all(f"{name}: {kind.what}"[:40] in said for name, kind in METHODS.items())
+    assert ", ".join(OPTIMIZERS) in said

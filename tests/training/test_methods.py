@@ -10,7 +10,11 @@ import pytest
 from mest_compiler.errors import CheckpointError, MaskError, MestError, ProfileError
 from mest_compiler.sparsity.methods import METHODS, Clock, MaskUpdater, Need, Set
 from mest_compiler.sparsity.mutation import Change
+from mest_compiler.training.going_on import longer
 from mest_compiler.training.mutator import Mutator
+from mest_compiler.training.recipe import Recipe
+from mest_compiler.training.records import Position
+from mest_compiler.training.run_reading import described
 
 from .notebook import EPOCHS, LAYERS, Notebook, at, mest
 
@@ -55,6 +59,16 @@ def test_set_mutates_after_every_epoch_but_the_last_unless_told_otherwise():
     assert due(Set(mutate_every=2, mutate_until=6), 9) == [2, 4]
     assert not Set().due(Clock(2, 5, step=1)) and not mest("em", 0.1, 1, 5).due(Clock(2, 5, step=1))
     assert not Set().changes_masks(1) and Set().changes_masks(2)
+
+
+def test_a_run_says_its_method_and_how_it_goes_on_with_more_epochs():
+    fields = {"model": "m", "data": "rows", "scheme": "block", "sparsity": 0.5, "lr": 0.1, "epochs": 4}
+    recipe = Recipe(**fields, method="set", settings={"zeta": 0.2})
+    assert described(recipe) == "m, rows, block 0.5, set zeta 0.2 mutate_every 1"
+    assert longer(recipe, replace(recipe, epochs=6), Position(4), 6).endswith("; mutation goes on with them")
+    recipe = Recipe(**fields, method="em", mutate_every=1, mutate_until=3)
+    assert described(recipe).endswith(", em p 0.05 every 1 until 3")
+    assert longer(recipe, replace(recipe, epochs=6), Position(4), 6).endswith("; mutation stays until epoch 3")
 
 
 @pytest.mark.parametrize("given", [{"zeta": 0}, {"zeta": 1}, {"mutate_every": 0}, {"mutate_until": -1}], ids=str)
