@@ -99,7 +99,7 @@ def recipe_of(cell: Cell, base: Recipe, seed: int) -> Recipe:
     changes: dict[str, Any] = {"seed": seed, "profile": None}
     changes |= {"scheme": cell.scheme or None, "sparsity": cell.sparsity if cell.scheme else None}
     method = cell.method.removesuffix(DE)
-    changes["mutation"] = "static" if method == DENSE else method
+    changes["method"] = "static" if method == DENSE else method
     if cell.scheme:
         changes["p"] = round((1 - cell.sparsity) / 2, 6)
     if not cell.method.endswith(DE):
@@ -111,7 +111,7 @@ def groups(wanted: Sequence[tuple[Cell, int]], base: Recipe) -> list[list[tuple[
     """Cells with seeds, those of one group sharing a compiled step: same scheme, sparsity and room to grow."""
     found: dict[tuple[str, float, float], list[tuple[Cell, int]]] = {}
     for cell, seed in wanted:
-        headroom = recipe_of(cell, base, seed).mutations.headroom
+        headroom = recipe_of(cell, base, seed).updater.headroom
         found.setdefault((cell.scheme, cell.sparsity, headroom), []).append((cell, seed))
     return list(found.values())
 
@@ -149,7 +149,7 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
                 batch=recipe.batch,
                 profile=Profile.uniform(cell.scheme, cell.sparsity) if cell.scheme else None,
                 seed=seed,
-                headroom=recipe.mutations.headroom,
+                headroom=recipe.updater.headroom,
                 loss=recipe.rule_of_loss,
                 optimizer=recipe.rule,
                 threads=threads,

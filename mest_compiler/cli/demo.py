@@ -56,8 +56,8 @@ def demonstrate(recipe: Recipe, run_dir: Path, *, threads: int | None, rounds: i
     from mest_compiler.cli.training import SUMMARY, begin_run, clear_run
 
     say(
-        f"training {recipe.model} with {recipe.sparsity:.0%} of its weights removed ({recipe.scheme}, mutation "
-        f"{recipe.mutation}) on {recipe.data}"
+        f"training {recipe.model} with {recipe.sparsity:.0%} of its weights removed ({recipe.scheme}, method "
+        f"{recipe.method}) on {recipe.data}"
     )
     clear_run(run_dir)
     run = begin_run(recipe, run_dir, threads=threads)

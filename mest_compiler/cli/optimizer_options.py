@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mest_compiler.errors import MestError
+from mest_compiler.optimizers import OPTIMIZERS, Sgd, optimizer_of
 
 if TYPE_CHECKING:
     from mest_compiler.optimizers import Optimizer
@@ -34,7 +35,7 @@ def _option(help: str, *names: str, **more: Any) -> Any:
 
 Name = Annotated[
     str | None,
-    _option("sgd (0.9 momentum, the default), adam or adamw, as torch.optim has them.", "--optimizer", metavar="NAME"),
+    _option(f"{', '.join(OPTIMIZERS)}; sgd with 0.9 momentum if nothing is said.", "--optimizer", metavar="NAME"),
 ]
 Momentum = Annotated[float | None, _option("SGD's momentum, below 1.", min=0)]
 Nesterov = Annotated[bool | None, _option("Nesterov's momentum.")]
@@ -52,8 +53,6 @@ def chosen_optimizer(name: str | None, **given: Any) -> Optimizer:
     Raises:
         MestError: no such optimiser, or a setting of another one.
     """
-    from mest_compiler.optimizers import Sgd, optimizer_of
-
     settings = {key: value for key, value in given.items() if value is not None}
     if "betas" in settings:
         settings["betas"] = tuple(map(float, settings["betas"].split(",")))

@@ -4,6 +4,7 @@ recipe they and its name make together."""
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -12,6 +13,7 @@ import typer
 
 from mest_compiler.cli import optimizer_options, options, sparse_model
 from mest_compiler.errors import MestError
+from mest_compiler.sparsity.methods import METHODS
 
 if TYPE_CHECKING:
     from mest_compiler.training.recipe import Recipe
@@ -19,12 +21,12 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.yaml"
 """Name of the recipe in a run's folder."""
 
-DATA, NETWORK, OPTIMISER, SPARSITY, MUTATION, EFFICIENCY, RUN = (
+DATA, NETWORK, OPTIMISER, SPARSITY, METHOD, EFFICIENCY, RUN = (
     "Data",
     "Network",
     optimizer_options.PANEL,
     "Sparsity: which weights there are at the start",
-    "Mutation: MEST's change of masks during training",
+    "Method: how masks change during training",
     "Data efficiency: leaving out images that are not forgotten",
     "Run",
 )
@@ -35,6 +37,16 @@ def _epochs(text: str | None) -> str | None:
     if text is not None and not all(part.strip().isdigit() for part in text.split(",")):
         raise typer.BadParameter(f"{text!r} is no list of epochs: write whole numbers with commas, such as 80,120")
     return text
+
+
+def _settings(text: str | None) -> str | None:
+    if text is not None and not all(name and value for name, _, value in _pairs(text)):
+        raise typer.BadParameter(f"{text!r} is no list of settings: write, for example, zeta=0.2")
+    return text
+
+
+def _pairs(text: str) -> list[tuple[str, str, str]]:
+    return [part.strip().partition("=") for part in text.split(",")]
 
 
 def _option(panel: str, help: str, *names: str, **more: Any) -> Any:
@@ -97,28 +109,38 @@ WeightsKey = in_panel(SPARSITY, sparse_model.WeightsKey)
 Masks = in_panel(SPARSITY, sparse_model.Masks)
 MasksFrom = in_panel(SPARSITY, sparse_model.MasksFrom)
 
-Mutation = Annotated[
+Method = Annotated[
     str | None,
     _option(
-        MUTATION,
-        "static (masks stay), em (remove p of the weights, grow as many elsewhere: never above the memory of "
-        "--sparsity), em&s (grow p, train, then remove the least important: memory of sparsity - p until the end), or "
-        "vanilla (em with a p that stays).",
+        METHOD,
+        f"{'; '.join(f'{name}: {kind.what}' for name, kind in METHODS.items())}.",
+        "--method",
+        metavar="NAME",
     ),
 ]
 P = Annotated[
     float | None,
-    _option(MUTATION, "Fraction of a layer's weights that a mutation changes; with em, below 1 - sparsity.", "--p"),
+    _option(METHOD, "Fraction of a layer's weights that MEST's mutation changes; with em, below 1 - sparsity.", "--p"),
 ]
-MutateEvery = Annotated[int | None, _option(MUTATION, "Epochs from one mutation to the next (delta tau).")]
-MutateUntil = Annotated[int | None, _option(MUTATION, "Epoch from which on masks stay (tau stop).")]
+MutateEvery = Annotated[int | None, _option(METHOD, "Epochs from one mutation to the next (delta tau).")]
+MutateUntil = Annotated[int | None, _option(METHOD, "Epoch from which on masks stay (tau stop).")]
 PMilestones = Annotated[
-    str | None, _option(MUTATION, "Epochs at which p shrinks, such as 100.", "--p-milestones", callback=_epochs)
+    str | None, _option(METHOD, "Epochs at which p shrinks, such as 100.", "--p-milestones", callback=_epochs)
 ]
-PDecay = Annotated[float | None, _option(MUTATION, "Factor of p at each of --p-milestones.", "--p-decay")]
+PDecay = Annotated[float | None, _option(METHOD, "Factor of p at each of --p-milestones.", "--p-decay")]
 ImportanceLambda = Annotated[
     float | None,
-    _option(MUTATION, "Lambda in a weight's importance |w| + |lambda * gradient|; the least important go."),
+    _option(METHOD, "Lambda in a weight's importance |w| + |lambda * gradient|; the least important go."),
+]
+
+Settings = Annotated[
+    str | None,
+    _option(
+        METHOD,
+        "Settings of the method, the optimiser or the loss that have no option: zeta=0.2 (set).",
+        metavar="NAME=VALUE,...",
+        callback=_settings,
+    ),
 ]
 
 DeEpoch = Annotated[
@@ -161,9 +183,10 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
     Raises:
         MestError: no such recipe, or one without a model, a data set or a number of epochs.
     """
-    import dataclasses
+    import yaml
 
     from mest_compiler.training.recipe import FILES, Recipe, load_recipe
+    from mest_compiler.training.recipe_settings import OF_METHOD, OF_OPTIMIZER
 
     fields = {key: value for key, value in given.items() if value is not None}
     for key in FILES:
@@ -175,6 +198,8 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
     for key, kind in LISTS.items():
         if key in fields:
             fields[key] = [kind(part) for part in fields[key].split(",")]
+    if "settings" in fields:
+        fields["settings"] = {name: yaml.safe_load(value) for name, _, value in _pairs(fields["settings"])}
     # one way of saying something takes the place of the other
     said = set(fields)
     for one, others in INSTEAD.items():
@@ -192,10 +217,26 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
     if fields.get("schedule", recipe.schedule) != recipe.schedule:
         fields = {"milestones": (), **fields}  # not those of another schedule
     if fields.get("optimizer", recipe.optimizer) != recipe.optimizer:
-        fields = {"lr": None, "end_lr": 0.0, "weight_decay": None, **fields}  # nor those of another optimiser
+        fields = {"lr": None, "end_lr": 0.0, **dict.fromkeys(OF_OPTIMIZER), **fields}  # nor those of another optimiser
+    method = METHODS.get(fields.get("method", recipe.method))
+    if method is not None and method.setting_names() != recipe.updater.setting_names():
+        fields = {**dict.fromkeys(OF_METHOD), **fields}  # nor those of another method
+    fields["settings"] = _kept_settings(recipe, fields) | fields.get("settings", {})
     recipe = dataclasses.replace(recipe, **fields)
     _refuse_idle(recipe, given)
     return recipe
+
+
+def _kept_settings(recipe: Recipe, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe, but for those of what the options choose anew."""
+    chosen = {"method": recipe.updater, "optimizer": recipe.rule, "loss": recipe.rule_of_loss}
+    gone = {
+        field.name
+        for key, one in chosen.items()
+        if fields.get(key, getattr(recipe, key)) != getattr(recipe, key)
+        for field in dataclasses.fields(one)
+    }
+    return {name: value for name, value in recipe.settings.items() if name not in gone}
 
 
 def _refuse_idle(recipe: Recipe, given: Mapping[str, Any]) -> None:

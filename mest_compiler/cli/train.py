@@ -128,13 +128,14 @@ def command(
     weights_key: of_recipe.WeightsKey = None,
     masks: of_recipe.Masks = None,
     masks_from: of_recipe.MasksFrom = None,
-    mutation: of_recipe.Mutation = None,
+    method: of_recipe.Method = None,
     p: of_recipe.P = None,
     mutate_every: of_recipe.MutateEvery = None,
     mutate_until: of_recipe.MutateUntil = None,
     p_milestones: of_recipe.PMilestones = None,
     p_decay: of_recipe.PDecay = None,
     importance_lambda: of_recipe.ImportanceLambda = None,
+    settings: of_recipe.Settings = None,
     de_epoch: of_recipe.DeEpoch = None,
     de_threshold: of_recipe.DeThreshold = None,
     de_remove: of_recipe.DeRemove = None,
@@ -154,7 +155,7 @@ def command(
     seed: of_recipe.RecipeSeed = None,
     json: Json = None,
 ) -> None:
-    """Train a sparse model whose masks mutate as MEST says, through its compiled step or in PyTorch.
+    """Train a sparse model whose masks change as a method says (MEST, SET), through its compiled step or in PyTorch.
 
     A recipe says all; every option overrules the field of its name. The whole recipe is printed at the start and kept
     in the run's folder. Ctrl-C keeps the last checkpoint, and --resume goes on from there.
@@ -169,7 +170,7 @@ def command(
 
     mest train --model net.py:make --data mnist --epochs 3 --scheme unstructured --sparsity 0.8 --run-dir runs/net
 
-    mest train demo --mutation 'em&s' --p 0.1 --masks-from trained.pt --lr 0.01 --run-dir runs/again
+    mest train demo --method 'em&s' --p 0.1 --masks-from trained.pt --lr 0.01 --run-dir runs/again
 
     mest train demo --weights dense.pth.tar --scheme pattern --sparsity 0.9 --lr 0.01 --run-dir runs/tuned
 
@@ -191,8 +192,8 @@ def command(
         "weight_decay": weight_decay, "label_smoothing": label_smoothing,
         "scheme": scheme, "sparsity": sparsity, "profile": profile, "profile_ratios": profile_ratios,
         "weights": weights, "weights_key": weights_key, "masks": masks, "masks_from": masks_from,
-        "mutation": mutation, "p": p, "mutate_every": mutate_every, "mutate_until": mutate_until,
-        "p_milestones": p_milestones, "p_decay": p_decay, "importance_lambda": importance_lambda,
+        "method": method, "p": p, "mutate_every": mutate_every, "mutate_until": mutate_until,
+        "p_milestones": p_milestones, "p_decay": p_decay, "importance_lambda": importance_lambda, "settings": settings,
         "de_epoch": de_epoch, "de_threshold": de_threshold, "de_remove": de_remove, "seed": seed,
     }  # fmt: skip
     if resume:

@@ -20,6 +20,7 @@ from mest_compiler.cli.training_backends import (
     TORCH,
     Built,
     check_backend,
+    check_method,
     compiled_backend,
     connected_again,
     loaded_backend,
@@ -117,6 +118,7 @@ def begin_run(
     from mest_compiler.training.run_folder import CHECKPOINT
 
     check_backend(backend, device, measures=recipe.scheme == AUTO, threads=threads, where=where)
+    check_method(backend, recipe)
     if backend == TORCH and options != PLAIN:
         raise MestError(
             "--backend torch keeps all activations as they are: leave out --memory-limit and --activations, or train "
@@ -177,6 +179,7 @@ def resume_run(
     # What "auto" chose stands in the checkpoint: nothing is measured again.
     loads = backend == COMPILED and holds_step
     check_backend(backend, device, measures=False, threads=None if loads else threads, where=where)
+    check_method(backend, recipe)
     if not (run_dir / CHECKPOINT).exists():
         raise CheckpointError(f"{run_dir} holds no checkpoint to resume: start the run without --resume.")
     check_writable(run_dir / ARTIFACT)
@@ -241,7 +244,7 @@ def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, built: Built
     from mest_compiler.training.mutator import Mutator
     from mest_compiler.training.run_folder import RunFolder
 
-    mutator = Mutator(recipe.mutations, built.backend, recipe.seed)
+    mutator = Mutator(recipe.updater, built.backend, recipe.seed)
     efficiency = DataEfficiency(recipe, len(data.train_y))
     folder = RunFolder(run_dir, recipe, data)
     folder.resume(built.backend, mutator, efficiency, writes=False, accepts_data=accepts_data)

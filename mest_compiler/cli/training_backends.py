@@ -76,6 +76,17 @@ def check_backend(kind: str, device: str, *, measures: bool, threads: int | None
         raise MestError("The compiled step trains in one process: add --backend torch, or start it without torchrun.")
 
 
+def check_method(kind: str, recipe: Recipe) -> None:
+    """Raise MestError where the recipe's method needs what a backend does not offer."""
+    from mest_compiler.training.mutator import check_needs
+
+    if kind == COMPILED:
+        from mest_compiler.runtime.trainer import Trainer as Backend
+    else:
+        from mest_compiler.training.torch_backend import TorchBackend as Backend
+    check_needs(recipe.updater, Backend)
+
+
 def ranks_of(kind: str, device: str) -> Ranks:
     """The processes that train together; see `training.process_group`."""
     if kind == COMPILED:
@@ -130,7 +141,7 @@ def compiled_backend(
         profile=start.sparse.profile,
         masks=start.sparse.masks,
         seed=recipe.seed,
-        headroom=recipe.mutations.headroom,
+        headroom=recipe.updater.headroom,
         loss=recipe.rule_of_loss,
         optimizer=recipe.rule,
         device=device,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mest_compiler.errors import CheckpointError, MestError, ModelError, ProfileError
+from mest_compiler.sparsity.methods import Need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,9 @@ class Start:
     schemes: dict[str, str]
     masks: dict[str, np.ndarray]
     decisions: Decisions | None
+
+    offers = frozenset(Need)
+    """Whatever a method may need: what a network has to offer, its backend says."""
 
     def said(self) -> dict[str, Any] | None:
         """`asked` and `done` of a result; None where the compiler chooses."""
@@ -149,7 +153,6 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
         DataError: not a batch of training images. ProfileError, MaskError: a layer cannot mutate as the recipe says, or
             there is none to mutate.
     """
-    from mest_compiler.sparsity.mutation_schedule import STATIC
     from mest_compiler.training.feed import steps_per_epoch
     from mest_compiler.training.mutator import Mutator
 
@@ -160,13 +163,13 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
             f"de_remove of {recipe.de_remove} would leave {max(images - recipe.de_remove, 0)} of {images} training "
             f"images, fewer than a batch of {recipe.batch}: lower it"
         )
-    if recipe.mutation != STATIC and start.decisions is not None and not start.masks:
+    if recipe.mutates and start.decisions is not None and not start.masks:
         raise ProfileError(
-            f"Mutation {recipe.mutation!r} has nothing to change, since no layer is sparse "
+            f"Method {recipe.method!r} has nothing to change, since no layer is sparse "
             f"({'; '.join(start.decisions.sentences()) or 'no sparsity was asked for'}): leave it out, or choose "
             "another scheme, sparsity or profile."
         )
-    Mutator(recipe.mutations, start, recipe.seed)
+    Mutator(recipe.updater, start, recipe.seed)
 
 
 def _checked_layers(recipe: Recipe, model: nn.Module, data: Examples) -> NetworkLayers:

@@ -70,9 +70,3 @@ class Adam(Optimizer):
         import torch
 
         return torch.optim.Adam(parameters, 0.0, self.betas, self.eps, self.weight_decay)
-
-    def torch_state(self, parameter: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
-        """With the number of steps, which corrects the means."""
-        import torch
-
-        return {"step": torch.tensor(float(steps))} | super().torch_state(parameter, steps)

@@ -27,6 +27,10 @@ class Math(Protocol):
         """Its square root."""
         ...
 
+    def select(self, condition: Expr, yes: Expr, no: Expr) -> Expr:
+        """The one where a comparison of numbers holds, the other elsewhere."""
+        ...
+
     def bind(self, value: Expr) -> Expr:
         """The same, computed once however often it is read."""
         ...
@@ -43,8 +47,6 @@ class Optimizer(ABC):
     name: ClassVar[str]
     usual_rate: ClassVar[float]
     """Learning rate where none is asked for."""
-    torch_keys: ClassVar[Mapping[str, str]]
-    """What torch's optimiser calls each slot in its state."""
 
     def __post_init__(self) -> None:
         """Raises MestError: a setting that cannot be."""
@@ -76,15 +78,23 @@ class Optimizer(ABC):
     ) -> tuple[Expr, dict[str, Expr]]:
         """The new weight and the new slots, from the old ones and the gradient; h: hypers."""
 
-    @abstractmethod
     def torch(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """PyTorch's own."""
+        """The same in PyTorch: `update` on tensors, unless PyTorch has one of its own."""
+        from .in_torch import TorchOptimizer
+
+        return TorchOptimizer(parameters, self)
+
+    @property
+    def torch_keys(self) -> Mapping[str, str]:
+        """What torch's optimiser calls each slot in its state; of PyTorch's own, a class attribute."""
+        return {slot: slot for slot in self.slots}
 
     def torch_state(self, parameter: torch.Tensor, steps: int) -> dict[str, torch.Tensor]:
         """What torch's optimiser holds of a parameter before its first step here, after `steps` of another process."""
         import torch
 
-        return {self.torch_keys[slot]: torch.zeros_like(parameter) for slot in self.slots}
+        slots = {self.torch_keys[slot]: torch.zeros_like(parameter) for slot in self.slots}
+        return {"step": torch.tensor(float(steps)), **slots}
 
     def facts(self) -> dict[str, Any]:
         """As JSON values: its name and settings."""

@@ -18,7 +18,7 @@ from mest_compiler.optimizers import optimizer_of
 from mest_compiler.signature import HYPER, PREDICT, STEP, UPDATE, WEIGHT, Role, part_of
 from mest_compiler.sparsity import mutation
 from mest_compiler.sparsity.layer_spec import SparseLayerSpec
-from mest_compiler.sparsity.mutation import Change
+from mest_compiler.sparsity.methods import Need
 from mest_compiler.sparsity.schemes import Scheme, Shape
 from mest_compiler.sparsity.structure import Structure, from_units
 
@@ -39,6 +39,8 @@ class Trainer:
     network one after another, each with the running statistics updated and dropouts of its own, and the gradient of the
     loss over them all makes one update.
     """
+
+    offers = frozenset({Need.IMPORTANCE})
 
     def __init__(
         self,
@@ -261,7 +263,7 @@ class Trainer:
         return found
 
     @asks("a mutation")
-    def mutate(self, changes: Mapping[str, Change]) -> None:
+    def mutate(self, changes: Mapping[str, mutation.Change]) -> None:
         """Other units are kept from now on, without compiling; see `Change`. Layers not named stay as they are.
 
         Raises:
@@ -305,7 +307,7 @@ class Trainer:
             if mask.shape != spec.shape:
                 raise MaskError(f"The mask of {name!r} has shape {list(mask.shape)}, and the layer {list(spec.shape)}.")
             kept = spec.kind.units_of(mask)
-            changes[name] = Change(np.intersect1d(kept, self.structures[name].unit_ids()), kept)
+            changes[name] = mutation.Change(np.intersect1d(kept, self.structures[name].unit_ids()), kept)
         self.mutate(changes)
 
     # ---- state

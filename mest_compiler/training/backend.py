@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mest_compiler.sparsity.methods import Need
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape
 
@@ -16,6 +17,9 @@ class Backend(Protocol):
     A step must be a function of the state, its arguments and nothing else: then a run that was interrupted
     and resumed equals the uninterrupted one bit by bit.
     """
+
+    offers: frozenset[Need]
+    """What a method of sparse training may read of the network; the same of all of a class."""
 
     def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> tuple[float, np.ndarray]:
         """One training step on x float32 [N, C, H, W], y int64 [N].

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from mest_compiler.errors import CheckpointError, MestError
-from mest_compiler.sparsity.mutation_schedule import STATIC
 from mest_compiler.training.data import Examples
 from mest_compiler.training.data_files import DataFiles
 from mest_compiler.training.recipe import Recipe
@@ -31,21 +30,19 @@ def check_recipe(theirs: object, ours: Recipe, done: int, source: str) -> Recipe
     Raises:
         CheckpointError: another recipe, or fewer epochs.
     """
-    if not isinstance(theirs, dict):
-        raise CheckpointError(f"{source} was not written by this training loop: use another one")
-    now = ours.as_mapping()
-    different = [k for k in now if k not in MAY_CHANGE and (k not in theirs or theirs[k] != now[k])]
+    try:
+        theirs, now = Recipe.from_mapping(theirs, source).as_mapping(), ours.as_mapping()
+    except MestError:
+        raise CheckpointError(f"{source} was not written by this training loop: use another one") from None
+    different = [k for k in now if k not in MAY_CHANGE and theirs[k] != now[k]]
     for key in [key for key in different if key != EPOCHS]:
         raise CheckpointError(
-            f"{source} was made with {key} {theirs.get(key)!r} and the recipe now says "
+            f"{source} was made with {key} {theirs[key]!r} and the recipe now says "
             f"{now[key]!r}: resume with the recipe.yaml beside it or choose another folder"
         )
     if not different:
         return ours
-    try:
-        before = dataclasses.replace(ours, epochs=theirs.get(EPOCHS))
-    except MestError:
-        raise CheckpointError(f"{source} was not written by this training loop: use another one") from None
+    before = dataclasses.replace(ours, epochs=theirs[EPOCHS])
     if ours.epochs < before.epochs:
         raise CheckpointError(
             f"{source} is of a run of {before.epochs} epochs, of which {done} are done, and its schedules are made for "
@@ -63,7 +60,9 @@ def longer(before: Recipe, now: Recipe, position: Position, steps: int) -> str:
         how += f" {following:.3g} and ends at {now.end_lr:g}"
     else:
         how = f"the milestones of the learning rate stay, which is {following:.3g} next"
-    if now.mutation != STATIC:
+    if now.mutates and now.mutate_until is None:
+        how += "; mutation goes on with them"
+    elif now.mutates:
         how += f"; mutation stays until epoch {now.mutate_until}"
     return f"{now.epochs} epochs in place of {before.epochs}: {how}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mest_compiler.errors import MestError
+from mest_compiler.sparsity.methods import Clock
 from mest_compiler.training.backend import Backend
 from mest_compiler.training.data import Examples
 from mest_compiler.training.data_efficiency import DataEfficiency
@@ -76,7 +77,7 @@ class _Run:
         self.share = ranks.share(recipe.batch)
         steps_per_epoch(len(data.train_y), recipe.batch)  # raises where the batch is too large
         self.folder = RunFolder(run_dir, recipe, data)
-        self.mutator = Mutator(recipe.mutations, backend, recipe.seed)
+        self.mutator = Mutator(recipe.updater, backend, recipe.seed)
         self.efficiency = DataEfficiency(recipe, len(data.train_y))
         self.position, self.saved, self.digest = Position(), (0, 0), 0
 
@@ -91,7 +92,7 @@ class _Run:
             if accepts_data:
                 self.save()  # so that they are this run's data from now on
         else:
-            self.mutator.after(0)
+            self.mutator.after(Clock(0, self.recipe.epochs))
             if self.ranks.rank == 0:
                 self.folder.begin()
             self.save()
@@ -112,7 +113,7 @@ class _Run:
         self.reporter.epoch_started(position.epoch + 1, recipe.epochs, steps, position.step)
         lr = self._steps(active, steps)
         started = time.perf_counter()
-        mutated = self.mutator.after(position.epoch + 1)
+        mutated = self.mutator.after(Clock(position.epoch + 1, recipe.epochs))
         mutation_seconds = time.perf_counter() - started
         self.digest = self._digest()
         accuracy = evaluate(self.backend, self.data, self.ranks)

@@ -1,4 +1,4 @@
-"""Mutates a backend's network as a schedule says: the one place where a run's masks change."""
+"""Changes the masks of a backend's network as a method says: the one place where a run's masks change."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mest_compiler.errors import CheckpointError
-from mest_compiler.sparsity.mutation import Change, check_balanced, grow_to, remove_to
-from mest_compiler.sparsity.mutation_schedule import MutationSchedule, Phase, units_at
+from mest_compiler.errors import CheckpointError, MestError
+from mest_compiler.sparsity.methods import Clock, MaskedLayer, MaskUpdater
 from mest_compiler.training.backend import Backend
 from mest_compiler.training.streams import stream
 
@@ -23,76 +22,82 @@ class Mutated:
 
 
 class Mutator:
-    """Every random draw comes from one generator, whose state goes into checkpoints, layer by layer in the order of the
-    backend's `sparse_layers`."""
+    """Runs a method. Every random draw comes from one generator, whose state goes into checkpoints, layer by layer in
+    the order of the backend's `sparse_layers`."""
 
-    def __init__(self, schedule: MutationSchedule, backend: Backend, seed: int) -> None:
+    def __init__(self, updater: MaskUpdater, backend: Backend, seed: int) -> None:
         """The units that the backend keeps now are its target sparsity.
 
         Raises:
-            ProfileError: the schedule asks for more or fewer units than a layer can keep.
-            MaskError: a layer's rows do not keep equally many units, and its scheme mutates balanced ones only.
+            MestError: the method needs what the backend does not offer. ProfileError: it asks for more or fewer units
+                than a layer can keep. MaskError: a layer's rows do not keep equally many units, and its scheme mutates
+                balanced ones only.
         """
-        self.schedule = schedule
+        check_needs(updater, backend)
+        self._updater = updater
         self._backend = backend
-        self._layers = backend.sparse_layers()
-        units = backend.kept_units()
-        self._base = {name: len(kept) for name, kept in units.items()}
+        self._sparse = backend.sparse_layers()
+        self._base = {name: len(kept) for name, kept in backend.kept_units().items()}
         self._rng = stream(seed, "mutation")
-        phases = {phase for epoch in range(schedule.until + 1) for phase in schedule.phases(epoch)}
-        for name, (scheme, shape) in self._layers.items() if phases else ():
-            check_balanced(name, scheme, shape, units[name])
-            for phase in phases:
-                self._count(name, phase)
+        updater.check(self._layers())
 
-    def _count(self, name: str, phase: Phase) -> int:
-        return units_at(name, *self._layers[name], self._base[name], phase.offset)
+    def _layers(self) -> dict[str, MaskedLayer]:
+        """As they are now."""
+        units = self._backend.kept_units()
+        return {name: MaskedLayer(*both, self._base[name], units[name]) for name, both in self._sparse.items()}
 
-    def after(self, epoch: int) -> Mutated:
-        """Do what is due when `epoch` epochs are done; 0: before the first."""
-        phases = self.schedule.phases(epoch)
-        if not phases or not self._layers:
+    def after(self, clock: Clock) -> Mutated:
+        """Do what is due now."""
+        if not self._sparse or not self._updater.due(clock):
             return Mutated(0, 0)
-        weights = None
-        if not phases[0].grow:
-            weights = self._backend.importance(self.schedule.coefficient)
-        changes, removed, grown = {}, 0, 0
-        all_units = self._backend.kept_units()
-        for name, (scheme, shape) in self._layers.items():
-            survivors = kept = units = all_units[name]
-            for phase in phases:
-                count = self._count(name, phase)
-                if phase.grow:
-                    kept = grow_to(scheme, shape, kept, count, self._rng)
-                else:
-                    survivors = kept = remove_to(scheme, shape, kept, weights[name], count)
-            changes[name] = change = Change(survivors, kept)
-            removed += (len(units) - len(survivors)) * scheme.unit_size(shape)
-            grown += change.grown * scheme.unit_size(shape)
+        layers = self._layers()
+        changes = self._updater.changes(layers, self._backend, clock, self._rng)
+        removed = grown = 0
+        for name, change in changes.items():
+            layer = layers[name]
+            size = layer.scheme.unit_size(layer.shape)
+            removed += (len(layer.kept) - len(change.survivors)) * size
+            grown += change.grown * size
         self._backend.mutate(changes)
         return Mutated(removed, grown)
 
     def kept(self) -> tuple[int, int]:
         """(weights that the sparse layers keep, weights that they would have without their masks)."""
         units = self._backend.kept_units()
-        sizes = {name: scheme.unit_size(shape) for name, (scheme, shape) in self._layers.items()}
-        whole = sum(int(np.prod(shape)) for _, shape in self._layers.values())
+        sizes = {name: scheme.unit_size(shape) for name, (scheme, shape) in self._sparse.items()}
+        whole = sum(int(np.prod(shape)) for _, shape in self._sparse.values())
         return sum(len(units[name]) * size for name, size in sizes.items()), whole
 
     def state(self) -> dict[str, Any]:
-        """JSON values: the generator's state, and how many units each layer keeps at its target sparsity."""
-        return {"generator": self._rng.bit_generator.state, "base": dict(self._base)}
+        """JSON values: the generator's state, how many units each layer keeps at its target sparsity, and the
+        method's own state."""
+        return {
+            "generator": self._rng.bit_generator.state,
+            "base": dict(self._base),
+            "method": self._updater.state(),
+        }
 
     def restore(self, state: dict[str, Any], source: str) -> None:
         """Go on from `state`; CheckpointError, naming `source`, when it is of something else."""
         try:
-            base, generator = dict(state["base"]), state["generator"]
+            base, generator, rng = dict(state["base"]), state["generator"], np.random.default_rng()
             if base.keys() != self._base.keys():
                 raise CheckpointError(f"{source} is of a run with other sparse layers: resume with its own")
-            for name, (scheme, shape) in self._layers.items():
+            for name, (scheme, shape) in self._sparse.items():
                 if type(base[name]) is not int or not 0 <= base[name] <= scheme.most_kept(shape):
                     raise ValueError(f"layer {name!r} cannot keep {base[name]!r} units")
-            self._rng.bit_generator.state = generator
+            rng.bit_generator.state = generator
+            self._updater.restore(state.get("method", {}))  # versions whose methods had no state wrote none
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{source} holds no state of a mutation ({error}): use another one") from None
-        self._base = base
+        self._base, self._rng = base, rng
+
+
+def check_needs(updater: MaskUpdater, backend: Backend | type[Backend]) -> None:
+    """Raise MestError where a method needs what a backend, or all of its class, does not offer."""
+    missing = [need.value for need in updater.needs - backend.offers]
+    if missing:
+        raise MestError(
+            f"Method {updater.name!r} needs {' and '.join(sorted(missing))}, which this backend does not offer: choose "
+            "another backend, or another method."
+        )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,18 @@ from mest_compiler.errors import MestError
 from mest_compiler.files import write_text
 from mest_compiler.losses import Loss, loss_of
 from mest_compiler.optimizers import Optimizer, optimizer_of
-from mest_compiler.sparsity.mutation_schedule import EM, EM_S, METHODS, STATIC, MutationSchedule
+from mest_compiler.sparsity.methods import METHODS, MaskUpdater, method_of
+from mest_compiler.sparsity.mutation_schedule import STATIC, VANILLA
+from mest_compiler.training.recipe_settings import filled_settings
+from mest_compiler.training.recipe_values import converted
 from mest_compiler.training.schedule import cosine, step_decay
 
 RECIPES = "mest_compiler.training.recipes"
 SCHEDULES = ("cosine", "step")
 FILES = ("profile", "data_root", "weights", "masks", "masks_from")
 """Fields that name a file or a folder."""
-PLAIN_TYPES = {"int": (int, "a whole number"), "bool": (bool, "true or false"), "str": (str, "a text")}
+FORMER_NAMES = {"mutation": "method"}
+"""What recipes and checkpoints of earlier versions call fields."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class Recipe:
     many training images, equally many of each class; loss: "cross_entropy", "mse" or "bce_with_logits"; label_smoothing
     of the first: as in torch.
 
-    mutation: "static" (masks stay), "vanilla", "em" or "em&s", of the fraction p of each layer's weights, every
-    mutate_every epochs (the paper's delta tau) until mutate_until (tau stop), p times p_decay at each of p_milestones;
-    importance_lambda: of Eq. 1; see `sparsity.mutation_schedule`. de_epoch: data efficiency: after so many epochs the
-    training images that were forgotten at most de_threshold times are left out, or the de_remove images that were
+    method: of sparse training, a name of `sparsity.methods`, "static" where masks stay; p, mutate_every, mutate_until,
+    p_milestones, p_decay, importance_lambda: settings of methods that have them, see theirs. settings: those of the
+    method, the optimiser and the loss that are no fields here, by name. de_epoch: data efficiency: after so many epochs
+    the training images that were forgotten at most de_threshold times are left out, or the de_remove images that were
     forgotten least; see `forgetting`. MestError when a value cannot be.
     """
 
@@ -66,10 +69,10 @@ class Recipe:
     schedule: str = "cosine"
     milestones: tuple[int, ...] = ()
     decay: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    betas: tuple[float, ...] = (0.9, 0.999)
-    eps: float = 1e-8
+    momentum: float | None = None
+    nesterov: bool | None = None
+    betas: tuple[float, ...] | None = None
+    eps: float | None = None
     weight_decay: float | None = None
     width: float = 1.0
     scheme: str | None = None
@@ -87,28 +90,26 @@ class Recipe:
     size: int | None = None
     loss: str = "cross_entropy"
     label_smoothing: float = 0.0
-    mutation: str = STATIC
-    p: float = 0.05
-    mutate_every: int = 5
-    mutate_until: int = 0
-    p_milestones: tuple[int, ...] = ()
-    p_decay: float = 0.5
-    importance_lambda: float = 0.01
+    method: str = STATIC
+    p: float | None = None
+    mutate_every: int | None = None
+    mutate_until: int | None = None
+    p_milestones: tuple[int, ...] | None = None
+    p_decay: float | None = None
+    importance_lambda: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict, hash=False)
     de_epoch: int | None = None
     de_threshold: int | None = None
     de_remove: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            object.__setattr__(self, field.name, _converted(field.name, field.type, value))
-        kind = type(optimizer_of(self.optimizer, {}))
-        for name, usual in (("lr", "usual_rate"), ("weight_decay", "weight_decay")):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(kind, usual))
+        for one in dataclasses.fields(self):
+            object.__setattr__(self, one.name, converted(one.name, one.type, getattr(self, one.name)))
+        for name, value in filled_settings(dataclasses.asdict(self)).items():
+            object.__setattr__(self, name, value)
+        _ = self.rule, self.rule_of_loss, self.updater  # raise where a setting cannot be
         self._check_ranges()
-        _ = self.rule, self.rule_of_loss  # raise where a setting cannot be
         if self.profile is not None and self.sparsity is not None:
             raise MestError("a recipe has either a profile or a scheme with its sparsity, not both: remove one of them")
         masked = self.masks is not None or self.masks_from is not None
@@ -136,12 +137,10 @@ class Recipe:
             "noise": (self.noise >= 0, "at least 0"),
             "size": (self.size is None or self.size >= 1, "at least 1"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            "mutation": (self.mutation in METHODS, f"one of {', '.join(METHODS)}"),
-            "p": (0 < self.p < 1, "above 0 and below 1"),
-            "mutate_every": (self.mutate_every >= 1, "at least 1"),
-            "mutate_until": (0 <= self.mutate_until <= self.epochs, f"at least 0 and at most epochs ({self.epochs})"),
-            "p_decay": (0 < self.p_decay <= 1, "above 0 and at most 1"),
-            "importance_lambda": (self.importance_lambda >= 0, "at least 0"),
+            "mutate_until": (
+                0 <= (self.mutate_until or 0) <= self.epochs,
+                f"at least 0 and at most epochs ({self.epochs})",
+            ),
             "de_epoch": (
                 self.de_epoch is None or 1 <= self.de_epoch < self.epochs,
                 f"at least 1 and below epochs ({self.epochs})",
@@ -155,14 +154,14 @@ class Recipe:
             if not holds:
                 raise MestError(f"{name} of a recipe is {rule}, not {getattr(self, name)!r}")
 
-        if self.mutation != STATIC and not self.mutate_until:
-            raise MestError(f"mutation {self.mutation!r} of a recipe needs mutate_until, the epoch at which it ends")
-        if self.mutation != STATIC and self.scheme is None and self.profile is None:
-            raise MestError(f"mutation {self.mutation!r} of a recipe needs a scheme with its sparsity, or a profile")
-        if self.mutation != STATIC and not any(self.mutations.phases(epoch) for epoch in range(self.epochs)):
+        if self.mutates and self.mutate_until == 0:
+            raise MestError(f"method {self.method!r} of a recipe needs mutate_until, the epoch at which it ends")
+        if self.mutates and self.scheme is None and self.profile is None:
+            raise MestError(f"method {self.method!r} of a recipe needs a scheme with its sparsity, or a profile")
+        if self.mutates and not self.updater.changes_masks(self.epochs):
             raise MestError(
-                f"mutation {self.mutation!r} of a recipe never happens with mutate_every {self.mutate_every} and "
-                f"mutate_until {self.mutate_until}: lower the one or raise the other"
+                f"method {self.method!r} of a recipe never changes a mask in {self.epochs} epochs with mutate_every "
+                f"{self.mutate_every} and mutate_until {self.mutate_until}: lower the one or raise the other"
             )
         ways = [name for name in ("de_threshold", "de_remove") if getattr(self, name) is not None]
         if len(ways) != (self.de_epoch is not None):
@@ -176,22 +175,28 @@ class Recipe:
         return None if works(self) else needs
 
     @property
+    def mutates(self) -> bool:
+        """Whether masks change."""
+        return self.method != STATIC
+
+    @property
     def rule(self) -> Optimizer:
         """The optimiser with its settings."""
-        return optimizer_of(self.optimizer, dataclasses.asdict(self))
+        return optimizer_of(self.optimizer, self._said())
 
     @property
     def rule_of_loss(self) -> Loss:
         """The loss with its settings."""
-        return loss_of(self.loss, dataclasses.asdict(self))
+        return loss_of(self.loss, self._said())
 
     @property
-    def mutations(self) -> MutationSchedule:
-        """When and how far the network mutates."""
-        return MutationSchedule(
-            self.mutation, self.p, self.mutate_every, self.mutate_until, self.p_milestones, self.p_decay,
-            self.importance_lambda,
-        )  # fmt: skip
+    def updater(self) -> MaskUpdater:
+        """The method with its settings, at the beginning of a run."""
+        return method_of(self.method, self._said())
+
+    def _said(self) -> dict[str, Any]:
+        """All settings by name."""
+        return dataclasses.asdict(self) | self.settings
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of `step`, counted from 0 over the whole run of epochs * steps_per_epoch steps."""
@@ -210,7 +215,7 @@ class Recipe:
     def as_mapping(self) -> dict[str, Any]:
         """All fields as plain YAML and JSON values."""
         fields = dataclasses.asdict(self)
-        return fields | {name: list(value) for name, value in fields.items() if isinstance(value, tuple)}
+        return _plain(fields) | {"settings": _plain(self.settings)}
 
     def text(self) -> str:
         """All fields as YAML, which `load` reads back."""
@@ -226,12 +231,14 @@ class Recipe:
         if not isinstance(content, dict):
             raise MestError(f"{source} is no recipe: it holds no keys with values, such as 'model: resnet20'")
         fields = {field.name: field for field in dataclasses.fields(cls)}
+        content = {k if FORMER_NAMES.get(k) in content else FORMER_NAMES.get(k, k): v for k, v in content.items()}
         for key in content:
             if key not in fields:
                 near = difflib.get_close_matches(str(key), fields, n=1)
                 advice = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(fields)}"
                 raise MestError(f"{source} has the unknown key {key!r}: {advice}")
-        missing = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in content]
+        required = [n for n, f in fields.items() if dataclasses.MISSING is f.default is f.default_factory]
+        missing = [n for n in required if n not in content]
         if missing:
             raise MestError(
                 f"{source} lacks the key{'s' * (len(missing) > 1)} {', '.join(missing)}: add what is missing"
@@ -259,6 +266,10 @@ class Recipe:
         return dataclasses.replace(recipe, **changes)
 
 
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
 def _below(epochs: tuple[int, ...], end: int) -> bool:
     return all(epoch < end for epoch in epochs)
 
@@ -268,22 +279,32 @@ def _setting(of: str, words: str, name: str) -> tuple[Callable[[Recipe], bool], 
     return (lambda recipe: name in getattr(recipe, of).facts()), words
 
 
-_MUTATION = (lambda recipe: recipe.mutation != STATIC, "mutation em, em&s or vanilla")
+def _of_method(name: str, *idle: str) -> tuple[Callable[[Recipe], bool], str]:
+    """Of a setting of methods but the idle ones, which have it and leave it."""
+    names = [key for key, kind in METHODS.items() if name in kind.setting_names() and key not in {STATIC, *idle}]
+    return (lambda r: r.method not in {STATIC, *idle} and name in r.updater.setting_names()), f"method {_or(names)}"
+
+
+def _or(words: list[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+_P_MILESTONES, _METHODS_WITH_THEM = _of_method("p_milestones", VANILLA)
 NEEDS: dict[str, tuple[Callable[[Recipe], bool], str]] = {
     **{name: _setting("rule", "an optimiser that has it", name) for name in ("momentum", "nesterov", "betas", "eps")},
     "label_smoothing": _setting("rule_of_loss", "a loss that has it", "label_smoothing"),
     "end_lr": (lambda r: r.schedule == "cosine", "schedule cosine"),
     "milestones": (lambda r: _below(r.milestones, r.epochs), "milestones below the number of epochs"),
     "decay": (lambda r: bool(r.milestones), "schedule step with milestones"),
-    "p": _MUTATION,
-    "mutate_every": _MUTATION,
-    "mutate_until": _MUTATION,
-    "importance_lambda": _MUTATION,
+    **{name: _of_method(name) for name in ("p", "mutate_every", "mutate_until", "importance_lambda")},
     "p_milestones": (
-        lambda r: r.mutation in (EM, EM_S) and _below(r.p_milestones, r.mutate_until),
-        "mutation em or em&s, and p_milestones below mutate_until",
+        lambda r: _P_MILESTONES(r) and _below(r.p_milestones, r.mutate_until),
+        f"{_METHODS_WITH_THEM}, and p_milestones below mutate_until",
     ),
-    "p_decay": (lambda r: r.mutation in (EM, EM_S) and bool(r.p_milestones), "mutation em or em&s with p_milestones"),
+    "p_decay": (
+        lambda r: _P_MILESTONES(r) and bool(r.p_milestones),
+        f"{_METHODS_WITH_THEM} with p_milestones",
+    ),
 }
 """Fields that do nothing in some recipes: where they do something, as a test and in words."""
 
@@ -315,35 +336,3 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 def _text_of(name: str) -> str:
     return (resources.files(RECIPES) / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def _converted(name: str, kind: str, value: object) -> object:
-    """`value` as the field's type; numbers that YAML takes for text ("4e-8") are read, the rest must fit."""
-    if value is None and kind.endswith("None"):
-        return None
-    kind = kind.removesuffix(" | None")
-    if kind == "float":
-        return _number(name, value)
-    if kind.startswith("tuple"):
-        entries = value if isinstance(value, list | tuple) else [None]
-        if "float" in kind and None not in entries:
-            return tuple(_number(name, entry) for entry in entries)
-        if all(type(entry) is int and entry >= 0 for entry in entries):
-            return tuple(entries)
-        raise MestError(f"{name} of a recipe is a list of {'' if 'float' in kind else 'whole '}numbers, not {value!r}")
-    wanted, said = PLAIN_TYPES[kind]
-    # type(), because True is an int to isinstance.
-    if type(value) is not wanted:
-        raise MestError(f"{name} of a recipe is {said}, not {value!r}")
-    return value
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise MestError(f"{name} of a recipe is a number, not {value!r}")

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mest_compiler.files import write_png
-from mest_compiler.sparsity.mutation_schedule import STATIC
 from mest_compiler.training.forgotten import Forgotten
 from mest_compiler.training.run_reading import RunLog, described
 
@@ -70,7 +69,7 @@ def plot_runs(path: Path, runs: Sequence[RunLog]) -> None:
     if not sparsity.lines:
         _say_none(sparsity, "no sparse layers")
     if not any(run.mutations for run in runs):
-        _say_none(changed, "no mutation yet" if any(run.recipe.mutation != STATIC for run in runs) else "no mutations")
+        _say_none(changed, "no mutation yet" if any(run.recipe.mutates for run in runs) else "no mutations")
     if len(runs) == 1:
         (run,) = runs
         for epoch in run.mutations:

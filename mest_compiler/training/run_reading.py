@@ -11,7 +11,6 @@ from pathlib import Path
 
 from mest_compiler.errors import CheckpointError, DataError
 from mest_compiler.runtime import checkpoint
-from mest_compiler.sparsity.mutation_schedule import STATIC
 from mest_compiler.training.data import Examples, load_recipe_data
 from mest_compiler.training.data_files import DataFiles
 from mest_compiler.training.going_on import changed_data
@@ -50,10 +49,10 @@ def described(recipe: Recipe) -> str:
         words.append(f"profile {Path(recipe.profile).name}")
     elif recipe.scheme is not None:
         words.append(f"{recipe.scheme} {'as masks say' if recipe.sparsity is None else f'{recipe.sparsity:.4g}'}")
-    elif recipe.mutation == STATIC:
+    elif not recipe.mutates:
         words.append("dense")
-    if recipe.mutation != STATIC:
-        words.append(f"{recipe.mutation} p {recipe.p:g} every {recipe.mutate_every} until {recipe.mutate_until}")
+    if recipe.mutates:
+        words.append(recipe.updater.described())
     elif recipe.scheme is not None or recipe.profile is not None:
         words.append("static masks")
     if recipe.de_epoch is not None:

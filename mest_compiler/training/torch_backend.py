@@ -21,6 +21,7 @@ from mest_compiler.runtime import checkpoint
 from mest_compiler.runtime.named_arrays import Arrays
 from mest_compiler.runtime.step_seed import step_seed
 from mest_compiler.sparsity import mutation
+from mest_compiler.sparsity.methods import Need
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape, get_scheme, kernel_shape
 from mest_compiler.training.ranks import Ranks, SingleProcess
@@ -42,6 +43,8 @@ class TorchBackend:
 
     Raises DeviceError where there is no such device, MaskError where the masks do not fit.
     """
+
+    offers = frozenset({Need.IMPORTANCE})
 
     def __init__(
         self,

@@ -23,6 +23,10 @@ class _Vectors:
         """Of each lane."""
         return T.sqrt(value)
 
+    def select(self, condition: Expr, yes: Expr, no: Expr) -> Expr:
+        """Lane by lane."""
+        return tirx.Select(condition, yes, no)
+
     def bind(self, value: Expr) -> Expr:
         """Into a variable."""
         return T.Bind(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from ..emit import Buffer, Expr
@@ -25,6 +26,10 @@ class Place:
     def sqrt(self, value: Expr) -> Expr:
         """Of each number."""
         return T.sqrt(value)
+
+    def select(self, condition: Expr, yes: Expr, no: Expr) -> Expr:
+        """Number by number."""
+        return tirx.Select(condition, yes, no)
 
     def bind(self, value: Expr) -> Expr:
         """Into a variable."""

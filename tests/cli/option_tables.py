@@ -10,10 +10,9 @@ from mest_compiler.passes.options import StepOptions
 from mest_compiler.runtime.remote.where import Address, Where
 
 from .conftest import LAYER
+from .method_options import BLOCK, METHOD
 from .option_checks import Does, Option, Seen, recipe, refuses, says
 
-BLOCK = ("--scheme", "block", "--sparsity", "0.5")
-EM = ("--mutation", "em", "--mutate-every", "1", "--mutate-until", "3")
 STEPS = ("--schedule", "step", "--milestones", "2,3")
 TRACKED = ("--tracker", "127.0.0.1:9190", "--key", "phone")
 TRACKER = Where(tracker=Address("127.0.0.1", 9190), key="phone")
@@ -32,7 +31,7 @@ def _ratio(seen: Seen) -> float:
 
 ADAMW, EPS = ("--optimizer", "adamw"), ("--eps", "1e-6")
 TRAIN: dict[str, list[Option]] = {
-    "recipe": [(("demo", "--data", "rows"), recipe(model="resnet20", momentum=0.9, mutation="em"))],
+    "recipe": [(("demo", "--data", "rows"), recipe(model="resnet20", momentum=0.9, method="em"))],
     "list_recipes": [(("--list",), lambda seen: "mnist-em" in seen.stdout and seen.status == 0)],
     "data": [((), recipe(data="rows")), (("--data", "row"), refuses("unknown data set 'row'"))],
     "data_root": [
@@ -131,41 +130,7 @@ TRAIN: dict[str, list[Option]] = {
         ((*BLOCK, "--masks-from", "four.safetensors"), refuses("The masks remove 75.00 % of the weights")),
         (("--masks-from", "four.safetensors"), refuses("Masks need to know their scheme")),
     ],
-    "mutation": [
-        ((*BLOCK, *EM), recipe(mutation="em")),
-        (EM, refuses("needs a scheme with its sparsity, or a profile")),
-        (
-            ("--model", "other.py:wide", "--scheme", "channel", "--sparsity", "0.01", *EM),
-            refuses("Mutation 'em' has nothing to change, since no layer is sparse"),
-        ),
-        ((*BLOCK, *EM, "--mutate-every", "3"), refuses("never happens with mutate_every 3 and mutate_until 3")),
-    ],
-    "p": [
-        ((*BLOCK, *EM, "--mutation", "em&s", "--p", "0.1"), lambda seen: seen.step["headroom"] == 0.1),
-        ((*BLOCK, "--p", "0.1"), refuses("--p changes nothing here, since it needs mutation em, em&s or vanilla")),
-    ],
-    "mutate_every": [
-        ((*BLOCK, *EM), recipe(mutate_every=1)),
-        ((*BLOCK, "--mutate-every", "1"), refuses("--mutate-every changes nothing here")),
-    ],
-    "mutate_until": [
-        ((*BLOCK, *EM), recipe(mutate_until=3)),
-        ((*BLOCK, "--mutate-until", "1"), refuses("--mutate-until changes nothing here")),
-    ],
-    "p_milestones": [
-        ((*BLOCK, *EM, "--p-milestones", "2"), recipe(p_milestones=[2])),
-        ((*BLOCK, "--p-milestones", "2"), refuses("--p-milestones changes nothing here")),
-        ((*BLOCK, *EM, "--mutation", "vanilla", "--p-milestones", "2"), refuses("needs mutation em or em&s")),
-        ((*BLOCK, *EM, "--p-milestones", "3"), refuses("p_milestones below mutate_until")),
-    ],
-    "p_decay": [
-        ((*BLOCK, *EM, "--p-milestones", "2", "--p-decay", "0.9"), recipe(p_decay=0.9)),
-        ((*BLOCK, *EM, "--p-decay", "0.9"), refuses("--p-decay changes nothing here")),
-    ],
-    "importance_lambda": [
-        ((*BLOCK, *EM, "--importance-lambda", "0.5"), recipe(importance_lambda=0.5)),
-        ((*BLOCK, "--importance-lambda", "0.5"), refuses("--importance-lambda changes nothing here")),
-    ],
+    **METHOD,
     "de_epoch": [
         (("--de-epoch", "2", "--de-remove", "8"), recipe(de_epoch=2)),
         (("--de-epoch", "2"), refuses("data efficiency of a recipe is de_epoch with")),

@@ -24,7 +24,7 @@ batch: 25
 examples: 1000
 scheme: block
 sparsity: 0.5
-mutation: em&s
+method: em&s
 p: 0.1
 mutate_every: 1
 mutate_until: 3

@@ -8,6 +8,8 @@ import pytest
 
 from mest_compiler.cli.recipe_options import chosen_recipe
 from mest_compiler.errors import MestError
+from mest_compiler.optimizers import AdamW
+from mest_compiler.sparsity.methods import Set
 from mest_compiler.training.recipe import available_recipes
 
 RUN = Path("runs/net")
@@ -17,10 +19,22 @@ def test_options_overrule_a_recipe() -> None:
     given = {"epochs": 8, "lr": None, "milestones": "3,5", "schedule": "step", "model": "net.py:make", "p": 0.02}
     recipe = chosen_recipe("demo", RUN, False, given | {"p_milestones": "2", "noise": 0.5, "examples": 100})
     assert (recipe.epochs, recipe.lr, recipe.milestones) == (8, 0.1, (3, 5))
-    assert (recipe.mutation, recipe.p, recipe.p_milestones) == ("em", 0.02, (2,))
+    assert (recipe.method, recipe.p, recipe.p_milestones) == ("em", 0.02, (2,))
     assert (recipe.noise, recipe.examples) == (0.5, 100)
     assert recipe.model == f"{Path.cwd() / 'net.py'}:make"
     assert (recipe.scheme, recipe.sparsity) == ("block", 0.9)
+
+
+def test_another_method_or_optimiser_has_its_own_usual_settings(tmp_path: Path) -> None:
+    recipe = chosen_recipe("demo", RUN, False, {"method": "set", "settings": "zeta=0.2", "optimizer": "adamw"})
+    assert (recipe.mutate_every, recipe.mutate_until, recipe.p, recipe.importance_lambda) == (1, None, None, None)
+    assert (recipe.updater, recipe.rule) == (Set(0.2), AdamW())
+    recipe.dump(tmp_path / "set.yaml")
+    name = str(tmp_path / "set.yaml")
+    assert chosen_recipe(name, RUN, False, {}) == recipe
+    assert chosen_recipe(name, RUN, False, {"epochs": 5}).updater == Set(0.2)
+    back = chosen_recipe(name, RUN, False, {"method": "em", "mutate_every": 2, "mutate_until": 3})
+    assert (back.settings, back.p, back.mutate_every) == ({}, 0.05, 2)
 
 
 def test_one_way_takes_the_place_of_the_other(tmp_path: Path) -> None:

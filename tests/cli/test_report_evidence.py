@@ -19,7 +19,7 @@ batch: 16
 lr: 0.1
 scheme: block
 sparsity: 0.5
-mutation: em&s
+method: em&s
 p: 0.1
 mutate_every: 1
 mutate_until: 2
@@ -29,7 +29,7 @@ de_remove: 2
 CSV, PNG = Path("out/evidence.csv"), Path("out/evidence.png")
 ARGUMENTS = ("report", "evidence", "--recipe", "r.yaml", "--schemes", "block", "--sparsities", "0.5", "--output", "out")
 BASE = Recipe(
-    model="resnet20", data="mnist", epochs=10, scheme="block", sparsity=0.9, mutation="em&s", p=0.05, mutate_until=8,
+    model="resnet20", data="mnist", epochs=10, scheme="block", sparsity=0.9, method="em&s", p=0.05, mutate_until=8,
     de_epoch=5, de_threshold=0,
 )  # fmt: skip
 
@@ -51,11 +51,11 @@ def test_every_cell_has_its_own_recipe() -> None:
     assert len(wanted) == 1 + 2 * 2 * 5
     assert wanted[0] == Cell("", 0.0, "dense")
     dense = recipe_of(wanted[0], BASE, 3)
-    assert (dense.scheme, dense.sparsity, dense.mutation, dense.de_epoch, dense.seed) == (None, None, "static", None, 3)
+    assert (dense.scheme, dense.sparsity, dense.method, dense.de_epoch, dense.seed) == (None, None, "static", None, 3)
     em = recipe_of(Cell("pattern", 0.98, "em"), BASE, 0)
-    assert (em.scheme, em.sparsity, em.mutation, em.p, em.de_epoch) == ("pattern", 0.98, "em", 0.01, None)
+    assert (em.scheme, em.sparsity, em.method, em.p, em.de_epoch) == ("pattern", 0.98, "em", 0.01, None)
     efficient = recipe_of(Cell("block", 0.9, "em&s+de"), BASE, 0)
-    assert (efficient.mutation, efficient.p, efficient.de_epoch, efficient.de_threshold) == ("em&s", 0.05, 5, 0)
+    assert (efficient.method, efficient.p, efficient.de_epoch, efficient.de_threshold) == ("em&s", 0.05, 5, 0)
 
 
 def test_runs_share_a_step_where_they_have_the_same_room() -> None:
@@ -83,7 +83,7 @@ def test_the_table_has_means_and_deviations(mest, base: Path, methods: tuple[str
         assert entry["deviation"] == pytest.approx(abs(found[0] - found[1]) / 2**0.5)
     # what a row says is what mest train does, though its step was compiled for another seed
     mest(
-        "train", "r.yaml", "--run-dir", "run", "--mutation", "em&s", "--p", "0.25", "--seed", "1", "--threads", "1",
+        "train", "r.yaml", "--run-dir", "run", "--method", "em&s", "--p", "0.25", "--seed", "1", "--threads", "1",
         "--json", "run.json",
     )  # fmt: skip
     trained = json.loads(Path("run.json").read_text())

@@ -25,7 +25,7 @@ def test_one_run(mest, run_dir: Path) -> None:
     assert said["records"] == lines
     assert (said["finished"], said["mutation_epochs"]) == (True, [1, 2])
     assert said["best_test_accuracy"] == max(line["test_accuracy"] for line in lines)
-    assert said["recipe"]["mutation"] == "em"
+    assert said["recipe"]["method"] == "em"
     assert _png(run_dir / "run.png")
     assert "4 of 4 epochs" in done.stderr
 

@@ -163,7 +163,7 @@ def test_more_epochs_go_on_with_the_last_step(mest, trained) -> None:
 
 def test_more_epochs_leave_mutation_where_it_ends(mest, trained) -> None:
     trained(
-        "--scheme", "unstructured", "--sparsity", "0.5", "--mutation", "em", "--p", "0.1", "--mutate-every", "1",
+        "--scheme", "unstructured", "--sparsity", "0.5", "--method", "em", "--p", "0.1", "--mutate-every", "1",
         "--mutate-until", "2",
     )  # fmt: skip
     assert "; mutation stays until epoch 2" in mest(*RESUME, "--epochs", "4").stderr
@@ -174,8 +174,9 @@ OTHERWISE = {
     "examples": "40", "augment": "--no-augment", "width": "2", "batch": "14", "lr": "0.2", "end_lr": "0.01",
     "warmup_epochs": "1", "schedule": "step", "decay": "0.5", "momentum": "0.5", "nesterov": "--nesterov",
     "optimizer": "adamw", "betas": "0.8,0.9", "eps": "1e-6", "loss": "mse",
-    "weight_decay": "0.1", "label_smoothing": "0.1", "scheme": "block", "sparsity": "0.5", "mutation": "em", "p": "0.2",
+    "weight_decay": "0.1", "label_smoothing": "0.1", "scheme": "block", "sparsity": "0.5", "method": "em", "p": "0.2",
     "mutate_every": "3", "mutate_until": "1", "p_decay": "0.3", "p_milestones": "1", "importance_lambda": "0.5",
+    "settings": "zeta=0.5",
     "seed": "1", "size": "24", "data": "mnist", "noise": "0.5", "milestones": "1", "de_epoch": "1", "de_threshold": "1",
     "de_remove": "1", "profile": "profile.yaml", "model": "net.py:other",
     "weights": "net.py", "weights_key": "ema", "masks": "net.py", "masks_from": "net.py", "profile_ratios": "kernels",

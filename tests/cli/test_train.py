@@ -25,7 +25,7 @@ from mest_compiler.training.progress import RichReporter
 RUN = Path("runs/net")
 TINY = ("train", "--model", "net.py:make", "--data", "mnist", "--batch", "250", "--run-dir", RUN, "--threads", "1")
 BLOCK = ("--scheme", "block", "--sparsity", "0.5")
-SOFT = ("--mutation", "em&s", "--p", "0.1", "--mutate-every", "1", "--mutate-until", "3", "--p-milestones", "2")
+SOFT = ("--method", "em&s", "--p", "0.1", "--mutate-every", "1", "--mutate-until", "3", "--p-milestones", "2")
 EFFICIENT = ("--de-epoch", "3", "--de-remove", "1000")
 WHOLE = (*TINY, *BLOCK, *SOFT, *EFFICIENT, "--epochs", "4")
 """A run with every kind of state."""
@@ -323,15 +323,15 @@ def ragged_masks() -> None:
         (["--batch", "250", "--examples", "200"], "fewer than one batch of 250"),
         (["--run-dir", "net.py/run"], "net.py/run"),
         (["--resume"], "holds no run to resume"),
-        (["--mutation", "emm"], "mutation of a recipe is one of static, vanilla, em, em&s"),
-        (["--mutation", "em"], "needs mutate_until"),
-        (["--mutation", "em", "--mutate-until", "2"], "mutate_until of a recipe is at least 0 and at most epochs (1)"),
+        (["--method", "emm"], "There is no method 'emm': choose static, vanilla, em, em&s, set"),
+        (["--method", "em"], "needs mutate_until"),
+        (["--method", "em", "--mutate-until", "2"], "mutate_until of a recipe is at least 0 and at most epochs (1)"),
         (
-            ["--mutation", "em", "--mutate-every", "1", "--mutate-until", "9", "--epochs", "9", "--sparsity", "0.98"],
+            ["--method", "em", "--mutate-every", "1", "--mutate-until", "9", "--epochs", "9", "--sparsity", "0.98"],
             "p = 0.05 is not smaller than the fraction of 0.02083 that layer '3.weight' keeps: lower p",
         ),
         (
-            ["--mutation", "em&s", "--mutate-until", "9", "--epochs", "9", "--sparsity", "0.03"],
+            ["--method", "em&s", "--mutate-until", "9", "--epochs", "9", "--sparsity", "0.03"],
             "to a sparsity of -0.0",
         ),
         (["--de-epoch", "2", "--de-remove", "3800", "--epochs", "4"], "leave 200 of 4000 training images, fewer than"),

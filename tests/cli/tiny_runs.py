@@ -21,7 +21,7 @@ from mest_compiler.training.torch_backend import TorchBackend
 from .conftest import NETWORK
 
 IMAGES, CLASSES = 96, 4
-MUTATING = {"scheme": "block", "sparsity": 0.5, "mutation": "em", "p": 0.1, "mutate_every": 1, "mutate_until": 3}
+MUTATING = {"scheme": "block", "sparsity": 0.5, "method": "em", "p": 0.1, "mutate_every": 1, "mutate_until": 3}
 """Of four epochs, the first two are followed by a mutation."""
 
 

@@ -10,11 +10,13 @@ import tvm
 
 from mest_compiler.optimizers import Adam, AdamW, Optimizer, Sgd
 
+from ..examples import example
 from .tiles import TOLERANCE
 
 RULES = (
     Sgd(0.9, 5e-4, False), Sgd(0.9, 5e-4, True), Sgd(0.9, 0, True), Sgd(0.5, 0, False), Sgd(0, 1e-2, False), Sgd(0, 0),
     Adam(), Adam((0.8, 0.95), 1e-6, 1e-2), AdamW(), AdamW((0.9, 0.99), 1e-8, 0.0),
+    example("lion").Lion((0.8, 0.9), 0.1),
 )  # fmt: skip
 LR, STEPS = 0.1, 3
 Kernel = Callable[..., None]

@@ -18,8 +18,8 @@ from .strategies import layers
 
 REMOVE, GROW = False, True
 # Table G.1, ResNet-32 and VGG-19: every 5 epochs, p = 0.05 to epoch 100, 0.025 to 130, then none.
-CIFAR = {"p": 0.05, "every": 5, "until": 130, "milestones": (100,)}
-IMAGENET = {"p": 0.05, "every": 2, "until": 120, "milestones": (90,)}
+CIFAR = {"p": 0.05, "mutate_every": 5, "mutate_until": 130, "p_milestones": (100,)}
+IMAGENET = {"p": 0.05, "mutate_every": 2, "mutate_until": 120, "p_milestones": (90,)}
 
 
 def whole_run(schedule: MutationSchedule, epochs: int) -> dict[int, list[tuple[bool, float]]]:
@@ -30,7 +30,7 @@ def whole_run(schedule: MutationSchedule, epochs: int) -> dict[int, list[tuple[b
 
 @pytest.mark.parametrize(("table", "epochs", "half"), [(CIFAR, 160, 100), (IMAGENET, 150, 90)])
 def test_table_g1(table: dict, epochs: int, half: int) -> None:
-    every, until = table["every"], table["until"]
+    every, until = table["mutate_every"], table["mutate_until"]
     em, vanilla, em_s = {}, {}, {0: [(GROW, -0.05)]}
     for epoch in range(every, until, every):
         p = 0.05 if epoch < half else 0.025
@@ -47,9 +47,9 @@ def test_table_g1(table: dict, epochs: int, half: int) -> None:
 @pytest.mark.parametrize(
     ("options", "em", "em_s"),
     [
-        # `until` is no multiple of `every`; a milestone at a mutation's epoch holds from that mutation on
+        # `mutate_until` is no multiple of `mutate_every`; a milestone at a mutation's epoch holds from that mutation on
         (
-            {"p": 0.2, "every": 2, "until": 7, "milestones": (4,)},
+            {"p": 0.2, "mutate_every": 2, "mutate_until": 7, "p_milestones": (4,)},
             {2: [(REMOVE, 0.2), (GROW, 0.0)], 4: [(REMOVE, 0.1), (GROW, 0.0)], 6: [(REMOVE, 0.1), (GROW, 0.0)]},
             {
                 0: [(GROW, -0.2)], 2: [(REMOVE, 0.0), (GROW, -0.2)], 4: [(REMOVE, 0.0), (GROW, -0.1)],
@@ -58,7 +58,7 @@ def test_table_g1(table: dict, epochs: int, half: int) -> None:
         ),
         # to the last epoch; milestones between mutations, two of them
         (
-            {"p": 0.2, "every": 3, "until": 9, "milestones": (2, 5)},
+            {"p": 0.2, "mutate_every": 3, "mutate_until": 9, "p_milestones": (2, 5)},
             {3: [(REMOVE, 0.1), (GROW, 0.0)], 6: [(REMOVE, 0.05), (GROW, 0.0)]},
             {
                 0: [(GROW, -0.2)], 3: [(REMOVE, 0.0), (GROW, -0.1)], 6: [(REMOVE, 0.0), (GROW, -0.05)],
@@ -66,14 +66,14 @@ def test_table_g1(table: dict, epochs: int, half: int) -> None:
             },
         ),
         # rarer than it lasts: EM never mutates
-        ({"p": 0.2, "every": 5, "until": 2}, {}, {0: [(GROW, -0.2)], 2: [(REMOVE, 0.0)]}),
+        ({"p": 0.2, "mutate_every": 5, "mutate_until": 2}, {}, {0: [(GROW, -0.2)], 2: [(REMOVE, 0.0)]}),
         # a milestone at the start, another decay
         (
-            {"p": 0.2, "every": 1, "until": 2, "milestones": (0,), "decay": 0.25},
+            {"p": 0.2, "mutate_every": 1, "mutate_until": 2, "p_milestones": (0,), "p_decay": 0.25},
             {1: [(REMOVE, 0.05), (GROW, 0.0)]},
             {0: [(GROW, -0.05)], 1: [(REMOVE, 0.0), (GROW, -0.05)], 2: [(REMOVE, 0.0)]},
         ),
-        ({"p": 0.2, "every": 1, "until": 0}, {}, {}),
+        ({"p": 0.2, "mutate_every": 1, "mutate_until": 0}, {}, {}),
     ],
 )  # fmt: skip
 def test_short_runs(options: dict, em: dict, em_s: dict) -> None:
@@ -82,9 +82,9 @@ def test_short_runs(options: dict, em: dict, em_s: dict) -> None:
 
 
 def test_headroom_is_that_of_the_soft_bound() -> None:
-    found = [MutationSchedule(method, 0.2, until=3).headroom for method in (STATIC, VANILLA, EM, EM_S)]
+    found = [MutationSchedule(method, 0.2, mutate_until=3).headroom for method in (STATIC, VANILLA, EM, EM_S)]
     assert found == [0, 0, 0, 0.2]
-    assert MutationSchedule(EM_S, 0.2, until=0).headroom == 0
+    assert MutationSchedule(EM_S, 0.2, mutate_until=0).headroom == 0
 
 
 schedules = st.builds(
@@ -115,7 +115,7 @@ def test_the_bounds_hold_in_every_epoch(schedule, layer, sparsity: float, seed: 
                 units = remove_to(scheme, shape, units, rng.random(len(units)), counts[epoch, phase])
             assert len(units) == counts[epoch, phase] <= most
         # what is trained on in the epochs that follow
-        if schedule.method != EM_S or epoch >= schedule.until:
+        if schedule.method != EM_S or epoch >= schedule.mutate_until:
             assert len(units) == base
         else:
             assert base <= len(units) <= most
@@ -186,8 +186,8 @@ def test_what_a_layer_cannot_do(name: str, shape: tuple, base: int, offset: floa
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("method", "EM"), ("p", 0), ("p", 1.0), ("p", float("nan")), ("every", 0), ("until", -1), ("decay", 0),
-        ("decay", 1.5), ("coefficient", -0.1),
+        ("method", "EM"), ("p", 0), ("p", 1.0), ("p", float("nan")), ("mutate_every", 0), ("mutate_until", -1),
+        ("p_decay", 0), ("p_decay", 1.5), ("importance_lambda", -0.1),
     ],
 )  # fmt: skip
 def test_values_out_of_range(field: str, value: object) -> None:

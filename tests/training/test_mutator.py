@@ -9,71 +9,33 @@ from hypothesis import strategies as st
 
 from mest_compiler.errors import CheckpointError, MaskError, ProfileError
 from mest_compiler.sparsity.mutation import remove_to
-from mest_compiler.sparsity.mutation_schedule import EM, EM_S, STATIC, VANILLA, MutationSchedule, units_at
-from mest_compiler.sparsity.schemes import get_scheme
+from mest_compiler.sparsity.mutation_schedule import EM, EM_S, STATIC, VANILLA, units_at
 from mest_compiler.training.mutator import Mutated, Mutator
+
+from .notebook import LAYERS, Notebook, at, mest
 
 settings.register_profile("without deadline", deadline=None)
 settings.load_profile("without deadline")
-LAYERS = {
-    "a": ("unstructured", (6, 5, 3, 3), 0.8),
-    "b": ("block:4x4", (8, 8, 1, 1), 0.5),
-    "c": ("pattern", (4, 9, 3, 3), 0.8),
-    "d": ("channel", (6, 10, 3, 3), 0.7),
-    "e": ("filter", (10, 3, 1, 1), 0.7),
-}
-
-
-class Notebook:
-    """A backend that only keeps units, and notes what it is asked."""
-
-    def __init__(self, layers=LAYERS, seed=0):
-        rng = np.random.default_rng(seed)
-        self._layers = {name: (get_scheme(scheme), shape) for name, (scheme, shape, _) in layers.items()}
-        self.units = {}
-        for name, (scheme, shape) in self._layers.items():
-            mask = scheme.random_mask(shape, layers[name][2], rng)
-            self.units[name] = np.flatnonzero(scheme.mask_to_units(mask)).astype(np.int32)
-        self.changes, self.coefficients, self.weight = [], [], {}
-
-    def sparse_layers(self):
-        return dict(self._layers)
-
-    def kept_units(self):
-        return {name: units.copy() for name, units in self.units.items()}
-
-    def importance(self, coefficient):
-        self.coefficients.append(coefficient)
-        # a function of the epoch and of the unit alone
-        self.weight = {name: (units * 7919 + len(self.changes)) % 101 / 101 for name, units in self.units.items()}
-        return self.weight
-
-    def mutate(self, changes):
-        self.changes.append(changes)
-        for name, change in changes.items():
-            assert np.isin(change.survivors, self.units[name]).all() and np.isin(change.survivors, change.kept).all()
-            self.units[name] = change.kept
-
-
-schedules = st.builds(
-    MutationSchedule, st.sampled_from([STATIC, VANILLA, EM, EM_S]), st.sampled_from([0.02, 0.05, 0.11]),
+methods = st.builds(
+    mest, st.sampled_from([STATIC, VANILLA, EM, EM_S]), st.sampled_from([0.02, 0.05, 0.11]),
     st.integers(1, 3), st.integers(0, 8), st.lists(st.integers(0, 9), max_size=2).map(tuple),
     st.just(0.5), st.sampled_from([0, 0.01]),
 )  # fmt: skip
 
 
-@given(schedules, st.integers(0, 2**32))
-def test_a_whole_run_keeps_to_its_bounds(schedule, seed):
+@given(methods, st.integers(0, 2**32))
+def test_a_whole_run_keeps_to_its_bounds(method, seed):
+    schedule = method.schedule
     backend = Notebook()
     base = {name: len(units) for name, units in backend.units.items()}
     try:
-        mutator = Mutator(schedule, backend, seed)
+        mutator = Mutator(method, backend, seed)
     except ProfileError as error:
         assert "is not smaller than" in str(error)
         return
     for epoch in range(10):
         before, asked = backend.kept_units(), len(backend.changes)
-        found = mutator.after(epoch)
+        found = mutator.after(at(epoch))
         due = schedule.phases(epoch)
         assert len(backend.changes) - asked == bool(due)
         if not due:
@@ -97,9 +59,9 @@ def test_a_whole_run_keeps_to_its_bounds(schedule, seed):
         assert found == Mutated(removed, grown)
         if schedule.method in (VANILLA, EM):
             assert {name: len(units) for name, units in backend.units.items()} == base
-    if schedule.method != EM_S or schedule.until < 10:
+    if schedule.method != EM_S or schedule.mutate_until < 10:
         assert {name: len(units) for name, units in backend.units.items()} == base
-    assert set(backend.coefficients) <= {schedule.coefficient}
+    assert set(backend.coefficients) <= {schedule.importance_lambda}
 
 
 def test_the_order_of_the_kept_units_decides_nothing():
@@ -108,25 +70,25 @@ def test_the_order_of_the_kept_units_decides_nothing():
     for order in (list(LAYERS), sorted(LAYERS, reverse=True)):
         backend = Notebook()
         backend.units = {name: backend.units[name] for name in order}
-        mutator = Mutator(MutationSchedule(EM, 0.05, 1, 3), backend, 0)
+        mutator = Mutator(mest(EM, 0.05, 1, 3), backend, 0)
         for epoch in range(4):
-            mutator.after(epoch)
+            mutator.after(at(epoch))
         ends.append({name: backend.units[name].tolist() for name in LAYERS})
     assert ends[0] == ends[1]
 
 
 def test_growth_alone_needs_no_gradient():
     backend = Notebook()
-    mutator = Mutator(MutationSchedule(EM_S, 0.05, 2, 5), backend, 0)
-    assert mutator.after(0).grown > 0 and not backend.coefficients
-    assert mutator.after(1) == Mutated(0, 0)
-    mutator.after(2)
+    mutator = Mutator(mest(EM_S, 0.05, 2, 5), backend, 0)
+    assert mutator.after(at(0)).grown > 0 and not backend.coefficients
+    assert mutator.after(at(1)) == Mutated(0, 0)
+    mutator.after(at(2))
     assert backend.coefficients == [0.01]
 
 
 def test_what_is_kept_is_counted_in_weights():
     backend = Notebook()
-    kept, whole = Mutator(MutationSchedule(), backend, 0).kept()
+    kept, whole = Mutator(mest(), backend, 0).kept()
     assert whole == 6 * 5 * 9 + 64 + 4 * 9 * 9 + 600 - 60 + 30
     # 54 weights; 2 blocks of 16; 4 kernels of 4 weights in each of 4 filters; 3 channels of 54; 3 filters of 3
     assert kept == 54 + 32 + 64 + 162 + 9
@@ -134,24 +96,24 @@ def test_what_is_kept_is_counted_in_weights():
 
 def test_without_sparse_layers_nothing_mutates():
     backend = Notebook({})
-    mutator = Mutator(MutationSchedule(EM_S, 0.05, 1, 5), backend, 0)
-    assert [mutator.after(epoch) for epoch in range(6)] == [Mutated(0, 0)] * 6
+    mutator = Mutator(mest(EM_S, 0.05, 1, 5), backend, 0)
+    assert [mutator.after(at(epoch)) for epoch in range(6)] == [Mutated(0, 0)] * 6
     assert not backend.changes and mutator.kept() == (0, 0)
 
 
 def test_what_cannot_be_is_said_before_the_run():
     with pytest.raises(ProfileError, match=r"p = 0\.2 is not smaller than the fraction of 0\.2 that layer 'a' keeps"):
-        Mutator(MutationSchedule(EM, 0.2, 1, 3), Notebook(), 0)
+        Mutator(mest(EM, 0.2, 1, 3), Notebook(), 0)
     with pytest.raises(ProfileError, match=r"takes layer 'c' to a sparsity of .* below the 0\.5556"):
-        Mutator(MutationSchedule(EM_S, 0.3, 1, 3), Notebook(), 0)
+        Mutator(mest(EM_S, 0.3, 1, 3), Notebook(), 0)
     # never due
-    Mutator(MutationSchedule(EM, 0.2, 5, 5), Notebook(), 0)
-    Mutator(MutationSchedule(STATIC, 0.2, 1, 5), Notebook(), 0)
+    Mutator(mest(EM, 0.2, 5, 5), Notebook(), 0)
+    Mutator(mest(STATIC, 0.2, 1, 5), Notebook(), 0)
     backend = Notebook()
     backend.units["c"] = backend.units["c"][:-1]
     with pytest.raises(MaskError, match=r"Layer 'c' keeps 3 to 4 units in its 4 rows, but scheme 'pattern' mutates"):
-        Mutator(MutationSchedule(EM, 0.05, 1, 3), backend, 0)
-    Mutator(MutationSchedule(STATIC), backend, 0)
+        Mutator(mest(EM, 0.05, 1, 3), backend, 0)
+    Mutator(mest(STATIC), backend, 0)
 
 
 def test_masks_of_a_users_own_ratio_are_the_target():
@@ -160,40 +122,40 @@ def test_masks_of_a_users_own_ratio_are_the_target():
     full = np.arange(10, dtype=np.int32)
     backend.units |= {"d": full, "a": np.array([5], np.int32)}
     with pytest.raises(ProfileError, match="that layer 'a' keeps"):
-        Mutator(MutationSchedule(EM, 0.05, 1, 3), backend, 0)
+        Mutator(mest(EM, 0.05, 1, 3), backend, 0)
     backend.units["a"] = np.arange(100, dtype=np.int32)
-    mutator = Mutator(MutationSchedule(EM, 0.11, 1, 3), backend, 0)
-    mutator.after(1)
+    mutator = Mutator(mest(EM, 0.11, 1, 3), backend, 0)
+    mutator.after(at(1))
     np.testing.assert_array_equal(backend.units["d"], full)
     assert len(backend.changes[0]["d"].survivors) == 9 and len(backend.units["a"]) == 100
     backend.units["d"] = np.zeros(0, np.int32)
     with pytest.raises(ProfileError, match="fraction of 0 that layer 'd' keeps"):
-        Mutator(MutationSchedule(EM, 0.05, 1, 3), backend, 0)
-    soft = Mutator(MutationSchedule(EM_S, 0.11, 1, 3), backend, 0)
-    soft.after(0)
+        Mutator(mest(EM, 0.05, 1, 3), backend, 0)
+    soft = Mutator(mest(EM_S, 0.11, 1, 3), backend, 0)
+    soft.after(at(0))
     assert len(backend.units["d"]) == 1
     for epoch in (1, 2, 3):
-        soft.after(epoch)
+        soft.after(at(epoch))
     assert len(backend.units["d"]) == 0
 
 
 # ---- its state
 @given(st.sampled_from([EM, EM_S]), st.integers(0, 6), st.integers(0, 2**40))
 def test_a_restored_mutator_goes_on(method, cut, seed):
-    schedule = MutationSchedule(method, 0.05, 1, 6)
+    method = mest(method, 0.05, 1, 6)
     whole = Notebook()
-    mutator = Mutator(schedule, whole, seed)
+    mutator = Mutator(method, whole, seed)
     resumed = Notebook()
     for epoch in range(cut):
-        mutator.after(epoch)
+        mutator.after(at(epoch))
     resumed.units, resumed.changes = whole.kept_units(), list(whole.changes)
     # made anew on other masks, as a command line would; the state comes back from JSON
-    other = Mutator(schedule, Notebook(seed=1), seed + 1)
+    other = Mutator(method, Notebook(seed=1), seed + 1)
     other._backend = resumed
     other.restore(json.loads(json.dumps(mutator.state())), "here")
     assert other.state() == mutator.state()
     for epoch in range(cut, 7):
-        assert mutator.after(epoch) == other.after(epoch)
+        assert mutator.after(at(epoch)) == other.after(at(epoch))
         for name, units in whole.units.items():
             np.testing.assert_array_equal(resumed.units[name], units)
 
@@ -202,7 +164,7 @@ def test_seeds_differ():
     found = []
     for seed in (0, 0, 1):
         backend = Notebook()
-        Mutator(MutationSchedule(EM_S, 0.05, 1, 6), backend, seed).after(0)
+        Mutator(mest(EM_S, 0.05, 1, 6), backend, seed).after(at(0))
         found.append({name: units.tolist() for name, units in backend.units.items()})
     assert found[0] == found[1] != found[2]
 
@@ -220,10 +182,10 @@ def test_seeds_differ():
     ],
 )  # fmt: skip
 def test_a_state_of_something_else_changes_nothing(change):
-    mutator = Mutator(MutationSchedule(EM_S, 0.05, 1, 6), Notebook(), 0)
+    mutator = Mutator(mest(EM_S, 0.05, 1, 6), Notebook(), 0)
     before = json.dumps(mutator.state())
-    other = Mutator(MutationSchedule(EM_S, 0.05, 1, 6), Notebook(), 1)
-    other.after(0)
+    other = Mutator(mest(EM_S, 0.05, 1, 6), Notebook(), 1)
+    other.after(at(0))
     state = json.loads(json.dumps(other.state()))
     change(state)
     with pytest.raises(CheckpointError, match=r"^here "):

@@ -24,12 +24,12 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 EM = {
     "epochs": 5, "lr": 0.1, "scheme": "unstructured", "sparsity": 0.7, "augment": False,
-    "mutation": "em", "p": 0.1, "mutate_every": 1, "mutate_until": 4,
+    "method": "em", "p": 0.1, "mutate_every": 1, "mutate_until": 4,
 }  # fmt: skip
-EM_S = EM | {"scheme": "pattern", "mutation": "em&s"}
+EM_S = EM | {"scheme": "pattern", "method": "em&s"}
 # Everything at once: images moved, some removed after the second epoch, Nesterov, smoothed labels.
 ALL = EM | {
-    "mutation": "em&s", "augment": True, "de_epoch": 2, "de_remove": 8, "nesterov": True, "label_smoothing": 0.1,
+    "method": "em&s", "augment": True, "de_epoch": 2, "de_remove": 8, "nesterov": True, "label_smoothing": 0.1,
 }  # fmt: skip
 RUNS = {"em": {"recipe": EM}, "em&s": {"recipe": EM_S}, "all": {"recipe": ALL}}
 # In the fourth epoch, one step after a checkpoint: 6 + 6 + 5 steps (8 images were removed) and 3.

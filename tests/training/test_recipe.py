@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import yaml
 
-from mest_compiler.errors import MestError
+from mest_compiler.errors import CheckpointError, MestError
+from mest_compiler.training.going_on import check_recipe
 from mest_compiler.training.recipe import Recipe, available_recipes, described_recipes, load_recipe
 
 MINIMAL = "model: resnet20\ndata: mnist\nepochs: 2\n"
@@ -46,7 +47,7 @@ def test_the_demo_is_what_the_readme_says():
     demo = load_recipe("demo")
     assert (demo.model, demo.data, demo.scheme, demo.sparsity) == ("resnet20", "mnist", "block", 0.9)
     assert (demo.batch, demo.lr, demo.schedule) == (64, 0.1, "cosine")
-    assert (demo.mutation, demo.p) == ("em", 0.02)
+    assert (demo.method, demo.p) == ("em", 0.02)
 
 
 CIFAR = {
@@ -77,7 +78,7 @@ def test_the_papers_recipes_are_those_of_its_table(name, column, data):
     recipe = load_recipe(name).as_mapping()
     expected = {key: list(value) if isinstance(value, tuple) else value for key, value in TABLE_G1[column].items()}
     assert {key: recipe[key] for key in expected} == expected
-    assert (recipe["data"], recipe["mutation"], recipe["label_smoothing"]) == (data, "em&s", 0.0)
+    assert (recipe["data"], recipe["method"], recipe["label_smoothing"]) == (data, "em&s", 0.0)
     if name.endswith("-imagenet"):
         assert recipe["model"] == name.removesuffix("-imagenet")
 
@@ -137,11 +138,18 @@ def test_every_recipe_of_the_package_loads(name):
         (MINIMAL + "size: 0\n", "size of a recipe is at least 1, not 0"),
         (MINIMAL + "examples: 0\n", "examples of a recipe is at least 1, not 0"),
         (MINIMAL + "label_smoothing: 1\n", "label_smoothing of a recipe is at least 0 and below 1"),
-        (MINIMAL + "mutation: me\n", "mutation of a recipe is one of static, vanilla, em, em&s"),
-        (MINIMAL + "mutation: em\n", "'em' of a recipe needs mutate_until"),
-        (MINIMAL + "mutation: em\nmutate_until: 2\n", "'em' of a recipe needs a scheme with its sparsity"),
+        (MINIMAL + "method: me\n", "no method 'me': choose static, vanilla, em, em&s, set"),
+        (MINIMAL + "method: em\n", "'em' of a recipe needs mutate_until"),
+        (MINIMAL + "method: em\nmutate_until: 2\n", "'em' of a recipe needs a scheme with its sparsity"),
         (MINIMAL + "mutate_until: 3\n", r"mutate_until of a recipe is at least 0 and at most epochs \(2\), not 3"),
-        (MINIMAL + "p: 0\n", "p of a recipe is above 0 and below 1"),
+        (MINIMAL + "method: em\nmutation: em\n", "unknown key 'mutation'"),
+        (
+            MINIMAL + "method: set\nscheme: block\nsparsity: 0.5\np: 0.1\n",
+            "p of a recipe is no setting of method 'set'",
+        ),
+        (MINIMAL + "settings: {zeta: 0.1}\n", "has 'zeta', which is none of optimiser 'sgd', loss 'cross_entropy' or"),
+        (MINIMAL + "settings: zeta\n", "settings of a recipe is settings by name, not 'zeta'"),
+        (MINIMAL + "p: 0\n", "p of a mutation is above 0 and below 1"),
         (MINIMAL + "p_milestones: [1.5]\n", "p_milestones of a recipe is a list of whole numbers"),
         (MINIMAL + "de_epoch: 2\nde_threshold: 0\n", r"de_epoch of a recipe is at least 1 and below epochs \(2\)"),
         (MINIMAL + "de_epoch: 1\n", "de_epoch with de_threshold or with de_remove, one of the two"),
@@ -153,6 +161,20 @@ def test_every_recipe_of_the_package_loads(name):
 def test_wrong_recipes_are_refused(tmp_path, text, sentence):
     with pytest.raises(MestError, match=sentence):
         Recipe.load(write(tmp_path, text))
+
+
+def test_recipes_of_earlier_versions_are_read(tmp_path):
+    """They say mutation where it is method now, and settings that their optimiser does not have."""
+    text = MINIMAL + "scheme: block\nsparsity: 0.5\nmutate_until: 2\nmutate_every: 1\n"
+    recipe = Recipe.load(write(tmp_path, text + "mutation: em\nbetas: [0.9, 0.999]\neps: 1e-8\n"))
+    assert recipe == Recipe.load(write(tmp_path, text + "method: em\n"))
+    assert (recipe.method, recipe.betas, recipe.momentum, recipe.p) == ("em", None, 0.9, 0.05)
+    theirs = {"mutation" if key == "method" else key: value for key, value in recipe.as_mapping().items()}
+    theirs |= {"betas": [0.9, 0.999], "eps": 1e-8}
+    del theirs["settings"]
+    assert check_recipe(theirs, recipe, 1, "there") is recipe
+    with pytest.raises(CheckpointError, match="made with method 'em' and the recipe now says 'vanilla'"):
+        check_recipe(theirs, dataclasses.replace(recipe, method="vanilla"), 1, "there")
 
 
 def test_missing_recipes_are_named(tmp_path):

@@ -19,7 +19,7 @@ from .interrupted import CtrlC, same_state, without_times
 def mutating(request, recipe):
     """Mutation, data efficiency and label smoothing in six epochs."""
     return dataclasses.replace(
-        recipe, epochs=6, scheme="unstructured", sparsity=0.5, mutation=request.param, p=0.1, mutate_every=2,
+        recipe, epochs=6, scheme="unstructured", sparsity=0.5, method=request.param, p=0.1, mutate_every=2,
         mutate_until=5, p_milestones=(4,), de_epoch=3, de_remove=30, label_smoothing=0.1,
     )  # fmt: skip
 

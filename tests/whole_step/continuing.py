@@ -44,7 +44,7 @@ def recipe(seed: int, folder: Path) -> Recipe:
     profile = folder / "profile.yaml"
     profile.write_text(yaml.safe_dump(PROFILE))
     return Recipe(
-        model=MODEL, data="rows", epochs=EPOCHS, batch=8, lr=0.1, seed=seed, profile=str(profile), mutation="em", p=0.2,
+        model=MODEL, data="rows", epochs=EPOCHS, batch=8, lr=0.1, seed=seed, profile=str(profile), method="em", p=0.2,
         mutate_every=1, mutate_until=EPOCHS - 1,
     )  # fmt: skip
 

@@ -23,6 +23,7 @@ from mest_compiler.training.data import DataSet
 from mest_compiler.training.loop import train
 from mest_compiler.training.progress import QuietReporter, Reporter
 from mest_compiler.training.recipe import Recipe
+from mest_compiler.training.recipe_settings import OF_METHOD
 from mest_compiler.training.records import Summary
 from mest_compiler.training.torch_backend import TorchBackend
 
@@ -34,7 +35,7 @@ LINEAR = "10.weight"
 # Nine epochs, mutations after epochs 2, 4 and 6 (p is halved at 4), the bound s again after 7; 30 images go after 5.
 RECIPE = Recipe(
     model="tiny", data="rows", epochs=9, batch=BATCH, lr=0.1, seed=3, scheme="unstructured", sparsity=0.75,
-    mutation="em", p=0.13, mutate_every=2, mutate_until=7, p_milestones=(4,), label_smoothing=SMOOTHING, de_epoch=5,
+    method="em", p=0.13, mutate_every=2, mutate_until=7, p_milestones=(4,), label_smoothing=SMOOTHING, de_epoch=5,
     de_remove=30,
 )  # fmt: skip
 
@@ -116,8 +117,9 @@ def run(
 
 
 def recipe_of(method: str, scheme: str) -> Recipe:
-    """The recipe under a method and a scheme; vanilla's p has no milestones."""
-    return replace(RECIPE, mutation=method, scheme=scheme)
+    """The recipe under a method and a scheme, with the usual settings of a method that is not MEST's."""
+    others = dict.fromkeys(OF_METHOD) if method == "set" else {}
+    return replace(RECIPE, method=method, scheme=scheme, **others)
 
 
 class Watch:

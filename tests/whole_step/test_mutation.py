@@ -41,10 +41,15 @@ def quick(params: list, fast: list) -> list:
     return [p if p in fast else pytest.param(*([p] if isinstance(p, str) else p), marks=slow) for p in params]
 
 
-RUNS = [("vanilla", "unstructured"), *((method, scheme) for scheme in SCHEMES for method in ("em", "em&s"))]
-METHODS = quick(RUNS, [("em", "unstructured"), ("em&s", "pattern"), ("em&s", "channel")])
+RUNS = [
+    ("vanilla", "unstructured"),
+    ("set", "unstructured"),
+    ("set", "pattern"),
+    *((method, scheme) for scheme in SCHEMES for method in ("em", "em&s")),
+]
+METHODS = quick(RUNS, [("em", "unstructured"), ("set", "unstructured"), ("em&s", "pattern"), ("em&s", "channel")])
 ONE_MUTATION = quick(list(SCHEMES), ["unstructured", "pattern", "channel"])
-MUTATED = {"vanilla": (2, 4, 6), "em": (2, 4, 6), "em&s": (0, 2, 4, 6, 7)}
+MUTATED = {"vanilla": (2, 4, 6), "em": (2, 4, 6), "em&s": (0, 2, 4, 6, 7), "set": tuple(range(1, 9))}
 
 
 @pytest.mark.parametrize(("method", "scheme"), METHODS)
@@ -52,7 +57,7 @@ def test_both_backends_walk_through_the_same_masks(
     method: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(method, scheme)
-    headroom = recipe.mutations.headroom
+    headroom = recipe.updater.headroom
     backends = [make(scheme, headroom) for make in BACKENDS.values()]
     base = {name: len(units) for name, units in backends[0].kept_units().items()}
     forbid_compiling(monkeypatch)
@@ -79,7 +84,7 @@ def test_both_backends_walk_through_the_same_masks(
             half = units_at(name, kind, shape, base[name], -0.065)
             assert counts == [most, most, half, half, base[name]] and most > base[name]
         else:
-            assert counts == [base[name]] * 3
+            assert counts == [base[name]] * len(MUTATED[method])
     assert all(a != b for a, b in pairwise(ours.mutations)) and ours.regrown == theirs.regrown
 
 
@@ -95,7 +100,7 @@ def test_some_units_come_back_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ONE_MUTATION)
 def test_a_unit_that_is_removed_and_grown_at_once_starts_at_zero(scheme: str) -> None:
     recipe = recipe_of("em&s", scheme)
-    backends = [make(scheme, recipe.mutations.headroom) for make in BACKENDS.values()]
+    backends = [make(scheme, recipe.updater.headroom) for make in BACKENDS.values()]
     x, y = data().train_x, data().train_y
     for step in range(2):
         part = slice(16 * step, 16 * step + 16)
@@ -183,7 +188,7 @@ EVERY = [pytest.param(SOME_CUTS, id="some cuts"), pytest.param(CUTS, id="all cut
 @pytest.mark.parametrize("first", list(BACKENDS))
 def test_either_backend_goes_on_with_what_the_other_began(first: str, method: str, cuts: list, tmp_path: Path) -> None:
     recipe = recipe_of(method, "unstructured")
-    headroom = recipe.mutations.headroom
+    headroom = recipe.updater.headroom
     begin = BACKENDS[first]
     end = next(make for name, make in BACKENDS.items() if name != first)
     whole = begin("unstructured", headroom)
@@ -201,15 +206,15 @@ def test_either_backend_goes_on_with_what_the_other_began(first: str, method: st
 @pytest.mark.parametrize(
     ("kind", "scheme", "method"),
     quick(
-        [(*run, method) for run in BIT_EQUAL for method in ("em", "em&s")],
-        [("compiled", "unstructured", "em&s"), ("torch", "pattern", "em")],
+        [(*run, method) for run in BIT_EQUAL for method in ("em", "em&s", "set")],
+        [("compiled", "unstructured", "em&s"), ("torch", "pattern", "em"), ("torch", "pattern", "set")],
     ),
 )
 def test_a_resumed_run_has_the_same_bits(kind: str, scheme: str, method: str, cuts: list, tmp_path: Path) -> None:
     recipe = recipe_of(method, scheme)
 
     def backend() -> Backend:
-        return BACKENDS[kind](scheme, recipe.mutations.headroom, dropout=0.2)
+        return BACKENDS[kind](scheme, recipe.updater.headroom, dropout=0.2)
 
     whole = backend()
     expected = run(whole, recipe, tmp_path / "whole")

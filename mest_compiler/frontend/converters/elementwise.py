@@ -29,6 +29,11 @@ for _aten_op, _relax_op in BINARY:
     converts(_aten_op.Tensor, _aten_op.Scalar)(_binary(_relax_op))
 
 
+@converts(aten.rsub.Scalar)
+def number_less_tensor(emission: Emission, x: relax.Expr, number: float) -> relax.Expr:
+    return emission.emit(R.subtract(emission.scalar(number, x), x))
+
+
 UNARY = ((aten.neg, R.negative), (aten.exp, R.exp), (aten.log, R.log), (aten.sqrt, R.sqrt))
 
 
