@@ -17,7 +17,7 @@ from mest_compiler.cli.tables import show
 
 if TYPE_CHECKING:
     from mest_compiler.bench.evidence import Cell, Entry, Trained
-    from mest_compiler.training.data import Examples
+    from mest_compiler.training.examples import Examples
     from mest_compiler.training.recipe import Recipe
 
 CSV, PNG = "evidence.csv", "evidence.png"
