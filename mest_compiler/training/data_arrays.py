@@ -1,6 +1,6 @@
 """Examples of one's own numbers: arrays of inputs and targets by name, from one .npz or .safetensors file or memory.
 
-A file holds train/NAME and test/NAME for every input and every target. Nothing is normalised, shuffled or split here:
+A file holds train/NAME and test/NAME for every input and every target. Nothing is normalised or split here:
 who wants zero means subtracts them before.
 """
 
@@ -211,7 +211,7 @@ def read_arrays(path: Path | str | None, target_names: tuple[str, ...] = (TARGET
         DataError: no such file, or not the arrays that `ArrayData` wants.
     """
     if path is None:
-        raise DataError(f"data set {ARRAYS} is read from one .npz or .safetensors file: name it as the data's root")
+        raise DataError(f"data set {ARRAYS} is read from one .npz or .safetensors file: name it with --data-root")
     path = Path(path)
     found: dict[str, dict[str, np.ndarray]] = {part: {} for part in PARTS}
     for key, array in _read(path).items():

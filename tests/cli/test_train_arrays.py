@@ -158,6 +158,8 @@ def test_what_a_run_leaves_for_others(mest, refused, trained: Path) -> None:
     (said,) = json.loads(mest("report", "run", run, "--output", "run.png", "--json", "-").stdout)["runs"]
     assert said["test_error"] == records(run)[-1]["test_error"] >= said["best_test_error"]
     assert "This report shows images with their labels" in refused("report", "forgetting", run)
+    of_errors = ("report", "evidence", "--recipe", run / "recipe.yaml", "--output", "evidence")
+    assert "This report is about right answers, and recipe runs/torch/recipe.yaml has loss mse" in refused(*of_errors)
     facts = json.loads(mest("export", run, "--onnx", "n.onnx", "--torch", "n.safetensors", "--json", "-").stdout)
     assert facts["inputs"] == {"image": [[3, 6, 6], "float32"], "more": [[5], "float32"]}
     model = models.build("two.py:TwoBranches").eval()
@@ -236,7 +238,7 @@ WRONG = {
     ),
     "labels": ({"train/y": np.arange(36), "test/y": np.arange(10)}, (), "and data set arrays has y int64 [batch]"),
     "numbers as labels": ({}, ("--loss", "cross_entropy"), "takes y int64 [batch] of this model's outputs"),
-    "beyond probabilities": ({}, ("--loss", "bce_with_logits"), "training targets of data set arrays do not fit: Targets"),
+    "beyond probabilities": ({}, ("--loss", "bce_with_logits"), "training targets of data set arrays do not fit"),
     "fewer than a batch": ({}, ("--batch", "40"), "has 36 examples, fewer than one batch of 40"),
     "too few asked": ({}, ("--examples", "40"), "has 36 training examples, 40 were asked for"),
     "noise": ({}, ("--noise", "0.5"), "--noise changes nothing here, since it needs a data set of images"),

@@ -1,4 +1,4 @@
-"""The epoch loop on arrays of one's own (two inputs, a frozen branch, AdamW, MSE, mutation) against PyTorch in float64."""
+"""The epoch loop on arrays: two inputs, a frozen branch, AdamW, MSE and mutation, against PyTorch in float64."""
 
 from __future__ import annotations
 
