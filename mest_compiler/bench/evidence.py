@@ -24,7 +24,7 @@ from mest_compiler.errors import BenchError
 from mest_compiler.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from mest_compiler.training.data import Examples
+    from mest_compiler.training.examples import Examples
 
 DENSE, DE = "dense", "+de"
 METHODS = (DENSE, "static", "vanilla", "em", "em&s", "em&s+de")
@@ -119,7 +119,7 @@ def groups(wanted: Sequence[tuple[Cell, int]], base: Recipe) -> list[list[tuple[
 def settings(base: Recipe, data: Examples) -> dict[str, Any]:
     """The fields of a row that all rows of one table have in common."""
     fields = {name: getattr(base, name) for name in ("model", "width", "data", "noise", "epochs", "batch")}
-    return {**fields, "examples": len(data.train_y)}
+    return {**fields, "examples": data.train_count}
 
 
 def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, said: dict[str, Any]) -> list[Trained]:
@@ -140,12 +140,12 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
     artifact, rows = None, []
     for cell, seed in group:
         recipe = recipe_of(cell, base, seed)
-        sizes = {"classes": data.classes, "in_channels": data.channels, "width": recipe.width}
+        sizes = {**data.sizes, "width": recipe.width}
         model = models.build(recipe.model, **sizes, seed=seed)
         if artifact is None:
             artifact = compile_step(
                 model,
-                input_shape=data.input_shape,
+                inputs=data.inputs,
                 batch=recipe.batch,
                 profile=Profile.uniform(cell.scheme, cell.sparsity) if cell.scheme else None,
                 seed=seed,
@@ -166,10 +166,10 @@ def train_group(group: Sequence[tuple[Cell, int]], base: Recipe, threads: int, s
             Trained(
                 **dataclasses.asdict(cell),
                 seed=seed,
-                test_accuracy=summary.test_accuracy,
+                test_accuracy=summary.test_score,
                 seconds=summary.seconds,
                 ms_per_iteration=summary.ms_per_iteration,
-                removed=len(data.train_y) - summary.records[-1].examples,
+                removed=data.train_count - summary.records[-1].examples,
                 state_mb=summary.records[-1].state_mb,
                 p=recipe.p,
                 **settings(base, data),

@@ -17,6 +17,7 @@ from mest_compiler.cli.options import (
     Batch,
     Device,
     Json,
+    Loss,
     MemoryLimit,
     Model,
     Profile,
@@ -79,6 +80,7 @@ def command(
     betas: optimizer_options.Betas = None,
     eps: optimizer_options.Eps = None,
     weight_decay: optimizer_options.WeightDecay = None,
+    loss: Loss = None,
     memory_limit: MemoryLimit = None,
     activations: Activations = None,
     seed: Seed = 0,
@@ -105,6 +107,8 @@ def command(
     mest compile resnet32 --width 2 --scheme block --sparsity 0.9 --memory-limit 100MB --output runs/small
 
     mest compile resnet20 --scheme block --sparsity 0.9 --optimizer adamw --dump-ir runs/ir --output runs/step
+
+    mest compile net.py:autoencoder --scheme block --sparsity 0.9 --loss mse --output runs/step
     """
     begin = time.perf_counter()
     check_artifact_place(output)
@@ -118,8 +122,10 @@ def command(
     from mest_compiler import models
     from mest_compiler.cli.compiling import compile_with_bar, say_plan
     from mest_compiler.cli.network_layers import network_layers
+    from mest_compiler.losses import CrossEntropy, loss_of
     from mest_compiler.training.memory import peak_rss_mb
 
+    rule_of_loss = loss_of(loss or CrossEntropy.name, {})
     network = models.build(model, classes=classes, in_channels=channels, width=width, seed=seed)
     input_shape = (channels, *plane_of(plane))
     sparse = sparse_model(
@@ -144,6 +150,7 @@ def command(
             profile=sparse.profile,
             masks=sparse.masks,
             seed=seed,
+            loss=rule_of_loss,
             optimizer=rule,
             device=device,
             threads=threads,
@@ -161,7 +168,7 @@ def command(
     say(f"{output}: {model}, compiled in {seconds:.1f} s with at most {peak:.0f} MiB")
     if json is not None:
         manifest = artifact.manifest
-        keys = ("model", "batch", "input_shape", "classes", "optimizer", "memory", "asked", "done")
+        keys = ("model", "batch", "input_shape", "classes", "optimizer", "loss", "memory", "asked", "done")
         facts = {key: manifest[key] for key in keys} | sparse.facts()
         result = {"seconds": seconds, "peak_rss_mb": peak, "artifact": str(output), **facts}
         write_json(json, {**result, "device": device, "threads": manifest["device"]["threads"], "layers": described})

@@ -62,10 +62,7 @@ def demonstrate(recipe: Recipe, run_dir: Path, *, threads: int | None, rounds: i
     clear_run(run_dir)
     run = begin_run(recipe, run_dir, threads=threads)
     losses = [record.loss for record in run.summary.records]
-    say(
-        f"loss {losses[0]:.4f} in the first epoch, {losses[-1]:.4f} in the last; "
-        f"test accuracy {run.summary.test_accuracy:.2%}"
-    )
+    say(f"loss {losses[0]:.4f} in the first epoch, {losses[-1]:.4f} in the last; {run.summary.records[-1].test_text}")
     timed = _timed(run, run_dir, rounds)
     facts = run.facts()
     # what was measured side by side counts, where both have a number
@@ -83,12 +80,13 @@ def _timed(run: Run, run_dir: Path, rounds: int) -> dict[str, Any]:
     from mest_compiler.bench.torch_network import NetworkCase
     from mest_compiler.cli.measuring import measured
     from mest_compiler.cli.training import MASKS
+    from mest_compiler.losses.base import INPUT
 
     recipe, built = run.recipe, run.built
     case = NetworkCase(
         model=recipe.model,
-        classes=run.data.classes,
-        input_shape=run.data.input_shape,
+        classes=run.data.sizes["classes"],
+        input_shape=run.data.inputs[INPUT].shape,
         batch=recipe.batch,
         seed=recipe.seed,
         width=recipe.width,

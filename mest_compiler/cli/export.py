@@ -37,10 +37,11 @@ def command(run_dir: RunDir, onnx: Onnx = None, torch: Torch = None, json: Json 
     net.masks.safetensors beside it has a bool tensor (F, C, kh, kw), true = kept, for each sparse parameter's name.
     mest train and mest compile read the first with --masks-from and the second with --masks, with the --scheme of both.
 
-    --onnx: input "images" (any number, C, H, W), normalised as in training, output "logits". Before the file appears
-    onnx's checker has accepted it, and onnx's reference evaluator agreed with PyTorch on random images. Its metadata
-    has the recipe (mest.recipe), a profile (mest.profile) and the masks (mest.masks): JSON with the shape of each, and
-    its bits, 1 = kept, in C order, as numpy.packbits packs them, in base64.
+    --onnx: input "images" (any number, C, H, W), normalised as in training, output "logits"; of a run on arrays the
+    inputs and outputs that the model's forward has. Before the file appears onnx's checker has accepted it, and onnx's
+    reference evaluator agreed with PyTorch on random examples. Its metadata has the recipe (mest.recipe), a profile
+    (mest.profile) and the masks (mest.masks): JSON with the shape of each, and its bits, 1 = kept, in C order, as
+    numpy.packbits packs them, in base64.
 
     Examples:
 
@@ -63,7 +64,7 @@ def command(run_dir: RunDir, onnx: Onnx = None, torch: Torch = None, json: Json 
         "run_dir": run_dir,
         "model": trained.recipe.model,
         "epochs": trained.epochs,
-        "input_shape": trained.input_shape,
+        "inputs": {name: [spec.shape, spec.dtype] for name, spec in trained.inputs.items()},
         "zeros": trained.zeros,
         "sparse_layers": dict(trained.schemes),
     }

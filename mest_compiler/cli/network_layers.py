@@ -110,9 +110,12 @@ def network_layers(model: nn.Module, inputs: Sequence[int] | Mapping[str, Tensor
         raise
     except Exception as error:  # a user's forward may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # By name they are a data set's, and else what options say.
+        options = "give the --plane and --channels it is made for"
+        advice = "give it data that it is made for" if isinstance(inputs, Mapping) else options
         raise ModelError(
             f"The model cannot be run on an input of shape {' and '.join(str([*x.shape]) for x in examples.values())} "
-            f"({reason}): give the --plane and --channels it is made for."
+            f"({reason}): {advice}."
         ) from error
     finally:
         for module, training in modes:

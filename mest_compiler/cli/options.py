@@ -119,6 +119,14 @@ ProfileRatios = Annotated[
         show_default="weights",
     ),
 ]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="cross_entropy (of labels, the default), mse or bce_with_logits (of targets in the output's shape).",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Where all random numbers start: weights, masks, data.")]
 Json = Annotated[
     str | None,

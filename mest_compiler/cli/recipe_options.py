@@ -63,19 +63,23 @@ def in_panel(panel: str, shared: Any) -> Any:
 
 Data = Annotated[
     str | None,
-    _option(DATA, "mnist (5,000 images that need no download), cifar10, cifar100, or imagenet (any folder of images)."),
+    _option(
+        DATA,
+        "mnist (5,000 images that need no download), cifar10, cifar100, imagenet (any folder of images), or arrays (a "
+        "file of your own numbers).",
+    ),
 ]
 DataRoot = Annotated[
     Path | None,
     _option(
         DATA,
-        "Folder of the data: CIFAR's unpacked archive, or train/ and val/ with a folder of images a class.",
+        "Folder of the data: CIFAR's unpacked archive, or train/ and val/ with a folder of images a class; of arrays "
+        "the .npz or .safetensors file, with train/NAME and test/NAME for each input and for the target, y.",
         exists=True,
-        file_okay=False,
     ),
 ]
 Size = Annotated[int | None, _option(DATA, "Height and width of the images, where not the usual ones.")]
-Examples = Annotated[int | None, _option(DATA, "Only so many training images, equally many of each class.")]
+Examples = Annotated[int | None, _option(DATA, "Only so many training examples, equally many of each class.")]
 Noise = Annotated[
     float | None, _option(DATA, "Deviation of noise added to all images, in normalised units: makes easy data harder.")
 ]
@@ -96,6 +100,7 @@ Milestones = Annotated[
     str | None, _option(OPTIMISER, "Epochs at which the step schedule lowers the rate: 80,120.", callback=_epochs)
 ]
 Decay = Annotated[float | None, _option(OPTIMISER, "Factor of the step schedule at each milestone.")]
+Loss = in_panel(OPTIMISER, options.Loss)
 LabelSmoothing = Annotated[
     float | None, _option(OPTIMISER, "Share of a label that is spread over all classes, such as 0.1.")
 ]
@@ -218,6 +223,8 @@ def chosen_recipe(name: str | None, run_dir: Path, resume: bool, given: Mapping[
         fields = {"milestones": (), **fields}  # not those of another schedule
     if fields.get("optimizer", recipe.optimizer) != recipe.optimizer:
         fields = {"lr": None, "end_lr": 0.0, **dict.fromkeys(OF_OPTIMIZER), **fields}  # nor those of another optimiser
+    if fields.get("loss", recipe.loss) != recipe.loss:
+        fields = {"label_smoothing": 0.0, **fields}  # nor those of another loss
     method = METHODS.get(fields.get("method", recipe.method))
     if method is not None and method.setting_names() != recipe.updater.setting_names():
         fields = {**dict.fromkeys(OF_METHOD), **fields}  # nor those of another method

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mest_compiler.cli.network_layers import NetworkLayers
+    from mest_compiler.signature import TensorSpec
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.masks import Shapes
     from mest_compiler.sparsity.profile import LayerPlan, Profile
@@ -109,7 +110,7 @@ class SparseModel:
 
 def sparse_model(
     model: nn.Module,
-    input_shape: tuple[int, int, int],
+    inputs: Sequence[int] | Mapping[str, TensorSpec],
     *,
     scheme: str | None,
     sparsity: float | None,
@@ -122,7 +123,7 @@ def sparse_model(
 
     Args:
         model: is given the weights, where there are any.
-        input_shape: channels, height, width of one example.
+        inputs: of one example, as of `network_layers`.
         scheme, sparsity, profile, ratios, otherwise: as of `profile_of`; with masks a ratio may be left out.
         sources: files.
 
@@ -156,7 +157,7 @@ def sparse_model(
             "Scheme 'auto' cannot be had with --weights and a sparsity, since its scheme decides which units of the "
             "weights are kept: name a scheme."
         )
-    layers, weights = network_layers(model, input_shape), _weights(model)
+    layers, weights = network_layers(model, inputs), _weights(model)
     plan = None if rules is None else rules.assign(layers.convolutions, layers.linears)
     if sources.masks is not None:
         masks, of_file = _of_file(sources.masks, plan, scheme, layers)

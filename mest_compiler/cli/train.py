@@ -52,7 +52,7 @@ AcceptChangedData = Annotated[
     bool,
     typer.Option(
         "--accept-changed-data",
-        help="With --resume, go on although images were replaced, such as a damaged one; as many as before.",
+        help="With --resume, go on although examples were replaced, such as a damaged image; as many as before.",
         rich_help_panel=of_recipe.RUN,
     ),
 ]
@@ -119,6 +119,7 @@ def command(
     betas: optimizer_options.Betas = None,
     eps: optimizer_options.Eps = None,
     weight_decay: optimizer_options.WeightDecay = None,
+    loss: of_recipe.Loss = None,
     label_smoothing: of_recipe.LabelSmoothing = None,
     scheme: of_recipe.Scheme = None,
     sparsity: of_recipe.Sparsity = None,
@@ -176,6 +177,8 @@ def command(
 
     mest train resnet32-cifar10 --data-root data/cifar-10-batches-py --memory-limit 100MB --run-dir runs/small
 
+    mest train --model net.py:Two --data arrays --data-root numbers.npz --loss mse --epochs 9 --run-dir runs/two
+
     mest train mnist-ems --device galaxy-s20 --tracker 127.0.0.1:9190 --key galaxy-s20 --run-dir runs/phone
 
     torchrun --nproc-per-node 2 -m mest_compiler.cli.main train mnist-ems --backend torch --run-dir runs/two
@@ -189,7 +192,7 @@ def command(
         "epochs": epochs, "batch": batch, "lr": lr, "end_lr": end_lr, "warmup_epochs": warmup_epochs,
         "schedule": schedule, "milestones": milestones, "decay": decay, "momentum": momentum, "nesterov": nesterov,
         "optimizer": optimizer, "betas": betas, "eps": eps,
-        "weight_decay": weight_decay, "label_smoothing": label_smoothing,
+        "weight_decay": weight_decay, "loss": loss, "label_smoothing": label_smoothing,
         "scheme": scheme, "sparsity": sparsity, "profile": profile, "profile_ratios": profile_ratios,
         "weights": weights, "weights_key": weights_key, "masks": masks, "masks_from": masks_from,
         "method": method, "p": p, "mutate_every": mutate_every, "mutate_until": mutate_until,
@@ -214,6 +217,6 @@ def command(
         run = training.begin_run(chosen, run_dir, backend=backend, options=asked, **where)
     if not run.first:
         return
-    say(f"{run_dir}: test accuracy {run.summary.test_accuracy:.2%} after {run.summary.epochs} epochs")
+    say(f"{run_dir}: {run.summary.records[-1].test_text} after {run.summary.epochs} epochs")
     if json is not None:
         write_json(json, {**run.facts(), "run_dir": str(run_dir)})

@@ -35,7 +35,7 @@ from mest_compiler.passes.options import PLAIN, StepOptions
 if TYPE_CHECKING:
     from mest_compiler.cli.training_start import Start
     from mest_compiler.runtime.remote.where import Where
-    from mest_compiler.training.data import Examples
+    from mest_compiler.training.examples import Examples
     from mest_compiler.training.ranks import Ranks
     from mest_compiler.training.recipe import Recipe
     from mest_compiler.training.records import Summary
@@ -63,17 +63,14 @@ class Run:
     start: Mapping[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """JSON values: accuracies, losses by epoch, times, and bytes of the training state."""
-        from dataclasses import asdict
-
+        """JSON values: scores by their metric's name, losses by epoch, times, and bytes of the training state."""
         from mest_compiler.bench.machine import describe
         from mest_compiler.training.memory import peak_rss_mb
 
         summary, built, details = self.summary, self.built, self.built.backend.state_bytes()
         machine = describe()
         return {
-            "test_accuracy": summary.test_accuracy,
-            "best_test_accuracy": summary.best_test_accuracy,
+            **summary.scores(),
             "loss": summary.loss,
             "losses": [record.loss for record in summary.records],
             "epochs": summary.epochs,
@@ -90,7 +87,7 @@ class Run:
             "done": self.said["done"],
             **self.start,
             "recipe": self.recipe.as_mapping(),
-            "records": [asdict(record) for record in summary.records],
+            "records": [record.as_mapping() for record in summary.records],
             "machine": machine,
             "date": machine["date"],
         }
@@ -167,8 +164,8 @@ def resume_run(
     backend: None is the compiled one where the run's folder holds a step, and PyTorch elsewhere. The compiled one takes
     that step, and where there is none it compiles one, with room for all that the recipe's mutation may still keep.
     PyTorch goes on from a step with micro-batches too, but with other arithmetic: its batch norm and its dropouts take
-    the whole batch. device: None is the step's own, and the CPU where there is none. accepts_data: whether images may
-    have been replaced.
+    the whole batch. device: None is the step's own, and the CPU where there is none. accepts_data: whether examples
+    may have been replaced.
     """
     from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.run_folder import CHECKPOINT
@@ -245,7 +242,7 @@ def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, built: Built
     from mest_compiler.training.run_folder import RunFolder
 
     mutator = Mutator(recipe.updater, built.backend, recipe.seed)
-    efficiency = DataEfficiency(recipe, len(data.train_y))
+    efficiency = DataEfficiency(recipe, data.train_count)
     folder = RunFolder(run_dir, recipe, data)
     folder.resume(built.backend, mutator, efficiency, writes=False, accepts_data=accepts_data)
 

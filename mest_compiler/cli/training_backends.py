@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
     from mest_compiler.runtime.trainer import Trainer
-    from mest_compiler.training.data import Examples
+    from mest_compiler.training.examples import Examples
     from mest_compiler.training.ranks import Ranks
     from mest_compiler.training.recipe import Recipe
     from mest_compiler.training.torch_backend import TorchBackend
@@ -136,7 +136,7 @@ def compiled_backend(
     artifact = compile_with_bar(
         recipe.model,
         start.sparse.model,
-        input_shape=data.input_shape,
+        inputs=data.inputs,
         batch=recipe.batch,
         profile=start.sparse.profile,
         masks=start.sparse.masks,

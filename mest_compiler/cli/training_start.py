@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mest_compiler.errors import CheckpointError, MestError, ModelError, ProfileError
+from mest_compiler.errors import CheckpointError, MestError, ProfileError
 from mest_compiler.sparsity.methods import Need
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mest_compiler.runtime.checkpoint import Content
     from mest_compiler.sparsity.decisions import Decisions
     from mest_compiler.sparsity.schemes import Scheme, Shape
-    from mest_compiler.training.data import Examples
+    from mest_compiler.training.examples import Examples
     from mest_compiler.training.recipe import Recipe
 
 
@@ -66,7 +66,7 @@ def first_start(recipe: Recipe, data: Examples) -> Start:
 
     Raises:
         ModelError, ProfileError, MaskError: of the model, which must have as many outputs as the data have classes, or
-            a sparsity that it cannot have.
+            a sparsity that it cannot have. DataError: data that it or its loss does not take.
     """
     from mest_compiler.cli.sparse_model import Sources, sparse_model
     from mest_compiler.sparsity.automatic import Automatic
@@ -76,7 +76,7 @@ def first_start(recipe: Recipe, data: Examples) -> Start:
     weights, masks, masks_from, profile = (None if file is None else Path(file) for file in files)
     sparse = sparse_model(
         _network(recipe, data),
-        data.input_shape,
+        data.inputs,
         scheme=recipe.scheme,
         sparsity=recipe.sparsity,
         profile=profile,
@@ -150,18 +150,18 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
 
     Raises:
         MestError: not a batch would be left by data efficiency.
-        DataError: not a batch of training images. ProfileError, MaskError: a layer cannot mutate as the recipe says, or
-            there is none to mutate.
+        DataError: not a batch of training examples.
+        ProfileError, MaskError: a layer cannot mutate as the recipe says, or there is none to mutate.
     """
     from mest_compiler.training.feed import steps_per_epoch
     from mest_compiler.training.mutator import Mutator
 
-    images = len(data.train_y)
-    steps_per_epoch(images, recipe.batch)
-    if recipe.de_remove is not None and images - recipe.de_remove < recipe.batch:
+    examples = data.train_count
+    steps_per_epoch(examples, recipe.batch)
+    if recipe.de_remove is not None and examples - recipe.de_remove < recipe.batch:
         raise MestError(
-            f"de_remove of {recipe.de_remove} would leave {max(images - recipe.de_remove, 0)} of {images} training "
-            f"images, fewer than a batch of {recipe.batch}: lower it"
+            f"de_remove of {recipe.de_remove} would leave {max(examples - recipe.de_remove, 0)} of {examples} training "
+            f"examples, fewer than a batch of {recipe.batch}: lower it"
         )
     if recipe.mutates and start.decisions is not None and not start.masks:
         raise ProfileError(
@@ -173,24 +173,24 @@ def check_start(recipe: Recipe, data: Examples, start: Start) -> None:
 
 
 def _checked_layers(recipe: Recipe, model: nn.Module, data: Examples) -> NetworkLayers:
-    """The model's layers; ModelError unless it tells the data's classes apart, and its loss takes their labels."""
+    """The model's layers; ModelError or DataError unless it tells the data's classes apart, and its loss takes their
+    targets."""
     from mest_compiler.cli.asked import check_classes
     from mest_compiler.cli.network_layers import network_layers
-    from mest_compiler.losses.base import LABEL
+    from mest_compiler.training.example_checks import check_targets
 
-    layers = network_layers(model, data.input_shape)
-    check_classes(layers, data.classes, f"data set {data.name} has {data.classes} classes")
-    if list(recipe.rule_of_loss.targets(layers.outputs).values()) != [LABEL]:
-        raise ModelError(
-            f"Loss {recipe.loss!r} takes targets of the outputs' shape, and data set {data.name} has labels: use "
-            "cross_entropy, or train from Python."
-        )
+    layers = network_layers(model, data.inputs)
+    if data.classes is not None and recipe.rule_of_loss.labelled:
+        check_classes(layers, data.classes, f"data set {data.name} has {data.classes} classes")
+    check_targets(recipe.rule_of_loss, layers.outputs, data)
     return layers
 
 
 def _network(recipe: Recipe, data: Examples) -> nn.Module:
+    """The model with its first weights; DataError unless it takes the data's inputs."""
     from mest_compiler import models
+    from mest_compiler.training.example_checks import check_inputs
 
-    return models.build(
-        recipe.model, classes=data.classes, in_channels=data.channels, width=recipe.width, seed=recipe.seed
-    )
+    model = models.build(recipe.model, **data.sizes, width=recipe.width, seed=recipe.seed)
+    check_inputs(model, data)
+    return model

@@ -21,6 +21,7 @@ LABEL = TensorSpec((), "int64")
 """A target that is the number of a class."""
 ACCURACY, ERROR = "accuracy", "error"
 """Names of metrics: the share of right answers, and a mean error, which is better the smaller it is."""
+METRICS = (ACCURACY, ERROR)
 
 
 class Loss(ABC):
@@ -31,7 +32,9 @@ class Loss(ABC):
 
     name: ClassVar[str]
     metric_name: ClassVar[str]
-    """What `metric` gives: ACCURACY or ERROR."""
+    """What the mean of `scores` is called: ACCURACY or ERROR."""
+    labelled: ClassVar[bool] = False
+    """Whether its target is a LABEL, so that an example is right or wrong."""
 
     @abstractmethod
     def targets(self, outputs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:

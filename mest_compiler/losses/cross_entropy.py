@@ -30,7 +30,7 @@ class CrossEntropy(Loss):
 
     label_smoothing: float = 0.0
 
-    name, metric_name = "cross_entropy", ACCURACY
+    name, metric_name, labelled = "cross_entropy", ACCURACY, True
 
     def targets(self, outputs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
         """A label."""

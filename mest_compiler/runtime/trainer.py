@@ -43,13 +43,9 @@ class Trainer:
     offers = frozenset({Need.IMPORTANCE})
 
     def __init__(
-        self,
-        artifact: Artifact,
-        threads: int | None = None,
-        seed: int = 0,
-        place: Place | None = None,
+        self, artifact: Artifact, threads: int | None = None, seed: int = 0, place: Place | None = None,
         loss: Loss | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Args: artifact: a compiled step. threads: None: as many as it was compiled for. seed: at least 0, draws what
         the dropouts of each step keep. place: a connection to where it shall run; None: this machine.
         loss: where it is a function of one's own, which no artifact holds: for `evaluate`.

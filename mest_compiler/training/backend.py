@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mest_compiler.losses import Loss
+from mest_compiler.runtime.named_arrays import Arrays
 from mest_compiler.sparsity.methods import Need
 from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape
@@ -16,20 +18,24 @@ class Backend(Protocol):
 
     A step must be a function of the state, its arguments and nothing else: then a run that was interrupted
     and resumed equals the uninterrupted one bit by bit.
+
+    loss: what it computes, for the scores of its outputs; None: a function of one's own that it does not hold.
     """
+
+    loss: Loss | None
 
     offers: frozenset[Need]
     """What a method of sparse training may read of the network; the same of all of a class."""
 
-    def step(self, x: np.ndarray, y: np.ndarray, lr: float) -> tuple[float, np.ndarray]:
-        """One training step on x float32 [N, C, H, W], y int64 [N].
+    def step(self, x: Arrays, y: Arrays, lr: float) -> tuple[float, Arrays]:
+        """One training step on inputs x [N, ...] and targets y [N, ...], by name or one alone.
 
-        Returns (mean loss, logits [N, classes] before the update).
+        Returns (mean loss, outputs [N, ...] before the update).
         """
         ...
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Logits [N, classes] in evaluation mode, for any number N of examples; changes nothing."""
+    def predict(self, x: Arrays) -> Arrays:
+        """Outputs [N, ...] in evaluation mode, for any number N of examples; changes nothing."""
         ...
 
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:

@@ -1,20 +1,21 @@
-"""Data sets as the loop wants them, known by name: in memory, normalised, or in a folder of image files."""
+"""Data sets by name: images in memory, normalised, or in a folder of files, and arrays of one's own."""
 
 import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from mest_compiler.errors import DataError
 from mest_compiler.training.augment import Augmentation, Moves, augment
+from mest_compiler.training.data_arrays import ARRAYS, ArrayData, read_arrays
 from mest_compiler.training.data_choice import evenly_chosen
 from mest_compiler.training.data_cifar import CIFAR10, CIFAR100, CifarForm, read_cifar
 from mest_compiler.training.data_folder import FolderData, read_folder
 from mest_compiler.training.data_mnist import mnist_split
+from mest_compiler.training.examples import Examples, LabelledImages
 from mest_compiler.training.raw_data import RawData
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.streams import stream
@@ -31,50 +32,8 @@ CIFAR_AUGMENTATION = Augmentation(padding=4, flip=True)
 NOISE_AT_ONCE = 2**24
 
 
-class Examples(Protocol):
-    """What the loop asks of a data set, wherever its images are.
-
-    train_y, test_y: int64 [N] in 0..classes-1; plane: (H, W); input_shape: (C, H, W).
-    """
-
-    name: str
-    train_y: np.ndarray
-    test_y: np.ndarray
-    classes: int
-    channels: int
-    plane: tuple[int, int]
-    input_shape: tuple[int, int, int]
-
-    def train_images(self, ids: np.ndarray, rng: np.random.Generator | None, share: slice) -> np.ndarray:
-        """float32 [len(ids[share]), C, H, W]: a share of the training images `ids`, normalised.
-
-        They are augmented as `rng` draws for all of `ids`, so the shares make up the whole; None: not at all.
-        """
-        ...
-
-    def test_images(self, ids: np.ndarray) -> np.ndarray:
-        """float32 [len(ids), C, H, W]: test images, normalised."""
-        ...
-
-    def fingerprint(self) -> str:
-        """A short digest to recognise the data when a run is resumed, of some of the images only."""
-        ...
-
-    def digest(self) -> str:
-        """A digest of all images and labels, where they are in memory and of no files; elsewhere ""."""
-        ...
-
-    def files(self) -> Mapping[str, Path]:
-        """The files that hold the images, by their names below the data set's folder; see `data_files`."""
-        ...
-
-    def with_training(self, ids: np.ndarray) -> "Examples":
-        """The same data with the training images `ids` (int64, ascending) only."""
-        ...
-
-
 @dataclass(frozen=True)
-class DataSet:
+class DataSet(LabelledImages):
     """A data set in memory.
 
     train_x, test_x: float32 [N, C, H, W], normalised by the training part's mean and deviation of each
@@ -107,11 +66,6 @@ class DataSet:
                     f"the {part} labels of data set {self.name} must be int64 in 0..{self.classes - 1}: "
                     "correct the labels or classes"
                 )
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one image: (C, H, W)."""
-        return (self.channels, *self.plane)
 
     def train_images(self, ids: np.ndarray, rng: np.random.Generator | None, share: slice) -> np.ndarray:
         """float32 [len(ids[share]), C, H, W]: a share of the training images `ids`.
@@ -181,15 +135,16 @@ def load_data(
     """Load a data set by name.
 
     "mnist" (5,000 real images, offline), "cifar10" and "cifar100" (from their unpacked archives) are read into memory
-    as a DataSet; "folder" and "imagenet", which are the same, stay on disk as a FolderData.
+    as a DataSet; "folder" and "imagenet", which are the same, stay on disk as a FolderData; "arrays" are any inputs and
+    targets by name, as an ArrayData.
 
     root: the folder that holds CIFAR's unpacked archive, or the archive's own folder, or the folder with the parts of
-    an image folder; MNIST takes none. size: height and width of the images; MNIST's are zero-padded to it (32 by
-    default, 28 leaves them as they are), CIFAR's are 32, those of folders are cropped to it (224 by default). examples:
-    only so many training images, as equally many of each class as the classes allow; the 500 are among the 1,000.
-    noise: standard deviation of the Gaussian noise, in normalised units, that makes images in memory harder, see
-    `DataSet.with_noise`. seed: draws MNIST's split (the others have their own), the examples and the noise. DataError
-    says what is missing or wrong.
+    an image folder, or the file with arrays; MNIST takes none. size: height and width of the images; MNIST's are
+    zero-padded to it (32 by default, 28 leaves them as they are), CIFAR's are 32, those of folders are cropped to it
+    (224 by default). examples: only so many training examples, as equally many of each class as the classes allow,
+    random ones where there are no labels; the 500 are among the 1,000. noise: standard deviation of the Gaussian noise,
+    in normalised units, that makes images in memory harder, see `DataSet.with_noise`. seed: draws MNIST's split (the
+    others have their own), the examples and the noise. DataError says what is missing or wrong.
     """
     if name not in LOADERS:
         raise DataError(f"unknown data set {name!r}: choose one of {', '.join(LOADERS)}")
@@ -198,15 +153,17 @@ def load_data(
     data = LOADERS[name](root, seed, size)
     if noise:
         if not isinstance(data, DataSet):
-            raise DataError(f"the images of data set {name} stay on disk and take no noise: leave noise out")
+            raise DataError(f"the examples of data set {name} are taken as they are and take no noise: leave noise out")
         data = data.with_noise(noise, seed)
     if examples is not None:
-        if not 1 <= examples <= len(data.train_y):
+        count = data.train_count
+        if not 1 <= examples <= count:
             raise DataError(
-                f"data set {name} has {len(data.train_y)} training images, {examples} were asked for: "
-                f"choose from 1 to {len(data.train_y)}"
+                f"data set {name} has {count} training examples, {examples} were asked for: choose from 1 to {count}"
             )
-        data = data.with_training(evenly_chosen(data.train_y, examples, seed))
+        # Without labels all are of one class.
+        labels = np.zeros(count, np.int64) if data.labels is None else data.labels
+        data = data.with_training(evenly_chosen(labels, examples, seed))
     return data
 
 
@@ -247,6 +204,12 @@ def _load_folder(root: Path | str | None, seed: int, size: int | None) -> Folder
     return read_folder("folder", root, size)
 
 
+def _load_arrays(root: Path | str | None, seed: int, size: int | None) -> ArrayData:
+    if size is not None:
+        raise DataError(f"the examples of data set {ARRAYS} have the shapes they have: leave out size {size}")
+    return read_arrays(root)
+
+
 def _load_imagenet(root: Path | str | None, seed: int, size: int | None) -> FolderData:
     return read_folder("imagenet", root, size)
 
@@ -257,6 +220,7 @@ LOADERS: dict[str, Callable[[Path | str | None, int, int | None], Examples]] = {
     "cifar100": _load_cifar100,
     "folder": _load_folder,
     "imagenet": _load_imagenet,
+    ARRAYS: _load_arrays,
 }
 
 

@@ -51,7 +51,7 @@ class DataEfficiency:
         left = len(self.active)
         if left < recipe.batch:
             raise MestError(
-                f"data efficiency would leave {left} training images after epoch {epoch}, fewer than a batch of "
+                f"data efficiency would leave {left} training examples after epoch {epoch}, fewer than a batch of "
                 f"{recipe.batch}: lower de_threshold or de_remove"
             )
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mest_compiler.errors import DataError
+from mest_compiler.training.examples import LabelledImages
 from mest_compiler.training.pixels import rgb_of
 from mest_compiler.training.resized_crop import ResizedCrops
 
@@ -30,7 +31,7 @@ View = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True)
-class FolderData:
+class FolderData(LabelledImages):
     """A data set whose images stay on disk, as `Examples` wants it.
 
     train_files, test_files: paths below `root`; train_y, test_y: int64 [N], places of their classes in `class_names`.
@@ -57,11 +58,6 @@ class FolderData:
     def plane(self) -> tuple[int, int]:
         """(H, W)."""
         return self.size, self.size
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Shape of one image: (C, H, W)."""
-        return (self.channels, *self.plane)
 
     def train_images(self, ids: np.ndarray, rng: np.random.Generator | None, share: slice) -> np.ndarray:
         """float32 [len(ids[share]), 3, H, W]: a share of the training images `ids`.

@@ -33,17 +33,23 @@ from torch import nn
 from mest_compiler import models
 from mest_compiler.errors import ModelError
 from mest_compiler.files import write_bytes
+from mest_compiler.losses.outputs import arguments_of, outputs_of
+from mest_compiler.signature import TensorSpec
 from mest_compiler.sparsity.masks import save_masks
 from mest_compiler.sparsity.profile import LayerPlan, Profile
+from mest_compiler.training.built_for import BuiltFor
+from mest_compiler.training.data_arrays import ARRAYS
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.run_folder import CHECKPOINT
 from mest_compiler.training.run_reading import read_checkpoint
 
-INPUT, OUTPUT = "images", "logits"
+IMAGES, LOGITS = "images", "logits"
+"""What the only input and output of a network for images are called in its ONNX file; those of others have the names
+that their forward gives them."""
 COMPARED = 3
-"""Images on which the ONNX file is compared with PyTorch; not the number that it is traced with."""
+"""Examples on which the ONNX file is compared with PyTorch; not the number that it is traced with."""
 TOLERANCE = 1e-4
-"""Largest difference from PyTorch, as a fraction of the largest logit (or of 1)."""
+"""Largest difference from PyTorch, as a fraction of the largest output (or of 1)."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,14 @@ class Trained:
     """The network of a run as its checkpoint has it.
 
     model: on the CPU, in evaluation mode; masks: bool [F, C, kh, kw], True = kept, and schemes, of its sparse
-    parameters by name; input_shape: (C, H, W); epochs: finished ones.
+    parameters by name; inputs: of an example, by name; epochs: finished ones.
     """
 
     recipe: Recipe
     model: nn.Module
     masks: Mapping[str, np.ndarray]
     schemes: Mapping[str, str]
-    input_shape: tuple[int, int, int]
+    inputs: Mapping[str, TensorSpec]
     epochs: int
 
     @classmethod
@@ -70,16 +76,42 @@ class Trained:
                 model cannot be built, such as one whose file is gone.
         """
         recipe, content = read_checkpoint(run_dir)
-        input_shape, classes = tuple(content.extra["network"]["input_shape"]), content.extra["network"]["classes"]
-        model = models.build(recipe.model, classes=classes, in_channels=input_shape[0], width=recipe.width)
-        shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         source = str(run_dir / CHECKPOINT)
+        built_for = BuiltFor.from_json(content.extra["network"], source)
+        model = models.build(recipe.model, **built_for.sizes, width=recipe.width)
+        shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         # Copied, because what a file is read into may be read-only.
         state = {n: torch.from_numpy(a.copy()) for n, a in content.dense_state(shapes, source).items()}
         model.to(next(tensor.dtype for tensor in state.values() if tensor.is_floating_point()))
         model.load_state_dict(state)
         masks = content.masks(shapes, source)
-        return cls(recipe, model.eval(), masks, content.schemes, input_shape, content.extra["position"]["epoch"])
+        return cls(recipe, model.eval(), masks, content.schemes, built_for.inputs, content.extra["position"]["epoch"])
+
+    def examples(self, count: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """Random inputs [count, ...] by name; whole numbers are zeros, since not all mean something."""
+        dtype = next(self.model.parameters()).dtype
+        found = {}
+        for name, spec in self.inputs.items():
+            shape = (count, *spec.shape)
+            whole = np.dtype(spec.dtype).kind != "f"
+            found[name] = (
+                torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+                if whole
+                else torch.from_numpy(rng.standard_normal(shape)).to(dtype)
+            )
+        return found
+
+    def outputs(self, examples: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the network returns, by name."""
+        args, kwargs = arguments_of(self.model, examples)
+        with torch.inference_mode():
+            return outputs_of(self.model(*args, **kwargs))
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """Of inputs and outputs in an ONNX file, in the order of those here."""
+        if self.recipe.data != ARRAYS:
+            return [IMAGES], [LOGITS]
+        return list(self.inputs), list(self.outputs(self.examples(1, np.random.default_rng(0))))
 
     @property
     def zeros(self) -> float:
@@ -146,7 +178,7 @@ def export_torch(trained: Trained, path: Path) -> None:
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """An ONNX file: its opset, its bytes, and the largest difference of its logits from PyTorch's on random images."""
+    """An ONNX file: its opset, its bytes, and its outputs' largest difference from PyTorch's on random examples."""
 
     opset: int
     bytes: int
@@ -154,9 +186,9 @@ class OnnxFacts:
 
 
 def export_onnx(trained: Trained, path: Path, seed: int = 0) -> OnnxFacts:
-    """Write the network in evaluation mode as ONNX, for any number of images; checked before it is put in place.
+    """Write the network in evaluation mode as ONNX, for any number of examples; checked before it is put in place.
 
-    onnx's checker must accept it, and onnx's reference evaluator must agree with PyTorch on random images, drawn with
+    onnx's checker must accept it, and onnx's reference evaluator must agree with PyTorch on random examples, drawn with
     `seed`, up to TOLERANCE.
 
     Raises:
@@ -180,8 +212,9 @@ def export_onnx(trained: Trained, path: Path, seed: int = 0) -> OnnxFacts:
 
 def _converted(trained: Trained):
     """The network as an onnx.ModelProto, with the weights as they are: nothing folded, nothing renamed."""
-    # Traced with two images: one would be taken for a constant.
-    example = torch.zeros(2, *trained.input_shape, dtype=_dtype(trained.model))
+    # Traced with two examples: one would be taken for a constant.
+    args, kwargs = arguments_of(trained.model, trained.examples(2, np.random.default_rng(0)))
+    batch, (inputs, outputs) = torch.export.Dim("batch"), trained.names()
     disabled, noise = logging.root.manager.disable, io.StringIO()
     # PyTorch names every package that it could have used, and prints its graphs where it fails.
     logging.disable(logging.WARNING)
@@ -190,11 +223,12 @@ def _converted(trained: Trained):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 trained.model,
-                (example,),
+                args,
+                kwargs=kwargs,
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                dynamic_shapes={name: {0: batch} for name in kwargs} or ({0: batch},) * len(args),
+                input_names=inputs,
+                output_names=outputs,
                 optimize=False,
                 verbose=False,
             )
@@ -209,26 +243,21 @@ def _converted(trained: Trained):
     return program.model_proto
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype
-
-
 def _difference(trained: Trained, data: bytes, seed: int) -> float:
-    """Largest difference of the file's logits from PyTorch's; ModelError when it is too large."""
+    """Largest difference of the file's outputs from PyTorch's; ModelError when it is too large."""
     from onnx.reference import ReferenceEvaluator
 
-    drawn = np.random.default_rng(seed).standard_normal((COMPARED, *trained.input_shape))
-    x = torch.from_numpy(drawn).to(_dtype(trained.model))
-    with torch.inference_mode():
-        expected = trained.model(x).numpy()
-    (found,) = ReferenceEvaluator(data).run(None, {INPUT: x.numpy()})
-    if found.shape != expected.shape:
+    examples = trained.examples(COMPARED, np.random.default_rng(seed))
+    expected = [output.numpy() for output in trained.outputs(examples).values()]
+    (inputs, _), arrays = trained.names(), [tensor.numpy() for tensor in examples.values()]
+    found = ReferenceEvaluator(data).run(None, dict(zip(inputs, arrays, strict=True)))
+    shapes, wanted = ([list(array.shape) for array in some] for some in (found, expected))
+    if shapes != wanted:
         raise ModelError(
-            f"The exported {trained.recipe.model} answers {list(found.shape)} where PyTorch answers "
-            f"{list(expected.shape)}: nothing was written."
+            f"The exported {trained.recipe.model} answers {shapes} where PyTorch answers {wanted}: nothing was written."
         )
-    difference = float(np.abs(found - expected).max())
-    largest = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(found, expected, strict=True))
+    largest = TOLERANCE * max(1.0, *(float(np.abs(output).max()) for output in expected))
     if not difference <= largest:  # turns NaN away too
         raise ModelError(
             f"The exported {trained.recipe.model} differs from PyTorch by {difference:.2g} in onnx's reference "

@@ -1,7 +1,7 @@
 """The batches of an epoch, in a random order, augmented, and prepared some ahead on a thread of their own."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from mest_compiler.errors import DataError
-from mest_compiler.training.data import Examples
+from mest_compiler.training.examples import Examples
 from mest_compiler.training.streams import stream
 
 T = TypeVar("T")
@@ -36,13 +36,13 @@ def batches(n: int, batch: int, rng: np.random.Generator) -> Iterator[np.ndarray
 class Batch:
     """One step's examples.
 
-    ids: int64 [batch], numbers of all its examples in the training set; x: float32 [share, C, H, W] and y: int64
-    [share], those of this process's share, which is all of them in a single process.
+    ids: int64 [batch], numbers of all its examples in the training set; inputs, targets: [share, ...] by name, those of
+    this process's share, which is all of them in a single process.
     """
 
     ids: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
+    inputs: Mapping[str, np.ndarray]
+    targets: Mapping[str, np.ndarray]
 
 
 def epoch_batches(
@@ -67,7 +67,7 @@ def epoch_batches(
     def prepare(step: int) -> Batch:
         ids = chosen[step]
         rng = stream(seed, "augment", epoch, step) if augmented else None
-        return Batch(ids, data.train_images(ids, rng, share), data.train_y[ids[share]])
+        return Batch(ids, data.train_inputs(ids, rng, share), data.train_targets(ids[share]))
 
     return made_ahead(prepare, range(first_step, len(chosen)))
 

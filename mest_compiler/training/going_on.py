@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from mest_compiler.errors import CheckpointError, MestError
-from mest_compiler.training.data import Examples
+from mest_compiler.training.built_for import BuiltFor
 from mest_compiler.training.data_files import DataFiles
+from mest_compiler.training.examples import Examples
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import Position
 
 ACCEPT = "--accept-changed-data"
-"""The option that goes on with other images."""
+"""The option that goes on with other examples."""
 # The same data may lie elsewhere on the day a run goes on; its files tell whether they are the same.
 # What a run started from is in its checkpoint, which goes on without those files.
 MAY_CHANGE = {"data_root", "weights", "weights_key", "masks", "masks_from", "profile_ratios"}
@@ -85,9 +86,9 @@ def changed_data(
         changes = now.changes_since(before)
         return f"of {len(now.files)} files {changes}" if changes else ""
     if "digest" in extra:
-        return "images or labels" if extra["digest"] != data.digest() else ""
-    # of a version that knew some of the images only
-    return "images or labels" if extra["data"] != data.fingerprint() else ""
+        return "inputs or targets" if extra["digest"] != data.digest() else ""
+    # of a version that knew some of the examples only
+    return "inputs or targets" if extra["data"] != data.fingerprint() else ""
 
 
 def check_data(
@@ -101,10 +102,10 @@ def check_data(
     """What is to be said of the data that a run goes on with, "" for nothing; arguments as of `changed_data`.
 
     Args:
-        accepts: whether there may be other images.
+        accepts: whether there may be other examples.
 
     Raises:
-        CheckpointError: other images, or another number of them, which not even `accepts` allows.
+        CheckpointError: other examples, or another number of them, which not even `accepts` allows.
     """
     what = changed_data(data, now, extra, arrays, source)
     if not what:
@@ -115,10 +116,10 @@ def check_data(
             )
         return ""
     counted = arrays.get("events")
-    if counted is not None and len(counted) != len(data.train_y):
+    if counted is not None and len(counted) != data.train_count:
         raise CheckpointError(
-            f"{source} was made with other data ({what}), of {len(counted)} training images where there are "
-            f"{len(data.train_y)} now: put the same ones back, since images can be replaced and not added or removed"
+            f"{source} was made with other data ({what}), of {len(counted)} training examples where there are "
+            f"{data.train_count} now: put the same ones back, since they can be replaced and not added or removed"
         )
     if not accepts:
         raise CheckpointError(
@@ -126,3 +127,11 @@ def check_data(
             f"by {ACCEPT}"
         )
     return f"going on with changed data ({what})"
+
+
+def check_network(before: BuiltFor, now: BuiltFor, source: str) -> None:
+    """Raise CheckpointError unless a run's data still are what its network is built for."""
+    if before != now:
+        raise CheckpointError(
+            f"{source} is of a network for {before}, and its data are {now} now: put examples of the same form back"
+        )

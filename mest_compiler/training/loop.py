@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mest_compiler.errors import MestError
+from mest_compiler.losses import LOSSES, Loss
+from mest_compiler.losses.base import OUTPUT, named
 from mest_compiler.sparsity.methods import Clock
 from mest_compiler.training.backend import Backend
-from mest_compiler.training.data import Examples
 from mest_compiler.training.data_efficiency import DataEfficiency
+from mest_compiler.training.examples import Examples
 from mest_compiler.training.feed import epoch_batches, made_ahead, steps_per_epoch
 from mest_compiler.training.memory import peak_rss_mb
 from mest_compiler.training.mutator import Mutated, Mutator
@@ -22,8 +24,8 @@ from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import EpochRecord, Position, Summary
 from mest_compiler.training.run_folder import RunFolder
 
-EVALUATED_AT_ONCE = 1000  # images at most
-EVALUATED_BYTES = 2**26  # of images at once; a few times as many are being loaded meanwhile
+EVALUATED_AT_ONCE = 1000  # examples at most
+EVALUATED_BYTES = 2**26  # of inputs at once; a few times as many are being loaded meanwhile
 
 
 def train(
@@ -44,11 +46,12 @@ def train(
     which is replaced whole after every epoch and, with `checkpoint_steps`, after every so many steps of an
     epoch. resume: go on from that checkpoint, whichever backend wrote it; with the same one the run then ends bit by
     bit as the uninterrupted one would have. The recipe may have more epochs then, over which a cosine is stretched, and
-    with `accepts_data` other images in place of its own, as many. A run that was finished returns at once. ranks: the
+    with `accepts_data` other examples in place of its own, as many. A run that was finished returns at once. ranks: the
     processes that train together; the first writes the folder.
 
     Errors: CheckpointError when there is nothing to resume, or something in the way when not resuming;
-    ProfileError when a layer cannot mutate as the recipe says; MestError when the loss is no finite number.
+    ProfileError when a layer cannot mutate as the recipe says; MestError when the loss or its score is no finite
+    number, or the backend has another loss than the recipe.
     KeyboardInterrupt goes on to the caller, with a sentence that says how far the checkpoint is.
     """
     run = _Run(backend, data, recipe, run_dir, reporter, checkpoint_steps, ranks or SingleProcess())
@@ -75,10 +78,11 @@ class _Run:
         self.backend, self.data, self.recipe, self.reporter, self.ranks = backend, data, recipe, reporter, ranks
         self.checkpoint_steps = checkpoint_steps
         self.share = ranks.share(recipe.batch)
-        steps_per_epoch(len(data.train_y), recipe.batch)  # raises where the batch is too large
+        self.loss = _loss_of(backend, recipe)
+        steps_per_epoch(data.train_count, recipe.batch)  # raises where the batch is too large
         self.folder = RunFolder(run_dir, recipe, data)
         self.mutator = Mutator(recipe.updater, backend, recipe.seed)
-        self.efficiency = DataEfficiency(recipe, len(data.train_y))
+        self.efficiency = DataEfficiency(recipe, data.train_count)
         self.position, self.saved, self.digest = Position(), (0, 0), 0
 
     def start(self, resume: bool, accepts_data: bool) -> None:
@@ -116,25 +120,31 @@ class _Run:
         mutated = self.mutator.after(Clock(position.epoch + 1, recipe.epochs))
         mutation_seconds = time.perf_counter() - started
         self.digest = self._digest()
-        accuracy = evaluate(self.backend, self.data, self.ranks)
+        score = evaluate(self.backend, self.data, self.ranks)
+        if not math.isfinite(score):
+            raise MestError(
+                f"the test {self.loss.metric_name} became {score} after epoch {position.epoch + 1}, at learning rate "
+                f"{lr:g}: lower lr or add warmup_epochs and start again, and give a loss of your own its `error`"
+            )
         unforgettable = int(np.count_nonzero(self.efficiency.forgetting.unforgettable))
         self.efficiency.after(position.epoch + 1)
         seconds = time.perf_counter() - started
-        record = self._finished(mutated, 1000 * mutation_seconds, seconds, lr, accuracy, len(active), unforgettable)
+        record = self._finished(mutated, 1000 * mutation_seconds, seconds, lr, score, len(active), unforgettable)
         self.save()
         if self.ranks.rank == 0:
             self.folder.append_log(position)
         self.reporter.epoch_finished(record, recipe.epochs)
 
     def _finished(
-        self, mutated: Mutated, mutation_ms: float, seconds: float, lr: float, accuracy: float, examples: int,
+        self, mutated: Mutated, mutation_ms: float, seconds: float, lr: float, score: float, examples: int,
         unforgettable: int,
     ) -> EpochRecord:  # fmt: skip
         kept, whole = self.mutator.kept()
         return self.position.finish_epoch(
             batch=self.recipe.batch,
             beside_seconds=seconds,
-            test_accuracy=accuracy,
+            metric=self.loss.metric_name,
+            test_score=score,
             lr=lr,
             sparsity=1 - kept / whole if whole else 0.0,
             kept=kept,
@@ -166,15 +176,17 @@ class _Run:
             started = time.perf_counter()
             for batch in feed:
                 lr = recipe.learning_rate(position.epoch * steps + position.step, steps)
-                loss, logits = self.backend.step(batch.x, batch.y, lr)
-                loss, correct = self.ranks.gathered(loss, logits.argmax(axis=1) == batch.y, self.digest)
+                loss, outputs = self.backend.step(batch.inputs, batch.targets, lr)
+                scores = self.loss.scores(named(outputs, OUTPUT), batch.targets)
+                loss, scores = self.ranks.gathered(loss, scores, self.digest)
                 if not math.isfinite(loss):
                     raise MestError(
                         f"the loss became {loss} in epoch {position.epoch + 1}, step {position.step + 1} "
                         f"of {steps}, at learning rate {lr:g}: lower lr or add warmup_epochs and start again"
                     )
-                self.efficiency.saw(batch.ids, correct)
-                position.add_step(loss, int(np.count_nonzero(correct)), time.perf_counter() - started)
+                if self.loss.labelled:
+                    self.efficiency.saw(batch.ids, scores)
+                position.add_step(loss, float(scores.sum()), time.perf_counter() - started)
                 self.reporter.step_finished(position.step, position.loss_sum / position.step)
                 # The last step needs none: the epoch's own checkpoint follows.
                 if self.checkpoint_steps and position.step % self.checkpoint_steps == 0 and position.step < steps:
@@ -199,14 +211,27 @@ class _Run:
         )
 
 
+def _loss_of(backend: Backend, recipe: Recipe) -> Loss:
+    """The backend's loss; MestError where it has none to hand, or the recipe names another one."""
+    loss = backend.loss
+    if loss is None:
+        raise MestError("the step's loss is a function of one's own, which it does not hold: give it to Trainer")
+    # One of one's own has no name that a recipe could hold.
+    if loss.name in LOSSES and loss.name != recipe.loss:
+        raise MestError(f"the recipe has loss {recipe.loss} and the network is trained with {loss.name}: make them one")
+    return loss
+
+
 def evaluate(backend: Backend, data: Examples, ranks: Ranks | None = None) -> float:
-    """Share of the test images whose largest logit is that of their label; processes share the images out."""
+    """Mean score of the test examples, see `Loss.scores`; processes share them out."""
     ranks = ranks or SingleProcess()
-    mine = np.arange(len(data.test_y))[ranks.rank :: ranks.size]
-    at_once = max(1, min(EVALUATED_AT_ONCE, EVALUATED_BYTES // (4 * math.prod(data.input_shape))))
+    mine = np.arange(data.test_count)[ranks.rank :: ranks.size]
+    size = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in data.inputs.values())
+    at_once = max(1, min(EVALUATED_AT_ONCE, EVALUATED_BYTES // max(size, 1)))
     parts = [mine[start : start + at_once] for start in range(0, len(mine), at_once)]
-    right = 0
-    with closing(made_ahead(lambda i: data.test_images(parts[i]), range(len(parts)))) as images:
-        for ids, x in zip(parts, images, strict=True):
-            right += int(np.count_nonzero(backend.predict(x).argmax(axis=1) == data.test_y[ids]))
-    return ranks.total(right) / len(data.test_y)
+    total = 0.0
+    with closing(made_ahead(lambda i: data.test_inputs(parts[i]), range(len(parts)))) as inputs:
+        for ids, x in zip(parts, inputs, strict=True):
+            scores = backend.loss.scores(named(backend.predict(x), OUTPUT), data.test_targets(ids))
+            total += float(scores.sum())
+    return ranks.total(total) / data.test_count

@@ -129,14 +129,14 @@ class Processes:
         self._wrappers.add(wrapper)
         return wrapper
 
-    def gathered(self, loss: float, correct: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
-        """(mean of the losses, all `correct` in order of rank) in one exchange.
+    def gathered(self, loss: float, scores: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
+        """(mean of the losses, all `scores` in order of rank) in one exchange.
 
-        correct: bool, equally long in all processes; digest: below 2**63. MestError, in all processes alike, where
-        the digests differ.
+        scores: bool or float64, equally long in all processes; digest: below 2**63. MestError, in all processes alike,
+        where the digests differ.
         """
         head = np.array([loss]).tobytes() + np.array([digest], np.int64).tobytes()
-        own = torch.frombuffer(bytearray(head + correct.tobytes()), dtype=torch.uint8).to(self._device)
+        own = torch.frombuffer(bytearray(head + scores.tobytes()), dtype=torch.uint8).to(self._device)
         every = [torch.empty_like(own) for _ in range(self.size)]
         with self.guarded():
             dist.all_gather(every, own)
@@ -149,19 +149,19 @@ class Processes:
                 f"the processes no longer hold the same masks: process {', '.join(different)} differs from process 0; "
                 "resume all of them from the last checkpoint"
             )
-        return float(losses.mean()), np.ascontiguousarray(rows[:, 16:]).view(np.bool_).reshape(-1)
+        return float(losses.mean()), np.ascontiguousarray(rows[:, 16:]).view(scores.dtype).reshape(-1)
 
-    def total(self, count: int) -> int:
-        """Sum of the processes' counts."""
-        counted = torch.tensor(count, dtype=torch.int64, device=self._device)
+    def total(self, part: float) -> float:
+        """Sum over the processes, in float64."""
+        summed = torch.tensor(part, dtype=torch.float64, device=self._device)
         with self.guarded():
-            dist.all_reduce(counted)
-            return int(counted.item())
+            dist.all_reduce(summed)
+            return summed.item()
 
     def barrier(self) -> None:
         """Wait until all processes are here."""
         # A sum that the host reads is complete no earlier than that, with every backend.
-        self.total(0)
+        self.total(0.0)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -209,9 +209,9 @@ class _Averaged(nn.Module):
         super().__init__()
         self.wrapped: DistributedDataParallel | None = wrapped
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What the model makes of x."""
-        return self.wrapped(x)
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> object:
+        """What the model makes of its inputs."""
+        return self.wrapped(*inputs, **named)
 
 
 def _clear_frames(error: BaseException | None) -> None:

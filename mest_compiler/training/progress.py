@@ -6,7 +6,9 @@ from typing import NamedTuple, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from mest_compiler.losses.base import ACCURACY, ERROR
 from mest_compiler.training.records import EpochRecord
+from mest_compiler.training.scores import score_text
 
 BAR = 20
 """Characters of the bar: all of its line fits into 80."""
@@ -58,29 +60,35 @@ class QuietReporter:
 class Column(NamedTuple):
     """One column of the table: its heading, its width in characters, and what it says of a record.
 
-    of_sparse: whether it says nothing where no layer is sparse.
+    of_sparse: whether it says nothing where no layer is sparse; metric: the only one that it is about.
     """
 
     heading: str
     width: int
     text: Callable[[EpochRecord, int], str]
     of_sparse: bool = False
+    metric: str | None = None
+
+    def says(self, record: EpochRecord) -> bool:
+        """Whether it is about such a record."""
+        return (bool(record.kept) or not self.of_sparse) and self.metric in (None, record.metric)
 
 
 COLUMNS = (
     Column("epoch", 7, lambda record, epochs: f"{record.epoch}/{epochs}"),
     Column("loss", 6, lambda record, _: f"{record.loss:{'.4f' if record.loss < 10 else '.4g'}}"),
-    Column("train%", 6, lambda record, _: f"{100 * record.train_accuracy:.2f}"),
-    Column("test%", 6, lambda record, _: f"{100 * record.test_accuracy:.2f}"),
+    Column("train%", 6, lambda record, _: f"{100 * record.train_score:.2f}", metric=ACCURACY),
+    Column("test%", 6, lambda record, _: f"{100 * record.test_score:.2f}", metric=ACCURACY),
+    Column("test error", 10, lambda record, _: score_text(ERROR, record.test_score), metric=ERROR),
     Column("zeros%", 6, lambda record, _: f"{100 * record.sparsity:.2f}", of_sparse=True),
     Column("kept", 5, lambda record, _: short(record.kept), of_sparse=True),
     Column("changed", 13, lambda record, _: _changed(record), of_sparse=True),
-    Column("images", 6, lambda record, _: short(record.examples)),
+    Column("examples", 8, lambda record, _: short(record.examples)),
     Column("ms/iter", 7, lambda record, _: f"{record.ms_per_iteration:.1f}"),
     Column("MiB", 6, lambda record, _: f"{record.memory_mb:.0f}"),
 )
-"""The table, 77 characters wide. kept: weights of the sparse layers; changed: how many of them the mutation after the
-epoch removed and grew; images: trained on; MiB: peak memory of the process so far."""
+"""The table, at most 79 characters wide. kept: weights of the sparse layers; changed: how many of them the mutation
+after the epoch removed and grew; examples: trained on; MiB: peak memory of the process so far."""
 
 
 def short(count: int) -> str:
@@ -137,7 +145,7 @@ class RichReporter:
         """Replace the bar by a row with the epoch's numbers."""
         self.close()
         if not self._columns:
-            self._columns = [column for column in COLUMNS if record.kept or not column.of_sparse]
+            self._columns = [column for column in COLUMNS if column.says(record)]
             self._row([column.heading for column in self._columns], "bold")
         self._row([column.text(record, epochs) for column in self._columns])
 

@@ -34,15 +34,15 @@ class Ranks(Protocol):
         """A wrapper of the model whose backward pass averages gradients over all processes."""
         ...
 
-    def gathered(self, loss: float, correct: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
-        """(mean loss, which examples of the whole batch were right, bool) from this process's share.
+    def gathered(self, loss: float, scores: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
+        """(mean loss, scores of the examples of the whole batch) from this process's share; scores: bool or float64.
 
         digest: of its masks; MestError where the processes' digests differ.
         """
         ...
 
-    def total(self, count: int) -> int:
-        """Sum of the processes' counts."""
+    def total(self, part: float) -> float:
+        """Sum over the processes."""
         ...
 
     def barrier(self) -> None:
@@ -82,13 +82,13 @@ class SingleProcess:
         """The model as it is."""
         return model
 
-    def gathered(self, loss: float, correct: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
+    def gathered(self, loss: float, scores: np.ndarray, digest: int) -> tuple[float, np.ndarray]:
         """Both as they are."""
-        return loss, correct
+        return loss, scores
 
-    def total(self, count: int) -> int:
-        """The count."""
-        return count
+    def total(self, part: float) -> float:
+        """The part."""
+        return part
 
     def barrier(self) -> None:
         """Nobody to wait for."""

@@ -18,6 +18,7 @@ from mest_compiler.losses import Loss, loss_of
 from mest_compiler.optimizers import Optimizer, optimizer_of
 from mest_compiler.sparsity.methods import METHODS, MaskUpdater, method_of
 from mest_compiler.sparsity.mutation_schedule import STATIC, VANILLA
+from mest_compiler.training.data_arrays import ARRAYS
 from mest_compiler.training.recipe_settings import filled_settings
 from mest_compiler.training.recipe_values import converted
 from mest_compiler.training.schedule import cosine, step_decay
@@ -34,11 +35,11 @@ FORMER_NAMES = {"mutation": "method"}
 class Recipe:
     """One training run.
 
-    model: a name from the models' registry or "file.py:callable"; width: the model's width factor; data: a
-    data set's name, data_root the folder it is read from, size the height and width of its images where they are not
-    the usual ones, and noise the deviation of Gaussian noise that is added to them, in normalised units, to make an
-    easy set harder; optimizer: "sgd", "adam" or "adamw"; lr, end_lr: first and last learning rate (None: the usual one
-    of the optimiser);
+    model: a name from the models' registry or "file.py:callable"; width: the model's width factor; data: a data set's
+    name, data_root the folder (of "arrays" the file) it is read from, size the height and width of its images where
+    they are not the usual ones, and noise the deviation of Gaussian noise that is added to them, in normalised units,
+    to make an easy set harder; optimizer: "sgd", "adam" or "adamw"; lr, end_lr: first and last learning rate (None: the
+    usual one of the optimiser);
     warmup_epochs: linear warm-up before `lr`; schedule: "cosine", or "step" with `milestones` (epochs) at
     which the rate is multiplied by `decay`; momentum, nesterov of sgd, betas, eps of the others, and weight_decay
     (None: the usual one): as torch.optim has them; scheme
@@ -48,14 +49,15 @@ class Recipe:
     weights_key in it, which scheme or profile prune by magnitude; masks: a file of masks to start from, or masks_from,
     one of pruned weights with their zeros, and with either a scheme is enough; seed: draws weights, masks, order,
     augmentation, dropouts and mutation; augment: whether images are moved as their data set says; examples: only so
-    many training images, equally many of each class; loss: "cross_entropy", "mse" or "bce_with_logits"; label_smoothing
-    of the first: as in torch.
+    many training examples, equally many of each class; loss: "cross_entropy", "mse" or "bce_with_logits";
+    label_smoothing of the first: as in torch.
 
     method: of sparse training, a name of `sparsity.methods`, "static" where masks stay; p, mutate_every, mutate_until,
     p_milestones, p_decay, importance_lambda: settings of methods that have them, see theirs. settings: those of the
     method, the optimiser and the loss that are no fields here, by name. de_epoch: data efficiency: after so many epochs
-    the training images that were forgotten at most de_threshold times are left out, or the de_remove images that were
-    forgotten least; see `forgetting`. MestError when a value cannot be.
+    the training examples that were forgotten at most de_threshold times are left out, or the de_remove ones that were
+    forgotten least; see `forgetting`; it needs labels. MestError when a
+    value cannot be.
     """
 
     model: str
@@ -162,6 +164,11 @@ class Recipe:
             raise MestError(
                 f"method {self.method!r} of a recipe never changes a mask in {self.epochs} epochs with mutate_every "
                 f"{self.mutate_every} and mutate_until {self.mutate_until}: lower the one or raise the other"
+            )
+        if self.de_epoch is not None and not self.rule_of_loss.labelled:
+            raise MestError(
+                f"data efficiency of a recipe counts right and wrong labels, and loss {self.loss!r} has none: leave it "
+                "out, or use cross_entropy"
             )
         ways = [name for name in ("de_threshold", "de_remove") if getattr(self, name) is not None]
         if len(ways) != (self.de_epoch is not None):
@@ -279,6 +286,9 @@ def _setting(of: str, words: str, name: str) -> tuple[Callable[[Recipe], bool], 
     return (lambda recipe: name in getattr(recipe, of).facts()), words
 
 
+_IMAGES = (lambda recipe: recipe.data != ARRAYS, "a data set of images")
+
+
 def _of_method(name: str, *idle: str) -> tuple[Callable[[Recipe], bool], str]:
     """Of a setting of methods but the idle ones, which have it and leave it."""
     names = [key for key, kind in METHODS.items() if name in kind.setting_names() and key not in {STATIC, *idle}]
@@ -293,6 +303,7 @@ _P_MILESTONES, _METHODS_WITH_THEM = _of_method("p_milestones", VANILLA)
 NEEDS: dict[str, tuple[Callable[[Recipe], bool], str]] = {
     **{name: _setting("rule", "an optimiser that has it", name) for name in ("momentum", "nesterov", "betas", "eps")},
     "label_smoothing": _setting("rule_of_loss", "a loss that has it", "label_smoothing"),
+    **dict.fromkeys(("size", "noise", "augment"), _IMAGES),
     "end_lr": (lambda r: r.schedule == "cosine", "schedule cosine"),
     "milestones": (lambda r: _below(r.milestones, r.epochs), "milestones below the number of epochs"),
     "decay": (lambda r: bool(r.milestones), "schedule step with milestones"),

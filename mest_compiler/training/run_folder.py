@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from mest_compiler.errors import CheckpointError, DataError
 from mest_compiler.files import append_line, write_text
 from mest_compiler.training.backend import Backend
-from mest_compiler.training.data import Examples
+from mest_compiler.training.built_for import BuiltFor
 from mest_compiler.training.data_efficiency import DataEfficiency
 from mest_compiler.training.data_files import DataFiles
+from mest_compiler.training.examples import Examples
 from mest_compiler.training.feed import steps_per_epoch
-from mest_compiler.training.going_on import check_data, check_recipe, longer
+from mest_compiler.training.going_on import check_data, check_network, check_recipe, longer
 from mest_compiler.training.mutator import Mutator
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import Position
@@ -36,8 +36,7 @@ class RunFolder:
         self._recipe = recipe
         self._data = data
         self._fingerprint, self._files, self._digest = data.fingerprint(), DataFiles({}), ""
-        # What the network is built for: with it whoever has no data can still read the run.
-        self._network = {"input_shape": list(data.input_shape), "classes": data.classes}
+        self._network = BuiltFor.of(data)
 
     def begin(self) -> None:
         """Make the folder of a new run, with its recipe and an empty log.
@@ -63,7 +62,7 @@ class RunFolder:
     ) -> Position:
         """Load the checkpoint into all of them, and write recipe and log anew if this process `writes` them.
 
-        accepts_data: whether images may be other ones than they were; note: is told what differs, in a sentence each.
+        accepts_data: whether examples may be other ones than they were; note: is told what differs, in a sentence each.
         CheckpointError when there is no checkpoint or it is of another recipe or other data.
         """
         if not self.checkpoint.exists():
@@ -76,6 +75,7 @@ class RunFolder:
         before = check_recipe(extra["recipe"], self._recipe, position.epoch, source)
         self._files = DataFiles.of(self._data.files(), DataFiles.from_arrays(arrays, source))
         said = [check_data(self._data, self._files, extra, arrays, accepts_data, source)]
+        check_network(BuiltFor.from_json(extra["network"], source), self._network, source)
         self._digest = self._data.digest()
         mutator.restore(extra["mutation"], source)
         efficiency.restore(arrays, source)
@@ -100,14 +100,14 @@ class RunFolder:
             "data": self._fingerprint,
             "digest": self._digest,
             "mutation": mutator.state(),
-            "network": self._network,
+            "network": self._network.to_json(),
         }
         backend.save(self.checkpoint, extra, {**efficiency.arrays(), **self._files.arrays()})
 
     def append_log(self, position: Position) -> None:
         """Append the last record of `position` to log.jsonl."""
-        append_line(self._path / LOG, json.dumps(asdict(position.records[-1])))
+        append_line(self._path / LOG, json.dumps(position.records[-1].as_mapping()))
 
     def _write_log(self, position: Position) -> None:
-        lines = [json.dumps(asdict(record)) + "\n" for record in position.records]
+        lines = [json.dumps(record.as_mapping()) + "\n" for record in position.records]
         write_text(self._path / LOG, "".join(lines))

@@ -13,8 +13,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from mest_compiler.files import write_png
+from mest_compiler.losses.base import ACCURACY, ERROR
 from mest_compiler.training.forgotten import Forgotten
 from mest_compiler.training.run_reading import RunLog, described
+from mest_compiler.training.scores import best_of, score_text
 
 FEW = 40
 """Up to so many epochs each has a dot."""
@@ -28,28 +30,31 @@ STEEP = 10
 
 
 def plot_runs(path: Path, runs: Sequence[RunLog]) -> None:
-    """Loss, accuracy, sparsity with its mutations, and training images by epoch, as PNG; at least one run.
+    """Loss, score, sparsity with its mutations, and training examples by epoch, as PNG; at least one run, all of one
+    metric.
 
     One run has its description as the title, several have it in a legend.
     """
     canvas = Canvas(figsize=(13, 9), layout="constrained")
     canvas.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
     grid = canvas.add_gridspec(2, 2, height_ratios=[4, 5])
-    loss, accuracy, images = (canvas.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, 1)))
+    loss, score, examples = (canvas.add_subplot(grid[place]) for place in ((0, 0), (0, 1), (1, 1)))
     below = grid[1, 0].subgridspec(2, 1, height_ratios=[3, 2])
     sparsity, changed = canvas.add_subplot(below[0]), canvas.add_subplot(below[1])
-    lines = []
+    metric, lines = runs[0].metric, []
+    scale, unit = (100, ", %") if metric == ACCURACY else (1, "")
     for number, run in enumerate(runs):
         records, style = run.records, _style(number, len(run.records))
         faint = style | {"linewidth": 1, "alpha": FAINT, "marker": ""}
         epochs = [record.epoch for record in records]
         lines += loss.plot(epochs, [record.loss for record in records], **style)
-        accuracy.plot(epochs, [100 * record.test_accuracy for record in records], **style)
-        accuracy.plot(epochs, [100 * record.train_accuracy for record in records], **faint)
+        score.plot(epochs, [scale * record.test_score for record in records], **style)
+        score.plot(epochs, [scale * record.train_score for record in records], **faint)
         if any(record.kept for record in records):
             sparsity.plot(epochs, [100 * record.sparsity for record in records], **style)
-        images.plot(epochs, [record.examples for record in records], **style)
-        images.plot(epochs, [record.unforgettable for record in records], **faint)
+        examples.plot(epochs, [record.examples for record in records], **style)
+        if run.recipe.rule_of_loss.labelled:
+            examples.plot(epochs, [record.unforgettable for record in records], **faint)
         # Side by side, so that runs that mutate at the same time can be told apart.
         shift = 0.12 * (number - (len(runs) - 1) / 2)
         for sign, mark, what in ((1, "^", "grown"), (-1, "v", "removed")):
@@ -57,11 +62,15 @@ def plot_runs(path: Path, runs: Sequence[RunLog]) -> None:
             changed.vlines(list(some), 0, list(some.values()), color=style["color"], linewidth=1)
             changed.plot(list(some), list(some.values()), mark, color=style["color"], markersize=5)
     _panel(loss, "training loss")
-    _loss_axis(loss, [record.loss for run in runs for record in run.records])
-    _panel(accuracy, "accuracy, %", ("test", "-", "."), ("training", "-", ""))
+    _falling_axis(loss, [record.loss for run in runs for record in run.records])
+    _panel(score, f"{metric}{unit}", ("test", "-", "."), ("training", "-", ""))
+    if metric == ERROR:
+        every = [record for run in runs for record in run.records]
+        _falling_axis(score, [one for record in every for one in (record.test_score, record.train_score)])
     _panel(sparsity, "zeros, % of the sparse layers' weights")
-    _panel(images, "training images", ("trained on", "-", "."), ("unforgettable", "-", ""))
-    images.set_ylim(bottom=0)
+    counted = [("unforgettable", "-", "")] if any(run.recipe.rule_of_loss.labelled for run in runs) else []
+    _panel(examples, "training examples", ("trained on", "-", "."), *counted)
+    examples.set_ylim(bottom=0)
     _panel(changed, "weights grown (up) and removed (down) by mutations")
     changed.axhline(0, color="black", linewidth=0.8)
     changed.set_xlim(loss.get_xlim())
@@ -73,7 +82,7 @@ def plot_runs(path: Path, runs: Sequence[RunLog]) -> None:
     if len(runs) == 1:
         (run,) = runs
         for epoch in run.mutations:
-            for axes in (loss, accuracy, sparsity):
+            for axes in (loss, score, sparsity):
                 axes.axvline(epoch, color="C3", linestyle=":", linewidth=1)
         marks = "; dotted: a mutation after this epoch" if run.mutations else ""
         canvas.suptitle(f"{_plain(described(run.recipe))}\n{_state(run)}{marks}", fontsize=11)
@@ -95,8 +104,8 @@ def _style(number: int, epochs: int) -> dict[str, str]:
 def _state(run: RunLog) -> str:
     done = len(run.records)
     said = f"{done} epochs" if run.finished else f"{done} of {run.recipe.epochs} epochs"
-    best = max(record.test_accuracy for record in run.records)
-    return f"{said}, test accuracy {run.records[-1].test_accuracy:.2%}, at best {best:.2%}"
+    best = best_of(run.metric, (record.test_score for record in run.records))
+    return f"{said}, {run.records[-1].test_text}, at best {score_text(run.metric, best)}"
 
 
 def _panel(axes: Axes, title: str, *kinds: tuple[str, str, str]) -> None:
@@ -113,9 +122,9 @@ def _panel(axes: Axes, title: str, *kinds: tuple[str, str, str]) -> None:
         axes.legend(handles=handles, fontsize=8)
 
 
-def _loss_axis(axes: Axes, losses: Sequence[float]) -> None:
-    """Logarithmic, with plain numbers, where the loss falls far."""
-    if min(losses) > 0 and max(losses) > STEEP * min(losses):
+def _falling_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Logarithmic, with plain numbers, where a loss or an error falls far."""
+    if min(values) > 0 and max(values) > STEEP * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from mest_compiler.errors import CheckpointError, DataError
 from mest_compiler.runtime import checkpoint
-from mest_compiler.training.data import Examples, load_recipe_data
+from mest_compiler.training.data import load_recipe_data
 from mest_compiler.training.data_files import DataFiles
+from mest_compiler.training.examples import Examples
 from mest_compiler.training.going_on import changed_data
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.records import EpochRecord
@@ -31,6 +32,11 @@ class RunLog:
     def finished(self) -> bool:
         """Whether all epochs of the recipe are done."""
         return len(self.records) >= self.recipe.epochs
+
+    @property
+    def metric(self) -> str:
+        """What its scores are called."""
+        return self.records[-1].metric
 
     @property
     def mutations(self) -> tuple[int, ...]:
@@ -116,13 +122,13 @@ def data_of(run_dir: Path, recipe: Recipe, content: checkpoint.Content, data_roo
     """The data set that a run was trained on; data_root: where it lies now, None: where the recipe says.
 
     Raises:
-        DataError: it is not there whole, or its images are not those of the run.
+        DataError: it is not there whole, or its examples are not those of the run.
     """
     data, source = load_recipe_data(recipe, data_root), str(run_dir / CHECKPOINT)
     files = DataFiles.of(data.files(), DataFiles.from_arrays(content.arrays, source))
     if what := changed_data(data, files, content.extra, content.arrays, source):
         raise DataError(
             f"{run_dir} was trained on other data than data set {data.name} has here ({what}): name their folder "
-            "with --data-root"
+            "or file with --data-root"
         )
     return data

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mest_compiler.cli.main import app
+from mest_compiler.training.progress import RichReporter
 
 NETWORK = """
 from torch import nn
@@ -71,6 +72,27 @@ def refused() -> Callable[..., str]:
         return sentence
 
     return fail
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a command that is interrupted when the reporter's `event` happens for the `count`th time."""
+
+    def stop(event: str, count: int, *arguments: object) -> None:
+        seen = []
+        with monkeypatch.context() as patch:
+
+            def interrupt(*_: object) -> None:
+                seen.append(event)
+                if len(seen) == count:
+                    raise KeyboardInterrupt
+
+            patch.setattr(RichReporter, event, interrupt)
+            result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 130, result.stderr
+        assert "resume the run to go on from there" in result.stderr
+
+    return stop
 
 
 @pytest.fixture

@@ -25,9 +25,10 @@ from mest_compiler.errors import MestError
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.training import data as data_sets
 
+from .bench_options import BENCH
 from .conftest import LAYER, SHAPE
 from .option_checks import Does, Seen
-from .option_tables import BLOCK, TABLES
+from .option_tables import BLOCK, COMPILE, TRAIN
 from .tiny_runs import CLASSES, rows
 
 OTHER = """
@@ -45,6 +46,9 @@ def wide(num_classes=10, in_chans=3, width_mult=1.0):
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes),
     )
 """
+
+
+TABLES = {"train": TRAIN, "compile": COMPILE, "bench": BENCH}
 
 
 class Enough(MestError):
@@ -95,7 +99,7 @@ def watched(run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
         def counted(recipe: object) -> object:
             examples = found(recipe)
-            note("begin_run", recipe=started, run_dir=run_dir, data=len(examples.train_y), **arguments)
+            note("begin_run", recipe=started, run_dir=run_dir, data=examples.train_count, **arguments)
             return examples
 
         monkeypatch.setattr(data_sets, "load_recipe_data", counted)

@@ -85,7 +85,7 @@ def test_what_it_refuses(refused, folder: Path, monkeypatch: pytest.MonkeyPatch)
         return rows(seed=1)
 
     monkeypatch.setitem(data_sets.LOADERS, "rows", other)
-    assert "was trained on other data than data set rows has here (images or labels)" in refused(
+    assert "was trained on other data than data set rows has here (inputs or targets)" in refused(
         "report", "forgetting", run_dir
     )
     checkpoint_file = run_dir / "checkpoint.safetensors"

@@ -99,7 +99,7 @@ def test_images_cannot_become_more_or_fewer(refused, trained) -> None:
     Path("images/train/ant/3.bmp").unlink()
     for accepted in ((), ("--accept-changed-data",)):
         sentence = refused(*RESUME, "--epochs", "3", *accepted)
-        assert "(of 73 files 1 missing (train/ant/3.bmp)), of 70 training images where there are 69 now" in sentence
+        assert "(of 73 files 1 missing (train/ant/3.bmp)), of 70 training examples where there are 69 now" in sentence
         assert "--accept-changed-data" not in sentence
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_that_knows_no_files_goes_on_as_before(mest, refused, train
     path = Path("images/train/ant/0.bmp")
     image = path.read_bytes()
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(path)
-    assert "made with other data (images or labels): resume with the same" in refused(*RESUME, "--epochs", "3")
+    assert "made with other data (inputs or targets): resume with the same" in refused(*RESUME, "--epochs", "3")
     path.write_bytes(image)
     mest(*RESUME, "--epochs", "3")
     assert "file_names" in checkpoint.read(CHECKPOINT, None).arrays

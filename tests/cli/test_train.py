@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,10 @@ import pytest
 import torch
 import yaml
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
 from mest_compiler import models
-from mest_compiler.cli.main import app
 from mest_compiler.runtime import checkpoint
 from mest_compiler.sparsity.schemes import get_scheme
-from mest_compiler.training.progress import RichReporter
 
 RUN = Path("runs/net")
 TINY = ("train", "--model", "net.py:make", "--data", "mnist", "--batch", "250", "--run-dir", RUN, "--threads", "1")
@@ -36,27 +32,6 @@ CHECKPOINT = RUN / "checkpoint.safetensors"
 
 def records() -> list[dict]:
     return [json.loads(line) for line in (RUN / "log.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def stopped(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run a command that is interrupted when the reporter's `event` happens for the `count`th time."""
-
-    def stop(event: str, count: int, *arguments: object) -> None:
-        seen = []
-        with monkeypatch.context() as patch:
-
-            def interrupt(*_: object) -> None:
-                seen.append(event)
-                if len(seen) == count:
-                    raise KeyboardInterrupt
-
-            patch.setattr(RichReporter, event, interrupt)
-            result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exit_code == 130, result.stderr
-        assert "resume the run to go on from there" in result.stderr
-
-    return stop
 
 
 def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
@@ -334,7 +309,7 @@ def ragged_masks() -> None:
             ["--method", "em&s", "--mutate-until", "9", "--epochs", "9", "--sparsity", "0.03"],
             "to a sparsity of -0.0",
         ),
-        (["--de-epoch", "2", "--de-remove", "3800", "--epochs", "4"], "leave 200 of 4000 training images, fewer than"),
+        (["--de-epoch", "2", "--de-remove", "3800", "--epochs", "4"], "leave 200 of 4000 training examples, fewer"),
         (["--de-threshold", "0"], "data efficiency of a recipe is de_epoch with de_threshold or with de_remove"),
         (["--device", "tpu"], "'tpu'"),
     ],

@@ -1,6 +1,5 @@
 """Runs that somebody interrupts, and what must then be equal."""
 
-import dataclasses
 import signal
 
 from mest_compiler.training.progress import QuietReporter
@@ -30,7 +29,7 @@ class CtrlC(QuietReporter):
 
 def without_times(records):
     """Records, or lines of a log, without what depends on the machine."""
-    records = [record if isinstance(record, dict) else dataclasses.asdict(record) for record in records]
+    records = [record if isinstance(record, dict) else record.as_mapping() for record in records]
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 

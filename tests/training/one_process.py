@@ -105,7 +105,7 @@ def train_runs(folder: Path, spec: Mapping, ranks: Ranks) -> None:
             continue
         arrays = {f"state/{key}": value for key, value in network.state().items()}
         arrays |= {f"momentum/{key}": value for key, value in network.slots()["momentum"].items()}
-        numbers = [(r.loss, r.train_accuracy, r.test_accuracy, r.unforgettable) for r in summary.records]
+        numbers = [(r.loss, r.train_score, r.test_score, r.unforgettable) for r in summary.records]
         units = network.kept_units()[SPARSE]
         np.savez(folder / name / f"rank{ranks.rank}.npz", units=units, numbers=np.array(numbers), **arrays)
 

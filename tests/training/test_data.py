@@ -158,7 +158,7 @@ def test_some_examples_of_mnist(mnist):
 
 @pytest.mark.parametrize("examples", [0, 4001])
 def test_examples_there_are_not(examples):
-    with pytest.raises(DataError, match=f"mnist has 4000 training images, {examples} were asked for: choose from 1"):
+    with pytest.raises(DataError, match=f"mnist has 4000 training examples, {examples} were asked for: choose from 1"):
         load_data("mnist", examples=examples)
 
 

@@ -99,7 +99,7 @@ def test_without_data_efficiency_all_images_stay(epochs):
 def test_too_few_images_left():
     found = DataEfficiency(recipe(de_remove=9), IMAGES)
     seen(found, list(range(IMAGES)))
-    with pytest.raises(MestError, match="leave 3 training images after epoch 3, fewer than a batch of 4: lower de_th"):
+    with pytest.raises(MestError, match="leave 3 training examples after epoch 3, fewer than a batch of 4: lower"):
         found.after(3)
 
 
@@ -135,7 +135,7 @@ def test_a_run_trains_on_what_is_left(new_backend, data, recipe, tmp_path):
     class Watched(type(new_backend())):
         def step(self, x, y, lr):
             loss, logits = super().step(x, y, lr)
-            shown.append((x.copy(), logits.argmax(1) == y))
+            shown.append((x["x"].copy(), logits.argmax(1) == y["y"]))
             return loss, logits
 
     backend = new_backend()

@@ -42,9 +42,9 @@ def test_an_epoch_entered_in_its_middle_goes_on_with_the_same_batches(data):
     assert len(whole) == 6
     for batch, again in zip(whole[4:], rest, strict=True):
         np.testing.assert_array_equal(batch.ids, again.ids)
-        np.testing.assert_array_equal(batch.x, again.x)
-        np.testing.assert_array_equal(batch.y, again.y)
-    assert not np.array_equal(epoch(0, number=5)[0].x, whole[0].x)
+        np.testing.assert_array_equal(batch.inputs["x"], again.inputs["x"])
+        np.testing.assert_array_equal(batch.targets["y"], again.targets["y"])
+    assert not np.array_equal(epoch(0, number=5)[0].inputs["x"], whole[0].inputs["x"])
 
 
 def test_batches_are_plain_examples_without_augmentation(data):
@@ -53,8 +53,8 @@ def test_batches_are_plain_examples_without_augmentation(data):
     feed.close()
     where = stream(1, "order", 0).permutation(100)[:16]
     np.testing.assert_array_equal(batch.ids, where)
-    np.testing.assert_array_equal(batch.x, data.train_x[where])
-    np.testing.assert_array_equal(batch.y, data.train_y[where])
+    np.testing.assert_array_equal(batch.inputs["x"], data.train_x[where])
+    np.testing.assert_array_equal(batch.targets["y"], data.train_y[where])
 
 
 def test_only_active_examples_are_visited(data):
@@ -63,7 +63,7 @@ def test_only_active_examples_are_visited(data):
     visited = np.concatenate([batch.ids for batch in feed])
     np.testing.assert_array_equal(np.sort(visited), active)
     for batch in feed:
-        np.testing.assert_array_equal(batch.y, data.train_y[batch.ids])
+        np.testing.assert_array_equal(batch.targets["y"], data.train_y[batch.ids])
 
 
 # The data set is never written to, so one for all examples does.
@@ -87,8 +87,8 @@ def test_shares_together_are_the_batches_of_one_process(data, processes, each, s
     for whole, *parts in zip(feed(ALL), *map(feed, shares), strict=True):
         for part in parts:
             np.testing.assert_array_equal(part.ids, whole.ids)
-        np.testing.assert_array_equal(np.concatenate([part.x for part in parts]), whole.x)
-        np.testing.assert_array_equal(np.concatenate([part.y for part in parts]), whole.y)
+        np.testing.assert_array_equal(np.concatenate([part.inputs["x"] for part in parts]), whole.inputs["x"])
+        np.testing.assert_array_equal(np.concatenate([part.targets["y"] for part in parts]), whole.targets["y"])
 
 
 def test_streams_differ_by_every_part_of_their_key():

@@ -144,9 +144,9 @@ def test_an_epoch_over_a_folder(images):
         images, 6, active=np.arange(18), share=slice(2, 4), seed=1, epoch=0, first_step=1, augmented=True
     )
     got = list(feed)
-    assert [batch.x.shape for batch in got] == [(2, 3, SIZE, SIZE)] * 2
+    assert [batch.inputs["x"].shape for batch in got] == [(2, 3, SIZE, SIZE)] * 2
     for batch in got:
-        np.testing.assert_array_equal(batch.y, images.train_y[batch.ids[2:4]])
+        np.testing.assert_array_equal(batch.targets["y"], images.train_y[batch.ids[2:4]])
     assert not [t for t in threading.enumerate() if t.name.startswith(("mest-batches", "mest-images"))]
 
 
@@ -202,7 +202,7 @@ def test_some_examples_of_a_folder(images, root):
     assert few.test_files == images.test_files
     for i, file in enumerate(few.train_files):
         assert file.split("/")[1] == CLASSES[few.train_y[i]]
-    with pytest.raises(DataError, match="folder has 18 training images, 19 were asked for"):
+    with pytest.raises(DataError, match="folder has 18 training examples, 19 were asked for"):
         load_data("folder", root, examples=19)
 
 
@@ -228,7 +228,7 @@ def test_wrong_folders_are_named(tmp_path, own):
         load_data("folder", tmp_path / "none")
     with pytest.raises(DataError, match="cannot be 0 pixels wide"):
         load_data("folder", own, size=0)
-    with pytest.raises(DataError, match="stay on disk and take no noise"):
+    with pytest.raises(DataError, match="taken as they are and take no noise"):
         load_data("folder", own, noise=0.1)
 
 

@@ -12,9 +12,9 @@ from mest_compiler.training.records import EpochRecord
 def record(epoch: int, **fields: float) -> EpochRecord:
     """An epoch of a sparse run that did not mutate."""
     usual = {
-        "loss": 0.25, "train_accuracy": 0.5, "test_accuracy": 1.0, "lr": 0.1, "ms_per_iteration": 12.34, "seconds": 9.0,
-        "sparsity": 0.9, "kept": 9000, "removed": 0, "grown": 0, "mutation_ms": 0.0, "examples": 4000,
-        "unforgettable": 0, "memory_mb": 512.0, "state_mb": 3.0,
+        "loss": 0.25, "metric": "accuracy", "train_score": 0.5, "test_score": 1.0, "lr": 0.1,
+        "ms_per_iteration": 12.34, "seconds": 9.0, "sparsity": 0.9, "kept": 9000, "removed": 0, "grown": 0,
+        "mutation_ms": 0.0, "examples": 4000, "unforgettable": 0, "memory_mb": 512.0, "state_mb": 3.0,
     }  # fmt: skip
     return EpochRecord(epoch=epoch, **(usual | fields))
 
@@ -38,7 +38,7 @@ def test_a_file_gets_one_heading_and_aligned_rows() -> None:
     *rows, note = shown(record(1), record(2, removed=692, grown=348), largest).splitlines()
     assert note == "a [sentence]"
     assert rows[0].split() == [
-        "epoch", "loss", "train%", "test%", "zeros%", "kept", "changed", "images", "ms/iter", "MiB"
+        "epoch", "loss", "train%", "test%", "zeros%", "kept", "changed", "examples", "ms/iter", "MiB"
     ]  # fmt: skip
     assert rows[1].split() == ["1/100", "0.2500", "50.00", "100.00", "90.00", "9000", "4000", "12.3", "512"]
     assert rows[2].split()[6] == "-692/+348"
@@ -51,8 +51,17 @@ def test_a_file_gets_one_heading_and_aligned_rows() -> None:
 
 def test_a_dense_run_has_no_columns_of_sparse_layers() -> None:
     heading, row, _ = shown(record(1, sparsity=0.0, kept=0)).splitlines()
-    assert heading.split() == ["epoch", "loss", "train%", "test%", "images", "ms/iter", "MiB"]
+    assert heading.split() == ["epoch", "loss", "train%", "test%", "examples", "ms/iter", "MiB"]
     assert len(row) == len(heading)
+
+
+def test_errors_have_their_own_column() -> None:
+    heading, row, _ = shown(record(1, metric="error", train_score=0.5, test_score=0.000123456)).splitlines()
+    assert heading.split() == [
+        "epoch", "loss", "test", "error", "zeros%", "kept", "changed", "examples", "ms/iter", "MiB"
+    ]  # fmt: skip
+    assert row.split()[2] == "0.0001235"
+    assert len(row) == len(heading) <= 80
 
 
 def test_a_terminal_sees_a_bar_that_the_row_replaces() -> None:

@@ -69,7 +69,7 @@ def test_both_backends_walk_through_the_same_masks(
     assert ours.mutations == theirs.mutations and len(ours.mutations) == len(MUTATED[method])
     check_agree(*backends)
     for one, other in zip(*records, strict=True):
-        for fact in ("sparsity", "kept", "removed", "grown", "examples", "unforgettable", "test_accuracy"):
+        for fact in ("sparsity", "kept", "removed", "grown", "examples", "unforgettable", "test_score"):
             assert getattr(one, fact) == getattr(other, fact), fact
         assert one.loss == pytest.approx(other.loss, rel=1e-8)
     assert [record.examples for record in records[0]] == [100] * 5 + [70] * 4

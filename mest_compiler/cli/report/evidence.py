@@ -14,10 +14,11 @@ from mest_compiler.cli.options import Json
 from mest_compiler.cli.places import made
 from mest_compiler.cli.reporting import Output, conclude, fractions_of, names_of, prepare, typed
 from mest_compiler.cli.tables import show
+from mest_compiler.errors import BenchError
 
 if TYPE_CHECKING:
     from mest_compiler.bench.evidence import Cell, Entry, Trained
-    from mest_compiler.training.data import Examples
+    from mest_compiler.training.examples import Examples
     from mest_compiler.training.recipe import Recipe
 
 CSV, PNG = "evidence.csv", "evidence.png"
@@ -71,6 +72,8 @@ def command(
     from mest_compiler.training.recipe import load_recipe
 
     base = load_recipe(recipe)
+    if not base.rule_of_loss.labelled:
+        raise BenchError(f"This report is about right answers, and recipe {recipe} has loss {base.loss}: take another.")
     cells = evidence.cells(
         names_of(methods, evidence.METHODS),
         names_of(schemes, evidence.SCHEMES),

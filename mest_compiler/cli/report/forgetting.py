@@ -10,6 +10,7 @@ import typer
 from mest_compiler.cli.options import Json, RunDir
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.places import check_writable
+from mest_compiler.errors import DataError
 
 PNG = "forgetting.png"
 
@@ -44,6 +45,7 @@ def command(
 
     mest report forgetting runs/cifar --images 50 --output sheet.png --json -
     """
+    from mest_compiler.training.examples import LabelledImages
     from mest_compiler.training.forgotten import Forgotten
     from mest_compiler.training.run_plots import plot_forgetting
     from mest_compiler.training.run_reading import data_of, described, read_checkpoint
@@ -52,7 +54,9 @@ def command(
     recipe, content = read_checkpoint(run_dir)
     check_writable(path)
     data = data_of(run_dir, recipe, content, data_root)
-    forgotten = Forgotten(content.arrays, recipe, data.train_y, str(run_dir))
+    if not isinstance(data, LabelledImages):
+        raise DataError(f"This report shows images with their labels, and {run_dir} was trained on {data.name}.")
+    forgotten = Forgotten(content.arrays, recipe, data.labels, str(run_dir))
     ids = sorted({*forgotten.least(images).tolist(), *forgotten.most(images).tolist()})
     plot_forgetting(path, forgotten, _pictures(data, ids), images, described(recipe))
     facts = forgotten.facts(images)

@@ -29,7 +29,7 @@ Output = Annotated[
 
 
 def command(run_dirs: RunDirs, output: Output = None, json: Json = None) -> None:
-    """How a run went: loss, accuracy, sparsity with its mutations, training and unforgettable images by epoch.
+    """How a run went: loss, test score, sparsity with its mutations, training and unforgettable examples by epoch.
 
     Runs may be going on still. Several are drawn together, each in its colour, with a legend; then --output says where.
 
@@ -46,6 +46,12 @@ def command(run_dirs: RunDirs, output: Output = None, json: Json = None) -> None
         raise BenchError("Several runs make one picture: say with --output where it goes, as in --output runs.png.")
     path = run_dirs[0] / PNG if output is None else output
     runs = [read_log(run_dir) for run_dir in run_dirs]
+    for run in runs:
+        if run.metric != runs[0].metric:
+            raise BenchError(
+                f"{runs[0].path} has a test {runs[0].metric} and {run.path} a test {run.metric}, which share no axis: "
+                "draw them apart."
+            )
     check_writable(path)
     plot_runs(path, runs)
     for run in runs:
@@ -56,22 +62,21 @@ def command(run_dirs: RunDirs, output: Output = None, json: Json = None) -> None
 
 
 def _facts(run: RunLog) -> dict[str, Any]:
-    from dataclasses import asdict
+    from mest_compiler.training.records import Summary
 
     return {
         "run_dir": run.path,
         "recipe": run.recipe.as_mapping(),
         "finished": run.finished,
-        "test_accuracy": run.records[-1].test_accuracy,
-        "best_test_accuracy": max(record.test_accuracy for record in run.records),
+        **Summary(run.records).scores(),
         "mutation_epochs": run.mutations,
-        "records": [asdict(record) for record in run.records],
+        "records": [record.as_mapping() for record in run.records],
     }
 
 
 def _sentence(run: RunLog) -> str:
     last, epochs = run.records[-1], run.recipe.epochs
     return (
-        f"{run.path}: {last.epoch} of {epochs} epochs, loss {last.loss:.4f}, test accuracy {last.test_accuracy:.2%}, "
-        f"{last.sparsity:.2%} zeros, {len(run.mutations)} mutations, {last.examples} training images"
+        f"{run.path}: {last.epoch} of {epochs} epochs, loss {last.loss:.4f}, {last.test_text}, "
+        f"{last.sparsity:.2%} zeros, {len(run.mutations)} mutations, {last.examples} training examples"
     )
