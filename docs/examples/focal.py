@@ -18,7 +18,7 @@ class Focal(Loss):
 
     gamma: float = 2.0
 
-    name, metric_name = "focal", ACCURACY
+    name, metric_name, labelled = "focal", ACCURACY, True
 
     def __post_init__(self):
         if self.gamma < 1:
