@@ -81,7 +81,7 @@ class Run:
             "state_bytes": sum(details.values()),
             "state_bytes_details": details,
             "threads": built.threads,
-            "backend": built.kind,
+            "backend": built.name,
             "device": built.device,
             "asked": self.said["asked"],
             "done": self.said["done"],
@@ -193,7 +193,7 @@ def resume_run(
         _check_resumable(recipe, run_dir, data, built, accepts_data)
         said = _began_with(built) if loads else _say_start(start, ranks)
         _show(recipe, run_dir, ranks)
-        if built.kind != engine:
+        if built.name != engine:
             say(f"{run_dir} holds no compiled step: compiling it")
             built = compiled_engine(recipe, data, start, device, threads, PLAIN, where)
             said = _compiled(built, said)

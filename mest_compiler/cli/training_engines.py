@@ -32,11 +32,11 @@ TORCH_DEVICES = ("cuda", "mps", "xpu")
 class Built:
     """An engine that is ready for its first step.
 
-    kind: one of ENGINES; device: what it computes on; threads: of the CPU; artifact: of the compiled engine; where:
+    name: one of ENGINES; device: what it computes on; threads: of the CPU; artifact: of the compiled engine; where:
     how its device is reached, None: it is this machine's.
     """
 
-    kind: str
+    name: str
     engine: Trainer | TorchEngine
     device: str
     threads: int
@@ -44,18 +44,18 @@ class Built:
     where: Where | None = None
 
 
-def check_engine(kind: str, device: str, *, measures: bool, threads: int | None, where: Where | None) -> None:
+def check_engine(name: str, device: str, *, measures: bool, threads: int | None, where: Where | None) -> None:
     """Raise, before any work, what an engine refuses. measures: whether kernels are to be timed for a scheme "auto".
 
     Raises:
         MestError: no such engine, or several processes for the compiled step. DeviceError: it does not run on this
             device, in this place or with threads. ProfileError: PyTorch has no kernels to time.
     """
-    if kind not in ENGINES:
-        raise MestError(f"There is no backend {kind!r}: use {' or '.join(ENGINES)}.")
-    if kind == TORCH and where is not None:
+    if name not in ENGINES:
+        raise MestError(f"There is no backend {name!r}: use {' or '.join(ENGINES)}.")
+    if name == TORCH and where is not None:
         raise DeviceError("--backend torch trains on this machine: leave out --tracker, --key, --server and --adb.")
-    if kind == TORCH:
+    if name == TORCH:
         from mest_compiler.training.torch_engine import torch_device
 
         torch_device(device)
@@ -76,20 +76,20 @@ def check_engine(kind: str, device: str, *, measures: bool, threads: int | None,
         raise MestError("The compiled step trains in one process: add --backend torch, or start it without torchrun.")
 
 
-def check_method(kind: str, recipe: Recipe) -> None:
+def check_method(name: str, recipe: Recipe) -> None:
     """Raise MestError where the recipe's method needs what an engine does not offer."""
     from mest_compiler.training.mutator import check_needs
 
-    if kind == COMPILED:
+    if name == COMPILED:
         from mest_compiler.runtime.trainer import Trainer as Engine
     else:
         from mest_compiler.training.torch_engine import TorchEngine as Engine
     check_needs(recipe.updater, Engine)
 
 
-def ranks_of(kind: str, device: str) -> Ranks:
+def ranks_of(name: str, device: str) -> Ranks:
     """The processes that train together; see `training.process_group`."""
-    if kind == COMPILED:
+    if name == COMPILED:
         from mest_compiler.training.ranks import SingleProcess
 
         return SingleProcess()
