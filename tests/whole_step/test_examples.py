@@ -18,7 +18,7 @@ from mest_compiler.optimizers import OPTIMIZERS, Optimizer, Sgd
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.profile import Profile
 from mest_compiler.sparsity.schemes import SCHEMES
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.training.torch_engine import TorchEngine
 
 from ..examples import example
 from .cases import unoptimised
@@ -74,8 +74,8 @@ def test_a_new_optimiser_trains_as_its_paper_says(monkeypatch: pytest.MonkeyPatc
     trainer = trainer_of(small(), rule, profile=profile)
     torch_steps = MaskedTraining(small(), masks_of(trainer), rule)
     torch_steps.optimizer = Lion(torch_steps.parameters.values(), rule.betas, rule.weight_decay)
-    # PyTorch's backend makes its own from the kernels' formula
-    backend = TorchBackend(small(), masks_of(trainer), optimizer=rule, dtype=torch.float64)
+    # PyTorch's engine makes its own from the kernels' formula
+    engine = TorchEngine(small(), masks_of(trainer), optimizer=rule, dtype=torch.float64)
     for number in range(6):
         if number == 3:
             mutated(trainer, 0)
@@ -87,9 +87,9 @@ def test_a_new_optimiser_trains_as_its_paper_says(monkeypatch: pytest.MonkeyPatc
         check_equal("state", trainer.state(), torch_steps.state(), TOLERANCE)
         check_equal("m", trainer.slots()["m"], torch_steps.slots()["m"], TOLERANCE)
         if number < 3:
-            backend.step(x.numpy(), y.numpy(), LR / (1 + number))
-            check_equal("backend", backend.state(), torch_steps.state(), TOLERANCE)
-            check_equal("backend", backend.slots()["m"], torch_steps.slots()["m"], TOLERANCE)
+            engine.step(x.numpy(), y.numpy(), LR / (1 + number))
+            check_equal("backend", engine.state(), torch_steps.state(), TOLERANCE)
+            check_equal("backend", engine.slots()["m"], torch_steps.slots()["m"], TOLERANCE)
 
 
 def test_a_new_loss_is_differentiated_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
