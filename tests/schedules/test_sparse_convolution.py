@@ -55,6 +55,8 @@ OUTERS = (
     WeightGradientKnobs(entries=1, pixels=5, rows=99, groups=3, chunks=3, chains=3),
     WeightGradientKnobs(entries=6, pixels=16, rows=3, groups=99, chunks=99, chains=1),
 )
+FORMS = ("unstructured", "block:4x4", "channel", "pattern")
+"""A scheme of each form of kernels."""
 BLOCKS = (4, 3, 1)  # output planes a register tile, where kernels have that knob
 # (bits of a vector, dtype)
 VECTORS = ((NARROW, "float32"), (NARROW, "float64"), (WIDE, "float32"), (WIDE, "float64"))
@@ -105,7 +107,13 @@ def test_layer(name: str, scheme: str) -> None:
 
 
 # What users run; without LLVM's optimiser nothing is vectorised beyond what the kernels say.
-@pytest.mark.parametrize(("scheme", "vectors"), list(zip(SCHEMES, VECTORS * 3, strict=False)))
+@pytest.mark.parametrize(
+    ("scheme", "vectors"),
+    [
+        (scheme, vectors) if scheme in FORMS else pytest.param(scheme, vectors, marks=pytest.mark.slow)
+        for scheme, vectors in zip(SCHEMES, VECTORS * 3, strict=False)
+    ],
+)
 def test_optimised_code(scheme: str, vectors: tuple[int, str]) -> None:
     check("stride 2" if scheme != "unstructured" else "3x3, odd plane", scheme, vectors, 1, opt_level=3)
 

@@ -41,7 +41,7 @@ WHOLE = sparse_conv(Conv(8, 8, (8, 8), batch=9), Vec(DEVICE.lanes("float32"), "f
 LAYER = replace(WHOLE, capacity=WHOLE.capacity // 8)
 (CHOICE,) = choose.candidates("forward", DEVICE, LAYER)
 TASK = task_of("forward", CHOICE, LAYER)
-TRIALS, STOPPED_AFTER = 12, 5
+TRIALS, STOPPED_AFTER = 6, 3
 
 
 def lines(root: Path) -> list[str]:
