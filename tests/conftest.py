@@ -27,6 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(ANEW, action="store_true", help="compile every step and measure every kernel anew in each test")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """See `scheduling`."""
+    from .scheduling import SharedSteps
+
+    return SharedSteps(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What is imported and collected stays to the end: the garbage collector need not walk over it for every test."""
     gc.collect()
