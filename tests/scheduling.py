@@ -5,8 +5,12 @@ from __future__ import annotations
 from xdist.scheduler import LoadFileScheduling
 
 SAME_STEPS = frozenset(
-    f"tests/whole_step/{name}.py" for name in ("test_agrees_with_torch", "test_poisoned_memory", "test_schemes")
-)
+    {
+        "tests/runtime/test_artifact.py", "tests/runtime/test_checkpoint.py", "tests/runtime/test_trainer.py",
+        "tests/whole_step/test_agrees_with_torch.py", "tests/whole_step/test_poisoned_memory.py",
+        "tests/whole_step/test_schemes.py",
+    }
+)  # fmt: skip
 
 
 class SharedSteps(LoadFileScheduling):
