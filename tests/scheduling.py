@@ -6,7 +6,8 @@ from xdist.scheduler import LoadFileScheduling
 
 SAME_STEPS = frozenset(
     {
-        "tests/runtime/test_artifact.py", "tests/runtime/test_checkpoint.py", "tests/runtime/test_trainer.py",
+        "tests/runtime/test_artifact.py", "tests/runtime/test_checkpoint.py", "tests/runtime/test_dropout_seed.py",
+        "tests/runtime/test_trainer.py",
         "tests/whole_step/test_agrees_with_torch.py", "tests/whole_step/test_poisoned_memory.py",
         "tests/whole_step/test_schemes.py",
     }
