@@ -133,8 +133,15 @@ def named(outputs: np.ndarray | Mapping[str, np.ndarray]) -> Mapping[str, np.nda
     return outputs if isinstance(outputs, Mapping) else {"": outputs}
 
 
-@pytest.mark.parametrize("options", [PLAIN, StepOptions(micro_batch=2)], ids=["whole", "parts"])
-@pytest.mark.parametrize("name", CASES)
+# In parts: a loss that weighs its examples, and one that is the user's own; the others are slow.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(name, options, id=f"{name}-{way}", marks=() if way == "whole" or quick else pytest.mark.slow)
+        for name, quick in ((name, name in ("ignored labels", "callable of two outputs")) for name in CASES)
+        for way, options in (("whole", PLAIN), ("parts", StepOptions(micro_batch=2)))
+    ],
+)
 def test_steps_with_a_mutation_between(name: str, options: StepOptions) -> None:
     case = CASES[name]
     trainer = Trainer(artifact(case, options))
