@@ -23,6 +23,7 @@ from .losses import CrossEntropy, Loss
 from .losses.base import INPUT, LABEL
 from .optimizers import Optimizer, Sgd
 from .passes.dump import Dump
+from .passes.fallbacks import fallback_report
 from .passes.fit_memory import Fitted, Fitter
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, tile
@@ -358,6 +359,7 @@ def _manifest(
         "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},
         "signature": {name: found.to_json() for name, found in compiled.signature.items()},
         "memory": fitted.describe(),
+        "fallbacks": fallback_report(graph.module, fitted.tiled, rule, target, fitted.parts),
         "asked": decisions.asked(),
         "done": decisions.done(masks),
         "layers": layers,

@@ -11,6 +11,7 @@ import typer
 
 from mest_compiler.cli import optimizer_options
 from mest_compiler.cli.asked import check_classes, check_device, given, say_otherwise, say_start
+from mest_compiler.cli.logs import verbose
 from mest_compiler.cli.model_options import Channels, Classes, Plane, Width, plane_of
 from mest_compiler.cli.options import (
     Activations,
@@ -31,7 +32,7 @@ from mest_compiler.cli.options import (
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.places import check_artifact_place, check_writable, made, no_empty_folders
 from mest_compiler.cli.sparse_model import Masks, MasksFrom, Sources, Weights, WeightsKey, sparse_model
-from mest_compiler.cli.tables import show_layers
+from mest_compiler.cli.tables import show_fallbacks, show_layers
 from mest_compiler.errors import MestError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def command(
         raise MestError("--seed draws nothing where weights and masks come from --masks-from: leave it out.")
     check_device(device, threads)
     from mest_compiler import models
-    from mest_compiler.cli.compiling import compile_with_bar, say_plan
+    from mest_compiler.cli.compiling import compile_with_bar, say_fallbacks, say_plan
     from mest_compiler.cli.network_layers import network_layers
     from mest_compiler.losses import CrossEntropy, loss_of
     from mest_compiler.training.memory import peak_rss_mb
@@ -165,10 +166,13 @@ def command(
     described = described_layers(artifact)
     show_layers(described)
     say_plan(artifact.manifest["memory"])
+    say_fallbacks(artifact.manifest["fallbacks"])
+    if verbose():
+        show_fallbacks(artifact.manifest["fallbacks"])
     say(f"{output}: {model}, compiled in {seconds:.1f} s with at most {peak:.0f} MiB")
     if json is not None:
         manifest = artifact.manifest
-        keys = ("model", "batch", "input_shape", "classes", "optimizer", "loss", "memory", "asked", "done")
+        keys = ("model", "batch", "input_shape", "classes", "optimizer", "loss", "memory", "fallbacks", "asked", "done")
         facts = {key: manifest[key] for key in keys} | sparse.facts()
         result = {"seconds": seconds, "peak_rss_mb": peak, "artifact": str(output), **facts}
         write_json(json, {**result, "device": device, "threads": manifest["device"]["threads"], "layers": described})

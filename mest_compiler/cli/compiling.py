@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from mest_compiler.sparsity.profile import Profile
 
 
+MOST = 3
+"""Operators without kernels of ours that a sentence names; `mest -v compile` and --json name all."""
+
+
 def compile_with_bar(title: str, model: nn.Module, **arguments: Any) -> Artifact:
     """`compile.compile_step` of the model and its other arguments."""
     from mest_compiler.compile import PHASES, compile_step
@@ -79,6 +83,33 @@ def say_plan(memory: Mapping[str, Any], name: str = "") -> None:
             "which batch norm takes its statistics"
         )
     say("; ".join(parts))
+
+
+def say_fallbacks(fallbacks: Mapping[str, Any]) -> None:
+    """Print which operators run by generic kernels or are laid out for them: the `fallbacks` of a manifest; nothing
+    where there are none."""
+    if fallbacks["operators"] and not warn_of_fallbacks(fallbacks):
+        say(_fallbacks(fallbacks))
+
+
+def warn_of_fallbacks(fallbacks: Mapping[str, Any]) -> bool:
+    """Print the same where they take more of the step's time than is worth a warning; whether they do."""
+    from mest_compiler.passes.fallbacks import WORTH_A_WARNING
+
+    much = fallbacks["share"] > WORTH_A_WARNING
+    if much:
+        say(f"warning: {_fallbacks(fallbacks)}; put operators of docs/models.md in their place to be faster")
+    return much
+
+
+def _fallbacks(fallbacks: Mapping[str, Any]) -> str:
+    operators = fallbacks["operators"]
+    named = [f"{one['operator']} in {one['module'] or 'the forward'} {one['share']:.1%}" for one in operators[:MOST]]
+    named += [f"{len(operators) - MOST} more"] if len(operators) > MOST else []
+    return (
+        f"{len(operators)} operator{'s' if operators[1:] else ''} run by generic kernels or outside batch tiles, "
+        f"{fallbacks['share']:.1%} of the step's estimated time: {', '.join(named)}"
+    )
 
 
 def settled(rules: Profile | Automatic, artifact: Artifact) -> Profile:

@@ -12,6 +12,11 @@ PACKAGE = "mest_compiler"
 LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
+def verbose() -> bool:
+    """Whether more was asked for than what a command says anyway."""
+    return logging.getLogger(PACKAGE).isEnabledFor(logging.INFO)
+
+
 def log_to_console(verbose: int) -> None:
     """Log on standard error from now on. verbose: 0 nothing new; 1 each phase; 2 each pass and measured kernel too."""
     logger = logging.getLogger(PACKAGE)

@@ -154,6 +154,16 @@ def show_layers(layers: Sequence[Mapping[str, Any]]) -> None:
     show("layers", ("layer", "shape", "scheme", "zeros", "computed by"), rows)
 
 
+def show_fallbacks(fallbacks: Mapping[str, Any]) -> None:
+    """`fallbacks` of a manifest: what of a network runs outside batch tiles or by generic kernels, largest first."""
+    rows = [
+        (one["operator"], one["module"], str(one["calls"]), f"{one['bytes'] / 1e6:.1f}", f"{one['share']:.1%}")
+        for one in fallbacks["operators"]
+    ]
+    columns = ("operator", "module", "calls", "MB moved", "share of time")
+    show("outside batch tiles, or by generic kernels (estimated)", columns, rows)
+
+
 def _computed_by(kernels: Mapping[str, Mapping[str, Any]]) -> str:
     """Which kind of kernel computes forward, backward-data and backward-weight: once, where it is always the same."""
     words = {"": "dense", "zeros": "dense, zeros kept"}

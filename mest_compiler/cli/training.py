@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mest_compiler.cli.asked import Said, say_all, say_measured, say_otherwise
-from mest_compiler.cli.compiling import say_plan
+from mest_compiler.cli.compiling import say_plan, warn_of_fallbacks
 from mest_compiler.cli.model_options import AUTO
 from mest_compiler.cli.output import console, say
 from mest_compiler.cli.places import check_artifact_place, check_writable, no_empty_folders
@@ -139,6 +139,7 @@ def begin_run(
         _show(recipe, run_dir, ranks)
         if built.artifact is not None:
             say_plan(built.artifact.manifest["memory"])
+            warn_of_fallbacks(built.artifact.manifest["fallbacks"])
         with _unless_begun(run_dir) if ranks.rank == 0 else nullcontext():
             if ranks.rank == 0:
                 clear_run(run_dir)  # of one that was killed before its first checkpoint
@@ -198,6 +199,7 @@ def resume_run(
             built = compiled_engine(recipe, data, start, device, threads, PLAIN, where)
             said = _compiled(built, said)
             say_plan(built.artifact.manifest["memory"])
+            warn_of_fallbacks(built.artifact.manifest["fallbacks"])
             built.artifact.save(run_dir / ARTIFACT)
         return _train(recipe, run_dir, data, built, said, ranks, True, checkpoint_steps, accepts_data)
 

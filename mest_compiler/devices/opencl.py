@@ -8,6 +8,11 @@ import tvm
 
 from mest_compiler.errors import DeviceError
 
+from .roofline import Roofline
+
+PHONE = Roofline(900.0, 44.0)
+"""What is promised of a phone's GPU (an Adreno 650), for a profile that does not say."""
+
 
 @dataclass(frozen=True)
 class OpenClProfile:
@@ -67,6 +72,11 @@ class OpenClProfile:
     def record_folder(self) -> str:
         """Name of its folder among the tuning logs."""
         return self.name
+
+    @property
+    def roofline(self) -> Roofline:
+        """What its maker promises, or else that of `PHONE`."""
+        return Roofline(self.peak_gflops or PHONE.gflops, self.peak_gbs or PHONE.gbs)
 
     @property
     def offsets(self) -> bool:

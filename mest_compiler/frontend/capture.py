@@ -34,6 +34,7 @@ from ..losses import Loss
 from ..losses.outputs import arguments_of, outputs_of
 from ..signature import LOSS, WEIGHT, Role
 from .needless import CopiesForNeedless
+from .origin import OUTSIDE
 
 # WithLoss holds the user's model under this attribute; descriptors name parameters through it.
 WRAPPED = "model"
@@ -188,10 +189,16 @@ def module_of(node: torch.fx.Node) -> str:
     """Where a node comes from, as a phrase for an error message: "module 'layer1.0.conv1'", "the model's own
     forward" or "the loss".
     """
-    name = (node.meta.get("custom") or {}).get("module")
-    if name is None:
+    name = module_name(node)
+    if name == OUTSIDE:
         return "the loss"
     return f"module '{name}'" if name else "the model's own forward"
+
+
+def module_name(node: torch.fx.Node) -> str:
+    """Name of the module that a node comes from: "" is the model's own forward, OUTSIDE what no module computes."""
+    name = (node.meta.get("custom") or {}).get("module")
+    return OUTSIDE if name is None else name
 
 
 class Outputs(nn.Module):

@@ -12,8 +12,9 @@ from tvm import relax
 from tvm.relax import op as R
 
 from ..errors import ModelError
-from .capture import module_of
+from .capture import module_name, module_of
 from .linears import Product
+from .origin import marked, span_of
 from .training_graph import Convolution
 
 
@@ -79,7 +80,15 @@ class Emission:
         self._transposed: dict[relax.Var, relax.Expr] = {}
 
     def emit(self, expr: relax.Expr) -> relax.Var:
-        return self.builder.emit(expr, self.node.name)
+        """Emit an expression, whose calls know the node's module from then on."""
+        return self.builder.emit(self._marked(expr), self.node.name)
+
+    def _marked(self, expr: relax.Expr) -> relax.Expr:
+        """Calls among the arguments are emitted first, since the builder drops the span of a call it takes apart."""
+        if not isinstance(expr, relax.Call):
+            return expr
+        args = [self.builder.emit(self._marked(arg)) if isinstance(arg, relax.Call) else arg for arg in expr.args]
+        return marked(expr, args, span_of(module_name(self.node)))
 
     def emit_tuple(self, expr: relax.Expr, count: int) -> tuple[relax.Var, ...]:
         """Emit a call that returns a tuple and each of its `count` parts."""
@@ -87,7 +96,7 @@ class Emission:
         return tuple(self.emit(relax.TupleGetItem(whole, i)) for i in range(count))
 
     def emit_te(self, function: Callable, *args: relax.Expr) -> relax.Var:
-        return self.builder.emit_te(function, *args, primfunc_name_hint=self.node.target._opname)
+        return self.emit(self.builder.call_te(function, *args, primfunc_name_hint=self.node.target._opname))
 
     def scalar(self, value: float, like: relax.Expr) -> relax.Constant:
         return relax.const(value, dtype_of(like))

@@ -43,11 +43,13 @@ def host_bytes(parameters: int) -> int:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A step whose memory is planned. schedule: what of it is done again. parts: micro-batches of a whole batch.
-    memory: bytes by kind ("weights", "gradients", "optimizer", "indices", "activations", "workspace", "data"), as a
-    manifest has them. stored: dtype that activations wait in, where it is not their own."""
+    """A step whose memory is planned. tiled: what it was lowered from. schedule: what of it is done again. parts:
+    micro-batches of a whole batch. memory: bytes by kind ("weights", "gradients", "optimizer", "indices",
+    "activations", "workspace", "data"), as a manifest has them. stored: dtype that activations wait in, where it is not
+    their own."""
 
     graph: TrainingGraph
+    tiled: StepProgram
     schedule: Schedule
     lowered: StepProgram
     planned: StepProgram
@@ -136,7 +138,7 @@ class Fitter:
         planned = plan(lowered, self.device, self.watch)
         half = stores_half(self.options.stored, graph.dtype)
         stored = BFLOAT16 if schedule.packed else FLOAT16 if half else graph.dtype
-        return Fitted(graph, schedule, lowered, planned, parts, _bytes(planned, parts), stored)
+        return Fitted(graph, tiled, schedule, lowered, planned, parts, _bytes(planned, parts), stored)
 
     def _under(self, limit: float, graph: TrainingGraph, parts: int, pick: Pick) -> Fitted:
         """Within the limit, or the last of the path."""

@@ -52,7 +52,7 @@ def _changes(program: Program) -> Change:
         if var in norms:
             x, _, _, *running = new.args
             kept = {key: value for key, value in attributes(expr).items() if key in ("momentum", "eps")}
-            return call("mest.batch_statistics", [x, *running], **kept)
+            return call("mest.batch_statistics", [x, *running], expr, **kept)
         if var in convolutions:
             norm = convolutions[var]
             x, *affine = defined[norm].args[:3]

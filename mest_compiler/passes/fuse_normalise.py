@@ -169,7 +169,7 @@ class _Rewrite:
             args.append(self.env.get(chain.residual, chain.residual))
         attrs = {**attributes(old), "relu": int(chain.relu), "upper": chain.upper}
         attrs["residual"] = int(chain.residual is not None)
-        new = self.builder.emit(call(_FORWARD[op_name(old)], args, **attrs), chain.end.name)
+        new = self.builder.emit(call(_FORWARD[op_name(old)], args, old, **attrs), chain.end.name)
         if op_name(old) == "mest.batch_norm":
             self._items(chain.bn, new)
             self.env[chain.end] = self.env[self.plan.items[chain.bn][0]]
@@ -178,13 +178,14 @@ class _Rewrite:
 
     def _emit_backward(self, chain: _Backward) -> None:
         forward = chain.forward
-        _, x, w, mean, rstd = self.plan.defined[chain.bnb].args
+        old = self.plan.defined[chain.bnb]
+        _, x, w, mean, rstd = old.args
         bias = self.plan.defined[forward.bn].args[2]
         reads_z = chain.relu and forward.residual is not None
         wanted = [x, w, bias, mean, rstd, *([forward.end] if reads_z else []), *chain.gradients]
         args = [substitute(a, self.env) for a in wanted]
         attrs = {"relu": int(chain.relu), "upper": forward.upper, "residual": int(reads_z), "keep": int(chain.keep)}
-        new = self.builder.emit(call("mest.normalise_backward", args, **attrs), chain.bnb.name)
+        new = self.builder.emit(call("mest.normalise_backward", args, old, **attrs), chain.bnb.name)
         self._items(chain.bnb, new)
         if chain.keep:
             self.env[chain.start] = self.builder.emit(relax.TupleGetItem(new, 3), chain.start.name)

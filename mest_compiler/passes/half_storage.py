@@ -82,7 +82,9 @@ class HalfStorage:
                 if call is None:
                     return substitute(expr, env)
                 new = substitute(expr, {**env, call.kernel: made[call.kernel, plan.positions(call)]})
-                return relax.Call(new.op, new.args, new.attrs, [self._type(plan, var, ty) for ty in new.ty_args])
+                return relax.Call(
+                    new.op, new.args, new.attrs, [self._type(plan, var, ty) for ty in new.ty_args], new.span
+                )
 
             rebuild(
                 builder, name, program.params, lambda b, p=program, c=change: carry_body(b, p, {}, c), program.single

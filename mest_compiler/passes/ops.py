@@ -54,12 +54,12 @@ for _name, _infer in OPS.items():
         _op.set_attr("FPurity", True)
 
 
-def call(name: str, args: Sequence[relax.Expr], **attrs: object) -> relax.Call:
-    """A call of one of `OPS` (or of a frontend operator) with attributes."""
-    return relax.Call(tvm.ir.Op.get(name), list(args), tvm.ir.make_node("ir.DictAttrs", **attrs))
+def call(name: str, args: Sequence[relax.Expr], old: relax.Call, **attrs: object) -> relax.Call:
+    """A call of one of `OPS` (or of a frontend operator) with attributes, for the old one: from the same module."""
+    return relax.Call(tvm.ir.Op.get(name), list(args), tvm.ir.make_node("ir.DictAttrs", **attrs), span=old.span)
 
 
 def changed(old: relax.Call, args: Sequence[relax.Expr], **attrs: object) -> relax.Call:
     """A call with other arguments, and some attributes new."""
     kept = {key: list(value) if isinstance(value, tuple) else value for key, value in attributes(old).items()}
-    return call(str(old.op.name), args, **{**kept, **attrs})
+    return call(str(old.op.name), args, old, **{**kept, **attrs})

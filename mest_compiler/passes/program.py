@@ -39,7 +39,7 @@ def substitute(expr: relax.Expr, env: Env) -> relax.Expr:
     if isinstance(expr, relax.TupleGetItem):
         return relax.TupleGetItem(substitute(expr.tuple_value, env), expr.index)
     if isinstance(expr, relax.Call):
-        return relax.Call(expr.op, [substitute(a, env) for a in expr.args], expr.attrs, expr.ty_args)
+        return relax.Call(expr.op, [substitute(a, env) for a in expr.args], expr.attrs, expr.ty_args, expr.span)
     return expr
 
 

@@ -81,7 +81,7 @@ class SparsifyLayers:
         elif "linear" in name:
             attrs["oshape"] = shape_of(expr)
         attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs.items()}
-        return call(name.replace("mest.", "mest.sparse_"), new.args, **attrs)
+        return call(name.replace("mest.", "mest.sparse_"), new.args, expr, **attrs)
 
 
 def _check_users(program: Program, users: Iterable[relax.Var | None], parameter: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from tvm import relax
 
 from mest_compiler.devices import Device
+from mest_compiler.frontend.origin import span_of
 from mest_compiler.signature import STEP, Arg, Role, part_of
 
 from .dataflow import Repeat
@@ -33,6 +34,8 @@ from .tiling import convolution, linear, normalise, pixelwise
 from .tiling.plan import Pick, plan_layers
 from .tiling.state import LayerKernels, Tiling, Value
 
+OUTPUT = "(the output)"
+"""Origin of what lays out results of a function."""
 _ALWAYS = {**convolution.HANDLERS, **linear.HANDLERS, **normalise.HANDLERS}
 
 
@@ -78,11 +81,13 @@ def _index_arrays(layers: Mapping[str, LayerKernels], training: bool) -> list[Ar
 
 
 def _walk(tiling: Tiling, kernels: Env) -> list[relax.Expr]:
-    program = tiling.program
+    program, results = tiling.program, span_of(OUTPUT)
     for param in program.params:
         tiling.values[param] = Value(param, {}, shape_of(param), dtype_of(param))
     for var, expr in program.bindings:
+        tiling.span = results if isinstance(expr, relax.Tuple) else expr.span  # several results stand in a tuple
         _binding(tiling, var, expr, kernels)
+    tiling.span = results
     return [tiling.plain(out) for out in program.outputs]
 
 

@@ -37,6 +37,23 @@ def test_artifact_and_result(mest, folder: Path) -> None:
     loaded = Artifact.load("runs/step")
     assert loaded.manifest["model"] == MODEL
     assert [path.name for path in Path("runs").iterdir()] == ["step"]
+    assert result["fallbacks"] == {"share": 0.0, "operators": []}
+    assert "generic kernels" not in done.stderr
+
+
+@pytest.mark.parametrize("verbose", [(), ("-v",)], ids=["", "verbose"])
+def test_operators_without_kernels_are_said(mest, folder: Path, verbose: tuple[str, ...]) -> None:
+    sizes = ("--plane", "32x32", "--batch", "16", "--threads", "1")
+    done = mest(*verbose, "compile", "net.py:foreign", *sizes, *BLOCK, "--output", "step", "--json", "-")
+    found = json.loads(done.stdout)["fallbacks"]
+    assert {(one["operator"], one["module"]) for one in found["operators"]} == {
+        ("sigmoid", "2"), ("tile_out", "2"), ("tile_in", "2"), ("tile_in", "(the input)"),
+    }  # fmt: skip
+    assert found == Artifact.load("step").manifest["fallbacks"]
+    (warning,) = [line for line in done.stderr.splitlines() if "generic kernels or" in line]
+    start = f"warning: 4 operators run by generic kernels or outside batch tiles, {found['share']:.1%} of the step's"
+    assert found["share"] > 0.05 and warning.startswith(start) and " in 2 " in warning and "1 more;" in warning
+    assert ("share of time" in done.stderr) is bool(verbose)
 
 
 def test_masks_of_a_file(mest, folder: Path, mask: np.ndarray) -> None:

@@ -84,6 +84,12 @@ def test_a_run_and_what_it_leaves(mest, refused, folder: Path) -> None:
     assert len(records()) == 3
 
 
+def test_operators_without_kernels_are_warned_of(mest, folder: Path) -> None:
+    done = mest(*TINY, *BLOCK, "--model", "net.py:foreign", "--epochs", "1")
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: 4 operators run by generic kernels") and "sigmoid in 2 " in warning
+
+
 def test_what_torch_leaves(mest, folder: Path) -> None:
     result = json.loads(mest(*WHOLE, *TORCH, "--json", "-").stdout)
     assert (result["backend"], result["device"], result["compile_seconds"]) == ("torch", "cpu", None)

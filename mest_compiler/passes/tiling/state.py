@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 from tvm import relax
+from tvm.ir.base import Span
 
 from mest_compiler.devices import Device
 from mest_compiler.errors import ModelError
 from mest_compiler.frontend.ops import attributes
+from mest_compiler.frontend.origin import marked
 from mest_compiler.kernels.geometry import ConvGeometry, Plane
 from mest_compiler.kernels.index_arrays import forms_of, index_forms
 from mest_compiler.kernels.indices.layer import IndexArraySpec
@@ -99,6 +101,7 @@ class Tiling:
         self.sums: dict[relax.Var, relax.Expr] = {}  # activation -> the sums taken where it was written
         self.index_params: dict[tuple[str, str], relax.Var] = {}
         self.need = self._borders()
+        self.span: Span | None = None  # of the binding being rewritten: what is emitted for it gets it
 
     # ---- what is known before a line is emitted
     def _borders(self) -> dict[relax.Var, int]:
@@ -156,7 +159,8 @@ class Tiling:
     def run(self, make: Partial, args: Sequence[relax.Expr], out: Sequence[relax.TensorType]) -> list[relax.Expr]:
         """Calls a kernel; gives its outputs."""
         ty = out[0] if len(out) == 1 else list(out)
-        result = self.builder.emit(relax.call_tir(self.kernels.get(make), list(args), ty))
+        call = relax.call_tir(self.kernels.get(make), list(args), ty)
+        result = self.builder.emit(marked(call, call.args, self.span))
         return (
             [result] if len(out) == 1 else [self.builder.emit(relax.TupleGetItem(result, i)) for i in range(len(out))]
         )
