@@ -98,7 +98,7 @@ def warn_of_fallbacks(fallbacks: Mapping[str, Any]) -> bool:
 
     much = fallbacks["share"] > WORTH_A_WARNING
     if much:
-        say(f"warning: {_fallbacks(fallbacks)}; put operators of docs/models.md in their place to be faster")
+        say(f"warning: {_fallbacks(fallbacks)}; docs/models.md says which have kernels here")
     return much
 
 

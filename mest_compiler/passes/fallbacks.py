@@ -61,9 +61,8 @@ def fallback_report(
 
     traced: the frontend's module, whose kernels are TVM's. tiled: the step over batch tiles. parts: micro-batches.
     """
-    flops = {
-        name: layer.forward_flops for layer in tiled.layers.values() for name in layer.functions.values()
-    }  # of any direction
+    # Backward kernels of a layer compute as much as its forward one.
+    flops = {name: layer.forward_flops for layer in tiled.layers.values() for name in layer.functions.values()}
     flow = Dataflow(Program.of(tiled.module[STEP]), tiled.repeats, lambda kernel: flops.get(kernel, 0.0))
     seconds = {id(node): device.roofline.seconds(_flops(node), _moved(flow, node)) for node in flow.nodes}
     weights = sum(arg.bytes for arg in tiled.signature[STEP].of(Role.PARAMETER))
