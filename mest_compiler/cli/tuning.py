@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mest_compiler.devices import Device
+    from mest_compiler.passes.layer_kernels import LayerKernels
     from mest_compiler.passes.tiling.plan import Pick
-    from mest_compiler.passes.tiling.state import LayerKernels
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
     from mest_compiler.sparsity.automatic import Automatic

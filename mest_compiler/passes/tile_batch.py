@@ -14,7 +14,7 @@ from tvm import relax
 from mest_compiler.devices import Device
 from mest_compiler.signature import STEP, Arg, Role, part_of
 
-from .dataflow import Repeat
+from .layer_kernels import LayerKernels
 from .program import (
     Env,
     KernelTable,
@@ -28,10 +28,11 @@ from .program import (
     substitute,
     variables,
 )
+from .repeat import Repeat
 from .step_program import StepProgram
 from .tiling import convolution, linear, normalise, pixelwise
 from .tiling.plan import Pick, plan_layers
-from .tiling.state import LayerKernels, Tiling, Value
+from .tiling.state import Tiling, Value
 
 _ALWAYS = {**convolution.HANDLERS, **linear.HANDLERS, **normalise.HANDLERS}
 
