@@ -11,14 +11,16 @@ OPENCL_PACKAGES := opencl-headers ocl-icd-libopencl1 pocl-opencl-icd oclgrind ll
 demo: $(STAMP)
 	$(BIN)/mest demo
 
-# A process a core; a file's tests stay together, since they share what they compile.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+# A process a core; a file's tests stay together, since they share what they compile. Modules are kept compiled whatever
+# the shell says: the tests start many a Python.
+WORKERS ?= logical
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 test: lint
 	$(PYTEST)
 
 test-all: lint
-	$(PYTEST) -m "slow or not slow"
+	$(PYTEST) --anew -m "slow or not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -93,7 +93,7 @@ def _timed(run: Run, run_dir: Path, rounds: int) -> dict[str, Any]:
         masks=str(run_dir / MASKS),
     )
     state = {name: tensor.numpy() for name, tensor in case.network().state_dict().items()}
-    step = built.artifact.started_from(state, built.backend.masks())
+    step = built.artifact.started_from(state, built.engine.masks())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "step")
         step.save(path)

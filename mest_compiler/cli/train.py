@@ -56,7 +56,7 @@ AcceptChangedData = Annotated[
         rich_help_panel=of_recipe.RUN,
     ),
 ]
-BackendName = Annotated[
+EngineName = Annotated[
     str | None,
     typer.Option(
         "--backend",
@@ -144,7 +144,7 @@ def command(
     resume: Resume = False,
     accept_changed_data: AcceptChangedData = False,
     checkpoint_steps: CheckpointSteps = None,
-    backend: BackendName = None,
+    backend: EngineName = None,
     device: Device = None,
     threads: Threads = None,
     tracker: TrackerAt = None,
@@ -208,13 +208,13 @@ def command(
     if resume:
         training.refuse_step_options(asked)
         run = training.resume_run(
-            chosen, run_dir, backend=backend, device=device, accepts_data=accept_changed_data, **where
+            chosen, run_dir, engine=backend, device=device, accepts_data=accept_changed_data, **where
         )
     else:
         backend = backend or training.COMPILED
         training.refuse_accepting(accept_changed_data)
         where["device"] = device or training.CPU
-        run = training.begin_run(chosen, run_dir, backend=backend, options=asked, **where)
+        run = training.begin_run(chosen, run_dir, engine=backend, options=asked, **where)
     if not run.first:
         return
     say(f"{run_dir}: {run.summary.records[-1].test_text} after {run.summary.epochs} epochs")

@@ -1,4 +1,4 @@
-"""A training run from beginning to end, as `mest train` and `mest demo` make it, with either backend."""
+"""A training run from beginning to end, as `mest train` and `mest demo` make it, with either engine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mest_compiler.cli.model_options import AUTO
 from mest_compiler.cli.output import console, say
 from mest_compiler.cli.places import check_artifact_place, check_writable, no_empty_folders
 from mest_compiler.cli.recipe_options import RECIPE_FILE
-from mest_compiler.cli.training_backends import (
+from mest_compiler.cli.training_engines import (
     COMPILED,
     CPU,
     TORCH,
     Built,
-    check_backend,
+    check_engine,
     check_method,
-    compiled_backend,
+    compiled_engine,
     connected_again,
-    loaded_backend,
+    loaded_engine,
     ranks_of,
-    torch_backend,
+    torch_engine,
 )
 from mest_compiler.cli.training_start import check_start, first_start, start_of_checkpoint
 from mest_compiler.errors import CheckpointError, DeviceLostError, MestError
@@ -67,7 +67,7 @@ class Run:
         from mest_compiler.bench.machine import describe
         from mest_compiler.training.memory import peak_rss_mb
 
-        summary, built, details = self.summary, self.built, self.built.backend.state_bytes()
+        summary, built, details = self.summary, self.built, self.built.engine.state_bytes()
         machine = describe()
         return {
             **summary.scores(),
@@ -81,7 +81,7 @@ class Run:
             "state_bytes": sum(details.values()),
             "state_bytes_details": details,
             "threads": built.threads,
-            "backend": built.kind,
+            "backend": built.name,
             "device": built.device,
             "asked": self.said["asked"],
             "done": self.said["done"],
@@ -97,7 +97,7 @@ def begin_run(
     recipe: Recipe,
     run_dir: Path,
     *,
-    backend: str = COMPILED,
+    engine: str = COMPILED,
     device: str = CPU,
     threads: int | None = None,
     checkpoint_steps: int | None = None,
@@ -114,9 +114,9 @@ def begin_run(
     from mest_compiler.training.data import load_recipe_data
     from mest_compiler.training.run_folder import CHECKPOINT
 
-    check_backend(backend, device, measures=recipe.scheme == AUTO, threads=threads, where=where)
-    check_method(backend, recipe)
-    if backend == TORCH and options != PLAIN:
+    check_engine(engine, device, measures=recipe.scheme == AUTO, threads=threads, where=where)
+    check_method(engine, recipe)
+    if engine == TORCH and options != PLAIN:
         raise MestError(
             "--backend torch keeps all activations as they are: leave out --memory-limit and --activations, or train "
             "through the compiled step."
@@ -126,15 +126,15 @@ def begin_run(
     if (run_dir / ARTIFACT).exists():
         check_artifact_place(run_dir / ARTIFACT)
     check_writable(run_dir / ARTIFACT)
-    with closing(ranks_of(backend, device)) as ranks:
+    with closing(ranks_of(engine, device)) as ranks:
         data = load_recipe_data(recipe)
         start = first_start(recipe, data)
         check_start(recipe, data, start)
         said = _say_start(start, ranks)
-        if backend == TORCH:
-            built = torch_backend(recipe, start, device, threads, ranks)
+        if engine == TORCH:
+            built = torch_engine(recipe, start, device, threads, ranks)
         else:
-            built = compiled_backend(recipe, data, start, device, threads, options, where)
+            built = compiled_engine(recipe, data, start, device, threads, options, where)
             said = _compiled(built, said)
         _show(recipe, run_dir, ranks)
         if built.artifact is not None:
@@ -152,16 +152,16 @@ def resume_run(
     recipe: Recipe,
     run_dir: Path,
     *,
-    backend: str | None = None,
+    engine: str | None = None,
     device: str | None = None,
     threads: int | None = None,
     checkpoint_steps: int | None = None,
     where: Where | None = None,
     accepts_data: bool = False,
 ) -> Run:
-    """Go on from a run's last checkpoint, whichever backend wrote it.
+    """Go on from a run's last checkpoint, whichever engine wrote it.
 
-    backend: None is the compiled one where the run's folder holds a step, and PyTorch elsewhere. The compiled one takes
+    engine: None is the compiled one where the run's folder holds a step, and PyTorch elsewhere. The compiled one takes
     that step, and where there is none it compiles one, with room for all that the recipe's mutation may still keep.
     PyTorch goes on from a step with micro-batches too, but with other arithmetic: its batch norm and its dropouts take
     the whole batch. device: None is the step's own, and the CPU where there is none. accepts_data: whether examples
@@ -171,31 +171,31 @@ def resume_run(
     from mest_compiler.training.run_folder import CHECKPOINT
 
     holds_step = (run_dir / ARTIFACT).exists()
-    backend = backend or (COMPILED if holds_step else TORCH)
+    engine = engine or (COMPILED if holds_step else TORCH)
     asked, device = device, device or CPU
     # What "auto" chose stands in the checkpoint: nothing is measured again.
-    loads = backend == COMPILED and holds_step
-    check_backend(backend, device, measures=False, threads=None if loads else threads, where=where)
-    check_method(backend, recipe)
+    loads = engine == COMPILED and holds_step
+    check_engine(engine, device, measures=False, threads=None if loads else threads, where=where)
+    check_method(engine, recipe)
     if not (run_dir / CHECKPOINT).exists():
         raise CheckpointError(f"{run_dir} holds no checkpoint to resume: start the run without --resume.")
     check_writable(run_dir / ARTIFACT)
-    with closing(ranks_of(backend, device)) as ranks:
+    with closing(ranks_of(engine, device)) as ranks:
         if ranks.rank == 0:
             _clear_leftovers(run_dir)
         data = load_recipe_data(recipe)
         if loads:
-            built = loaded_backend(recipe, run_dir / ARTIFACT, asked, threads, where)
+            built = loaded_engine(recipe, run_dir / ARTIFACT, asked, threads, where)
         else:
             # PyTorch reads the checkpoint of a step that is yet to be compiled, and says what is wrong with it.
             start = start_of_checkpoint(recipe, data, run_dir / CHECKPOINT)
-            built = torch_backend(recipe, start, device, threads, ranks)
+            built = torch_engine(recipe, start, device, threads, ranks)
         _check_resumable(recipe, run_dir, data, built, accepts_data)
         said = _began_with(built) if loads else _say_start(start, ranks)
         _show(recipe, run_dir, ranks)
-        if built.kind != backend:
+        if built.name != engine:
             say(f"{run_dir} holds no compiled step: compiling it")
-            built = compiled_backend(recipe, data, start, device, threads, PLAIN, where)
+            built = compiled_engine(recipe, data, start, device, threads, PLAIN, where)
             said = _compiled(built, said)
             say_plan(built.artifact.manifest["memory"])
             built.artifact.save(run_dir / ARTIFACT)
@@ -241,10 +241,10 @@ def _check_resumable(recipe: Recipe, run_dir: Path, data: Examples, built: Built
     from mest_compiler.training.mutator import Mutator
     from mest_compiler.training.run_folder import RunFolder
 
-    mutator = Mutator(recipe.updater, built.backend, recipe.seed)
+    mutator = Mutator(recipe.updater, built.engine, recipe.seed)
     efficiency = DataEfficiency(recipe, data.train_count)
     folder = RunFolder(run_dir, recipe, data)
-    folder.resume(built.backend, mutator, efficiency, writes=False, accepts_data=accepts_data)
+    folder.resume(built.engine, mutator, efficiency, writes=False, accepts_data=accepts_data)
 
 
 def _show(recipe: Recipe, run_dir: Path, ranks: Ranks) -> None:
@@ -304,7 +304,7 @@ def _train(
     while True:
         try:
             summary = train(
-                built.backend, data, recipe, run_dir,
+                built.engine, data, recipe, run_dir,
                 resume=resume, reporter=RichReporter(console) if first else QuietReporter(),
                 checkpoint_steps=checkpoint_steps, ranks=ranks, accepts_data=accepts_data,
             )  # fmt: skip
@@ -338,9 +338,9 @@ def _write_result(run_dir: Path, built: Built) -> None:
     from mest_compiler.sparsity.masks import save_masks
     from mest_compiler.sparsity.schemes import kernel_shape
 
-    write_bytes(run_dir / WEIGHTS, safetensors.numpy.save(built.backend.state()))
+    write_bytes(run_dir / WEIGHTS, safetensors.numpy.save(built.engine.state()))
     # A linear layer's mask is stored as one of 1x1 kernels.
-    masks = {name: mask.reshape(kernel_shape(mask.shape)) for name, mask in built.backend.masks().items()}
+    masks = {name: mask.reshape(kernel_shape(mask.shape)) for name, mask in built.engine.masks().items()}
     if masks:
         save_masks(run_dir / MASKS, masks)
 

@@ -1,4 +1,4 @@
-"""What a run starts from, whichever backend trains it: a network, its weights, and the masks of its sparse layers."""
+"""What a run starts from, whichever engine trains it: a network, its weights, and the masks of its sparse layers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Start:
     decisions: Decisions | None
 
     offers = frozenset(Need)
-    """Whatever a method may need: what a network has to offer, its backend says."""
+    """Whatever a method may need: what a network has to offer, its engine says."""
 
     def said(self) -> dict[str, Any] | None:
         """`asked` and `done` of a result; None where the compiler chooses."""
@@ -47,7 +47,7 @@ class Start:
         return {"asked": self.decisions.asked(), "done": self.decisions.done(self.masks)}
 
     def sparse_layers(self) -> dict[str, tuple[Scheme, Shape]]:
-        """As of a `Backend`."""
+        """As of a `TrainingEngine`."""
         from mest_compiler.sparsity.schemes import get_scheme
 
         return {
@@ -57,7 +57,7 @@ class Start:
         }
 
     def kept_units(self) -> dict[str, np.ndarray]:
-        """As of a `Backend`."""
+        """As of a `TrainingEngine`."""
         return {name: scheme.units_of(self.masks[name]) for name, (scheme, _) in self.sparse_layers().items()}
 
 
@@ -102,7 +102,7 @@ def start_of_checkpoint(recipe: Recipe, data: Examples, path: Path) -> Start:
     """What a run that stopped at a checkpoint goes on with, its layers at their target sparsity.
 
     A layer that keeps more in between (EM&S) is thinned to what it keeps in the end: what matters of a mask here is its
-    scheme and how many units it keeps, since the backend takes all else from the checkpoint.
+    scheme and how many units it keeps, since the engine takes all else from the checkpoint.
 
     Raises:
         CheckpointError: missing, damaged, or of another model.

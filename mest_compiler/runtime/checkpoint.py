@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, the same for every backend: one safetensors file with a checksum, written whole or
+"""Checkpoints of a training run, the same for every engine: one safetensors file with a checksum, written whole or
 not at all.
 
 What is sparse is stored compactly, [units, unit_size] in ascending order of unit ids, so the file depends neither on

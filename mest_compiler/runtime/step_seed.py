@@ -1,4 +1,4 @@
-"""What draws the masks of a step's dropouts, the same in every backend."""
+"""What draws the masks of a step's dropouts, the same in every engine."""
 
 from __future__ import annotations
 

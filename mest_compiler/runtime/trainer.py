@@ -359,7 +359,7 @@ class Trainer:
     def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Writes all state, `extra` (JSON values) and `arrays` to one file; whole or not at all.
 
-        Every backend reads it (see `checkpoint`); for the same artifact a run goes on from it bit by bit.
+        Every engine reads it (see `checkpoint`); for the same artifact a run goes on from it bit by bit.
         """
         content = checkpoint.Content(
             {name: self._compact(name, tensor) for name, tensor in self._tensors.items()},
@@ -373,7 +373,7 @@ class Trainer:
 
     @asks("the sending of a checkpoint")
     def load(self, path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Takes all state from a checkpoint of any backend; gives its `extra` and its `arrays`.
+        """Takes all state from a checkpoint of any engine; gives its `extra` and its `arrays`.
 
         Raises:
             CheckpointError: missing, damaged, of another network, optimiser or scheme, or with more units than this

@@ -1,6 +1,6 @@
 """Mutation of one layer on unit ids: which units are removed, which are grown (paper, Algorithm 1, Eq. 1, Appendix D).
 
-Every backend calls these with the same generator, so all walk through the same masks. Ids are the scheme's (see
+Every engine calls these with the same generator, so all walk through the same masks. Ids are the scheme's (see
 `Scheme.grid`), ascending. Grown units start at zero, with zero momentum; so does one that is removed and drawn again
 in the same mutation.
 """

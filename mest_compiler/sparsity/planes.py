@@ -21,6 +21,12 @@ class Planes(Scheme):
     name: str
     axis: int
     fine = False
+
+    @property
+    def what(self) -> str:
+        """Which planes."""
+        return "whole filters" if self.axis == 0 else "whole input channels"
+
     indexed = False
 
     def grid(self, shape: Shape) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The epoch loop: the same one for the PyTorch backend and the compiled one, for one process and for several."""
+"""The epoch loop: the same one for the PyTorch engine and the compiled one, for one process and for several."""
 
 import math
 import time
@@ -12,8 +12,8 @@ from mest_compiler.errors import MestError
 from mest_compiler.losses import LOSSES, Loss
 from mest_compiler.losses.base import OUTPUT, named
 from mest_compiler.sparsity.methods import Clock
-from mest_compiler.training.backend import Backend
 from mest_compiler.training.data_efficiency import DataEfficiency
+from mest_compiler.training.engine import TrainingEngine
 from mest_compiler.training.examples import Examples
 from mest_compiler.training.feed import epoch_batches, made_ahead, steps_per_epoch
 from mest_compiler.training.memory import peak_rss_mb
@@ -29,7 +29,7 @@ EVALUATED_BYTES = 2**26  # of inputs at once; a few times as many are being load
 
 
 def train(
-    backend: Backend,
+    engine: TrainingEngine,
     data: Examples,
     recipe: Recipe,
     run_dir: Path,
@@ -40,21 +40,21 @@ def train(
     ranks: Ranks | None = None,
     accepts_data: bool = False,
 ) -> Summary:
-    """Train `backend` on `data` as `recipe` says, with everything the run leaves behind in `run_dir`.
+    """Train `engine` on `data` as `recipe` says, with everything the run leaves behind in `run_dir`.
 
     The folder gets recipe.yaml, log.jsonl (a line an epoch, see EpochRecord) and checkpoint.safetensors,
     which is replaced whole after every epoch and, with `checkpoint_steps`, after every so many steps of an
-    epoch. resume: go on from that checkpoint, whichever backend wrote it; with the same one the run then ends bit by
+    epoch. resume: go on from that checkpoint, whichever engine wrote it; with the same one the run then ends bit by
     bit as the uninterrupted one would have. The recipe may have more epochs then, over which a cosine is stretched, and
     with `accepts_data` other examples in place of its own, as many. A run that was finished returns at once. ranks: the
     processes that train together; the first writes the folder.
 
     Errors: CheckpointError when there is nothing to resume, or something in the way when not resuming;
     ProfileError when a layer cannot mutate as the recipe says; MestError when the loss or its score is no finite
-    number, or the backend has another loss than the recipe.
+    number, or the engine has another loss than the recipe.
     KeyboardInterrupt goes on to the caller, with a sentence that says how far the checkpoint is.
     """
-    run = _Run(backend, data, recipe, run_dir, reporter, checkpoint_steps, ranks or SingleProcess())
+    run = _Run(engine, data, recipe, run_dir, reporter, checkpoint_steps, ranks or SingleProcess())
     try:
         run.start(resume, accepts_data)
         while run.position.epoch < recipe.epochs:
@@ -72,16 +72,16 @@ class _Run:
     """What one call of `train` works on."""
 
     def __init__(
-        self, backend: Backend, data: Examples, recipe: Recipe, run_dir: Path, reporter: Reporter,
+        self, engine: TrainingEngine, data: Examples, recipe: Recipe, run_dir: Path, reporter: Reporter,
         checkpoint_steps: int | None, ranks: Ranks,
     ) -> None:  # fmt: skip
-        self.backend, self.data, self.recipe, self.reporter, self.ranks = backend, data, recipe, reporter, ranks
+        self.engine, self.data, self.recipe, self.reporter, self.ranks = engine, data, recipe, reporter, ranks
         self.checkpoint_steps = checkpoint_steps
         self.share = ranks.share(recipe.batch)
-        self.loss = _loss_of(backend, recipe)
+        self.loss = _loss_of(engine, recipe)
         steps_per_epoch(data.train_count, recipe.batch)  # raises where the batch is too large
         self.folder = RunFolder(run_dir, recipe, data)
-        self.mutator = Mutator(recipe.updater, backend, recipe.seed)
+        self.mutator = Mutator(recipe.updater, engine, recipe.seed)
         self.efficiency = DataEfficiency(recipe, data.train_count)
         self.position, self.saved, self.digest = Position(), (0, 0), 0
 
@@ -89,7 +89,7 @@ class _Run:
         """Take up the run where its checkpoint is, or begin it."""
         if resume:
             self.position = self.folder.resume(
-                self.backend, self.mutator, self.efficiency,
+                self.engine, self.mutator, self.efficiency,
                 writes=self.ranks.rank == 0, accepts_data=accepts_data, note=self.reporter.note,
             )  # fmt: skip
             self.saved = (self.position.epoch, self.position.step)
@@ -105,7 +105,7 @@ class _Run:
     def save(self) -> None:
         """Replace the checkpoint."""
         if self.ranks.rank == 0:
-            self.folder.save(self.backend, self.position, self.mutator, self.efficiency)
+            self.folder.save(self.engine, self.position, self.mutator, self.efficiency)
         self.ranks.barrier()
         self.saved = (self.position.epoch, self.position.step)
 
@@ -120,7 +120,7 @@ class _Run:
         mutated = self.mutator.after(Clock(position.epoch + 1, recipe.epochs))
         mutation_seconds = time.perf_counter() - started
         self.digest = self._digest()
-        score = evaluate(self.backend, self.data, self.ranks)
+        score = evaluate(self.engine, self.data, self.ranks)
         if not math.isfinite(score):
             raise MestError(
                 f"the test {self.loss.metric_name} became {score} after epoch {position.epoch + 1}, at learning rate "
@@ -154,7 +154,7 @@ class _Run:
             examples=examples,
             unforgettable=unforgettable,
             memory_mb=peak_rss_mb(),
-            state_mb=sum(self.backend.state_bytes().values()) / 2**20,
+            state_mb=sum(self.engine.state_bytes().values()) / 2**20,
         )
 
     def _steps(self, active: np.ndarray, steps: int) -> float:
@@ -176,7 +176,7 @@ class _Run:
             started = time.perf_counter()
             for batch in feed:
                 lr = recipe.learning_rate(position.epoch * steps + position.step, steps)
-                loss, outputs = self.backend.step(batch.inputs, batch.targets, lr)
+                loss, outputs = self.engine.step(batch.inputs, batch.targets, lr)
                 scores = self.loss.scores(named(outputs, OUTPUT), batch.targets)
                 loss, scores = self.ranks.gathered(loss, scores, self.digest)
                 if not math.isfinite(loss):
@@ -198,7 +198,7 @@ class _Run:
     def _digest(self) -> int:
         """A number that differs where masks differ."""
         digest = 0
-        for units in self.backend.kept_units().values():
+        for units in self.engine.kept_units().values():
             digest = zlib.crc32(units.tobytes(), digest)
         return digest
 
@@ -211,9 +211,9 @@ class _Run:
         )
 
 
-def _loss_of(backend: Backend, recipe: Recipe) -> Loss:
-    """The backend's loss; MestError where it has none to hand, or the recipe names another one."""
-    loss = backend.loss
+def _loss_of(engine: TrainingEngine, recipe: Recipe) -> Loss:
+    """The engine's loss; MestError where it has none to hand, or the recipe names another one."""
+    loss = engine.loss
     if loss is None:
         raise MestError("the step's loss is a function of one's own, which it does not hold: give it to Trainer")
     # One of one's own has no name that a recipe could hold.
@@ -222,7 +222,7 @@ def _loss_of(backend: Backend, recipe: Recipe) -> Loss:
     return loss
 
 
-def evaluate(backend: Backend, data: Examples, ranks: Ranks | None = None) -> float:
+def evaluate(engine: TrainingEngine, data: Examples, ranks: Ranks | None = None) -> float:
     """Mean score of the test examples, see `Loss.scores`; processes share them out."""
     ranks = ranks or SingleProcess()
     mine = np.arange(data.test_count)[ranks.rank :: ranks.size]
@@ -232,6 +232,6 @@ def evaluate(backend: Backend, data: Examples, ranks: Ranks | None = None) -> fl
     total = 0.0
     with closing(made_ahead(lambda i: data.test_inputs(parts[i]), range(len(parts)))) as inputs:
         for ids, x in zip(parts, inputs, strict=True):
-            scores = backend.loss.scores(named(backend.predict(x), OUTPUT), data.test_targets(ids))
+            scores = engine.loss.scores(named(engine.predict(x), OUTPUT), data.test_targets(ids))
             total += float(scores.sum())
     return ranks.total(total) / data.test_count

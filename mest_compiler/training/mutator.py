@@ -1,4 +1,4 @@
-"""Changes the masks of a backend's network as a method says: the one place where a run's masks change."""
+"""Changes the masks of an engine's network as a method says: the one place where a run's masks change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from mest_compiler.errors import CheckpointError, MestError
 from mest_compiler.sparsity.methods import Clock, MaskedLayer, MaskUpdater
-from mest_compiler.training.backend import Backend
+from mest_compiler.training.engine import TrainingEngine
 from mest_compiler.training.streams import stream
 
 
@@ -23,27 +23,27 @@ class Mutated:
 
 class Mutator:
     """Runs a method. Every random draw comes from one generator, whose state goes into checkpoints, layer by layer in
-    the order of the backend's `sparse_layers`."""
+    the order of the engine's `sparse_layers`."""
 
-    def __init__(self, updater: MaskUpdater, backend: Backend, seed: int) -> None:
-        """The units that the backend keeps now are its target sparsity.
+    def __init__(self, updater: MaskUpdater, engine: TrainingEngine, seed: int) -> None:
+        """The units that the engine keeps now are its target sparsity.
 
         Raises:
-            MestError: the method needs what the backend does not offer. ProfileError: it asks for more or fewer units
+            MestError: the method needs what the engine does not offer. ProfileError: it asks for more or fewer units
                 than a layer can keep. MaskError: a layer's rows do not keep equally many units, and its scheme mutates
                 balanced ones only.
         """
-        check_needs(updater, backend)
+        check_needs(updater, engine)
         self._updater = updater
-        self._backend = backend
-        self._sparse = backend.sparse_layers()
-        self._base = {name: len(kept) for name, kept in backend.kept_units().items()}
+        self._engine = engine
+        self._sparse = engine.sparse_layers()
+        self._base = {name: len(kept) for name, kept in engine.kept_units().items()}
         self._rng = stream(seed, "mutation")
         updater.check(self._layers())
 
     def _layers(self) -> dict[str, MaskedLayer]:
         """As they are now."""
-        units = self._backend.kept_units()
+        units = self._engine.kept_units()
         return {name: MaskedLayer(*both, self._base[name], units[name]) for name, both in self._sparse.items()}
 
     def after(self, clock: Clock) -> Mutated:
@@ -51,19 +51,19 @@ class Mutator:
         if not self._sparse or not self._updater.due(clock):
             return Mutated(0, 0)
         layers = self._layers()
-        changes = self._updater.changes(layers, self._backend, clock, self._rng)
+        changes = self._updater.changes(layers, self._engine, clock, self._rng)
         removed = grown = 0
         for name, change in changes.items():
             layer = layers[name]
             size = layer.scheme.unit_size(layer.shape)
             removed += (len(layer.kept) - len(change.survivors)) * size
             grown += change.grown * size
-        self._backend.mutate(changes)
+        self._engine.mutate(changes)
         return Mutated(removed, grown)
 
     def kept(self) -> tuple[int, int]:
         """(weights that the sparse layers keep, weights that they would have without their masks)."""
-        units = self._backend.kept_units()
+        units = self._engine.kept_units()
         sizes = {name: scheme.unit_size(shape) for name, (scheme, shape) in self._sparse.items()}
         whole = sum(int(np.prod(shape)) for _, shape in self._sparse.values())
         return sum(len(units[name]) * size for name, size in sizes.items()), whole
@@ -93,9 +93,9 @@ class Mutator:
         self._base, self._rng = base, rng
 
 
-def check_needs(updater: MaskUpdater, backend: Backend | type[Backend]) -> None:
-    """Raise MestError where a method needs what a backend, or all of its class, does not offer."""
-    missing = [need.value for need in updater.needs - backend.offers]
+def check_needs(updater: MaskUpdater, engine: TrainingEngine | type[TrainingEngine]) -> None:
+    """Raise MestError where a method needs what an engine, or all of its class, does not offer."""
+    missing = [need.value for need in updater.needs - engine.offers]
     if missing:
         raise MestError(
             f"Method {updater.name!r} needs {' and '.join(sorted(missing))}, which this backend does not offer: choose "

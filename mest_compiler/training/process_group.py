@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mest_compiler.errors import DeviceError, MestError, ModelError
 from mest_compiler.training.global_batch_norm import with_global_batch_norm
 from mest_compiler.training.ranks import Ranks, SingleProcess
-from mest_compiler.training.torch_backend import torch_device
+from mest_compiler.training.torch_engine import torch_device
 
 # Longer than the first process needs for its evaluation or its checkpoint while the others wait.
 TIMEOUT_S = 600.0

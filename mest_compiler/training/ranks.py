@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Ranks(Protocol):
-    """What the loop and the torch backend ask of a group of processes.
+    """What the loop and the torch engine ask of a group of processes.
 
     rank: number of this process, from 0; rank 0 writes the run's files. size: how many there are.
     """

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mest_compiler.errors import CheckpointError, DataError
 from mest_compiler.files import append_line, write_text
-from mest_compiler.training.backend import Backend
 from mest_compiler.training.built_for import BuiltFor
 from mest_compiler.training.data_efficiency import DataEfficiency
 from mest_compiler.training.data_files import DataFiles
+from mest_compiler.training.engine import TrainingEngine
 from mest_compiler.training.examples import Examples
 from mest_compiler.training.feed import steps_per_epoch
 from mest_compiler.training.going_on import check_data, check_network, check_recipe, longer
@@ -52,7 +52,7 @@ class RunFolder:
 
     def resume(
         self,
-        backend: Backend,
+        engine: TrainingEngine,
         mutator: Mutator,
         efficiency: DataEfficiency,
         *,
@@ -68,7 +68,7 @@ class RunFolder:
         if not self.checkpoint.exists():
             raise CheckpointError(f"{self._path} holds no checkpoint to resume: start the run without resuming")
         source = str(self.checkpoint)
-        extra, arrays = backend.load(self.checkpoint)
+        extra, arrays = engine.load(self.checkpoint)
         if not {"position", "recipe", "data", "mutation", "network"} <= extra.keys():
             raise CheckpointError(f"{source} was not written by this training loop: use another one")
         position = Position.from_mapping(extra["position"], source)
@@ -92,7 +92,7 @@ class RunFolder:
             self._write_log(position)
         return position
 
-    def save(self, backend: Backend, position: Position, mutator: Mutator, efficiency: DataEfficiency) -> None:
+    def save(self, engine: TrainingEngine, position: Position, mutator: Mutator, efficiency: DataEfficiency) -> None:
         """Replace the checkpoint by one of all of them, whole or not at all."""
         extra = {
             "position": position.as_mapping(),
@@ -102,7 +102,7 @@ class RunFolder:
             "mutation": mutator.state(),
             "network": self._network.to_json(),
         }
-        backend.save(self.checkpoint, extra, {**efficiency.arrays(), **self._files.arrays()})
+        engine.save(self.checkpoint, extra, {**efficiency.arrays(), **self._files.arrays()})
 
     def append_log(self, position: Position) -> None:
         """Append the last record of `position` to log.jsonl."""

@@ -13,6 +13,11 @@ from mest_compiler.bench.rounds import Contestant
 HERE = Path(__file__).parent
 
 
+@pytest.fixture(autouse=True)
+def _compiled_once(compiled_once: None) -> None:
+    """What a step is compiled to is no matter of the bench."""
+
+
 @pytest.fixture
 def contestant() -> Callable[..., Contestant]:
     """Describe one of sample_contestants.py: `contestant("a", "Summer", count=3, threads=1)`."""

@@ -103,12 +103,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _compiled_once(compiled_once: None) -> None:
+    """These tests compile few steps, many times."""
+
+
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(tmp_path_factory: pytest.TempPathFactory, keeping: Callable[[pytest.MonkeyPatch], None]) -> Path:
     """A block-sparse artifact of the small network; read only."""
     folder = tmp_path_factory.mktemp("compiled")
     (folder / "net.py").write_text(NETWORK)
-    result = run("compile", f"{folder}/net.py:make", *SMALL, *BLOCK, "--output", folder / "step")
+    with pytest.MonkeyPatch.context() as patch:
+        keeping(patch)
+        result = run("compile", f"{folder}/net.py:make", *SMALL, *BLOCK, "--output", folder / "step")
     assert result.exit_code == 0, result.stderr
     return folder / "step"
 

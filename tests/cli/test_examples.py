@@ -56,19 +56,19 @@ def test_a_run_with_a_new_optimiser_loss_and_method(mest, refused, registered: P
     assert (result["recipe"]["lr"], result["recipe"]["betas"], result["recipe"]["p"]) == (1e-4, [0.9, 0.99], None)
     manifest = Artifact.load(Path("run/artifact")).manifest
     assert (manifest["optimizer"]["name"], manifest["loss"]) == ("lion", {"name": "focal", "gamma": 1.5})
-    # the other backend goes on with it
+    # the other engine goes on with it
     mest("train", "--resume", "--run-dir", "run", "--epochs", "4", "--backend", "torch")
 
 
-@pytest.mark.parametrize("backend", ["compiled", "torch"])
-def test_a_method_that_no_backend_can_serve_is_refused_before_the_run(
-    refused, registered: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_a_method_that_no_engine_can_serve_is_refused_before_the_run(
+    refused, registered: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     class Dense(METHODS["random"]):
         name, needs = "dense", frozenset({Need.DENSE_GRADIENT})
 
     monkeypatch.setitem(METHODS, "dense", Dense)
-    given = ("--scheme", "block", "--sparsity", "0.5", "--epochs", "3", "--method", "dense", "--backend", backend)
+    given = ("--scheme", "block", "--sparsity", "0.5", "--epochs", "3", "--method", "dense", "--backend", engine)
     sentence = refused("train", "--model", "net.py:make", "--data", "rows", *given)
     assert "Method 'dense' needs the gradients of weights that are not kept, which this backend does not" in sentence
 

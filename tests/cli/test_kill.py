@@ -14,14 +14,14 @@ import pytest
 from mest_compiler.errors import CheckpointError
 from mest_compiler.runtime import checkpoint
 
-STEPS, EPOCHS = 40, 5
-"""Steps of an epoch, 1,000 images in batches of 25, and epochs of a run."""
+STEPS, EPOCHS = 20, 5
+"""Steps of an epoch, 500 images in batches of 25, and epochs of a run."""
 RECIPE = f"""
 model: net.py:make
 data: mnist
 epochs: {EPOCHS}
 batch: 25
-examples: 1000
+examples: 500
 scheme: block
 sparsity: 0.5
 method: em&s

@@ -107,12 +107,12 @@ def test_a_checkpoint_that_knows_no_files_goes_on_as_before(mest, refused, train
     """As earlier versions wrote it: the first images are known by their sizes, and nothing of the others."""
     trained()
     from mest_compiler import models
-    from mest_compiler.training.torch_backend import TorchBackend
+    from mest_compiler.training.torch_engine import TorchEngine
 
-    backend = TorchBackend(models.build("net.py:make", classes=2), {}, {})
-    extra, arrays = backend.load(CHECKPOINT)
+    engine = TorchEngine(models.build("net.py:make", classes=2), {}, {})
+    extra, arrays = engine.load(CHECKPOINT)
     del extra["digest"]
-    backend.save(CHECKPOINT, extra, {name: array for name, array in arrays.items() if not name.startswith("file_")})
+    engine.save(CHECKPOINT, extra, {name: array for name, array in arrays.items() if not name.startswith("file_")})
     path = Path("images/train/ant/0.bmp")
     image = path.read_bytes()
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(path)

@@ -1,4 +1,4 @@
-"""`mest train`: what a run leaves, and that either backend begins as the
+"""`mest train`: what a run leaves, and that either engine begins as the
 other, goes on where the other stopped, and is the same when it is resumed."""
 
 import json
@@ -110,7 +110,7 @@ kinds: {linear: unstructured}
     "way",
     ["drawn", "masks-from", "magnitude", *(pytest.param(way, marks=pytest.mark.slow) for way in ("masks", "profile"))],
 )
-def test_both_backends_start_the_same(stopped, folder: Path, way: str) -> None:
+def test_both_engines_start_the_same(stopped, folder: Path, way: str) -> None:
     mask = get_scheme("block").random_mask(SHAPE, 0.75, np.random.default_rng(5))
     if way == "masks":
         save_file({LAYER: mask}, "masks.safetensors")
@@ -154,7 +154,7 @@ def test_both_backends_start_the_same(stopped, folder: Path, way: str) -> None:
 @pytest.mark.parametrize(
     "kinds", [("torch", "compiled"), pytest.param(("compiled", "torch"), marks=pytest.mark.slow)], ids="-".join
 )
-def test_either_backend_goes_on_with_the_others_run(mest, stopped, folder: Path, kinds: tuple[str, str]) -> None:
+def test_either_engine_goes_on_with_the_others_run(mest, stopped, folder: Path, kinds: tuple[str, str]) -> None:
     mest(*WHOLE, "--backend", kinds[0])
     whole = records()
     capacity = None
@@ -324,7 +324,7 @@ def test_bad_input_leaves_no_folder(refused, folder: Path, kind: str, arguments:
     assert not Path("runs").exists()
 
 
-def test_what_only_one_backend_refuses(refused, folder: Path) -> None:
+def test_what_only_one_engine_refuses(refused, folder: Path) -> None:
     small = (*TINY, "--epochs", "1")
     assert "measures compiled kernels" in refused(*small, *TORCH, "--scheme", "auto", "--sparsity", "0.9")
     assert "add --backend torch" in refused(*small, *BLOCK, "--device", "cuda")

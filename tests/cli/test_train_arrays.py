@@ -126,11 +126,11 @@ def test_every_device_trains_as_pytorch(mest, trained: Path) -> None:
 
 
 @pytest.mark.parametrize("kinds", [("torch", "cpu"), ("opencl", "torch")], ids="-".join)
-def test_the_other_backend_goes_on(mest, stopped, trained: Path, kinds: tuple[str, str]) -> None:
+def test_the_other_engine_goes_on(mest, stopped, trained: Path, kinds: tuple[str, str]) -> None:
     run = Path("runs", "-".join(kinds))
     stopped("epoch_finished", 1, *WHOLE, *KINDS[kinds[0]], "--run-dir", run)
-    backend = "torch" if kinds[1] == "torch" else "compiled"
-    mest("train", "--run-dir", run, "--resume", "--backend", backend)
+    engine = "torch" if kinds[1] == "torch" else "compiled"
+    mest("train", "--run-dir", run, "--resume", "--backend", engine)
     for one, other in zip(records(run), records(whole(mest, "torch")), strict=True):
         assert (one["kept"], one["grown"]) == (other["kept"], other["grown"])
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)

@@ -16,7 +16,7 @@ from mest_compiler.training.data import DataSet
 from mest_compiler.training.loop import train
 from mest_compiler.training.progress import QuietReporter
 from mest_compiler.training.recipe import Recipe
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.training.torch_engine import TorchEngine
 
 from .conftest import NETWORK
 
@@ -70,11 +70,11 @@ def make_run(folder: Path, monkeypatch: pytest.MonkeyPatch, *, stop: int | None 
         shapes = {f"{n}.weight": tuple(m.weight.shape) for n, m in modules if isinstance(m, torch.nn.Conv2d)}
         plan = Profile.uniform(recipe.scheme, recipe.sparsity).assign(shapes)
         masks, schemes = random_masks(plan, shapes, recipe.seed), {name: one.scheme for name, one in plan.items()}
-    backend = TorchBackend(model, masks, schemes)
+    engine = TorchEngine(model, masks, schemes)
     reporter = QuietReporter() if stop is None else Stops(stop)
     run_dir = folder / "run"
     try:
-        train(backend, data, recipe, run_dir, resume=False, reporter=reporter, checkpoint_steps=1)
+        train(engine, data, recipe, run_dir, resume=False, reporter=reporter, checkpoint_steps=1)
     except KeyboardInterrupt:
         if stop is None or reporter.left:  # it was not ours
             raise

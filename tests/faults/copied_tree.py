@@ -7,10 +7,12 @@ checkout's modules and find nothing; the copy has an environment of its own, whi
 from __future__ import annotations
 
 import ast
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import venv
 from collections.abc import Iterator
@@ -67,9 +69,22 @@ class Tree:
             path.write_bytes(before)
 
 
+def commit_of(revision: str) -> str:
+    """The hash of what git calls so.
+
+    Raises:
+        FaultsError: it calls nothing so.
+    """
+    command = ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    if done.returncode:
+        raise FaultsError(f"git knows no revision {revision!r} in {CHECKOUT}: give a branch, a tag or a commit of it.")
+    return done.stdout.strip()
+
+
 @contextmanager
-def copied_tree() -> Iterator[Tree]:
-    """A copy of the checkout as it is now, in a temporary folder that goes away again.
+def copied_tree(commit: str | None = None) -> Iterator[Tree]:
+    """A copy of the checkout as it is now, or as it was at a commit, in a temporary folder that goes away again.
 
     Raises:
         FaultsError: git does not know the files, or the copy is not what its Python imports.
@@ -78,7 +93,10 @@ def copied_tree() -> Iterator[Tree]:
         folder = Path(name).resolve()
         root, scratch = folder / "tree", folder / "scratch"
         scratch.mkdir()
-        _copy(root)
+        if commit is None:
+            _copy(root)
+        else:
+            _extract(commit, root)
         tree = Tree(root, _environment(folder / "env", package_folders(root)), scratch)
         check_imports(tree)
         yield tree
@@ -122,6 +140,15 @@ def _copy(root: Path) -> None:
         if source.is_file() or source.is_symlink():  # and not deleted since it was added
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _extract(commit: str, root: Path) -> None:
+    """All files of a commit."""
+    done = subprocess.run(["git", "archive", commit], cwd=CHECKOUT, capture_output=True)
+    if done.returncode:
+        raise FaultsError(f"git cannot give out {commit}: {done.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(root, filter="data")
 
 
 def _environment(folder: Path, packages: dict[str, str]) -> Path:

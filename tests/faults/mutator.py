@@ -20,10 +20,16 @@ TESTS = {
     "mest_compiler/kernels": ("tests/kernels", "tests/schedules", "tests/whole_step"),
     "mest_compiler/passes": ("tests/passes", "tests/whole_step"),
     "mest_compiler/sparsity": ("tests/sparsity", "tests/whole_step"),
+    "mest_compiler/optimizers": (
+        "tests/schedules/test_update.py", "tests/whole_step/test_optimizers.py", "tests/schedules", "tests/whole_step",
+    ),
+    "mest_compiler/losses": (
+        "tests/whole_step/test_losses.py", "tests/training", "tests/frontend", "tests/whole_step",
+    ),
     "schedules/opencl": ("tests/schedules", "tests/whole_step"),
     "schedules/cpu": ("tests/schedules", "tests/whole_step"),
     "schedules": ("tests/schedules", "tests/whole_step"),
-}
+}  # fmt: skip
 """Folders that are mutated, and the tests that should find it: their own and those of whole steps. The first counts."""
 
 OPERATORS = {"+": "-", "-": "+", "*": "//", "//": "*", "+=": "-=", "-=": "+=", "*=": "//=", "//=": "*="}

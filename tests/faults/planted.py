@@ -182,6 +182,6 @@ tvm.register_global_func(
         old="(1 - self.label_smoothing) * total + self.label_smoothing * even, len(labels)",
         new="total, len(labels)",
         breaks="Labels are not smoothed, whatever the recipe says.",
-        tests=("tests/training/test_torch_backend.py", "tests/frontend"),
+        tests=("tests/training/test_torch_engine.py", "tests/frontend"),
     ),
 )

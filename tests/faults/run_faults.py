@@ -1,8 +1,9 @@
 """Plants faults one at a time in a copy of the working tree and says which of them the tests find.
 
-`python -m tests.faults.run_faults [--only NAME] [--tests "pytest args"] [--json FILE]` from the repository's folder
-takes the faults of `planted` and exits with 1 if any was not found. With `--mutants N --seed S` it takes N mutants of
-`mutator` in their place, and survivors are only counted: some compute the same. `docs/testing.md` says what for.
+`python -m tests.faults.run_faults [--only NAME] [--tests "pytest args"] [--revision REV] [--json FILE]` from the
+repository's folder takes the faults of `planted` and exits with 1 if any was not found. With `--mutants N --seed S` it
+takes N mutants of `mutator` in their place, and survivors are only counted: some compute the same. `docs/testing.md`
+says what for.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .copied_tree import FaultsError, Tree, copied_tree
-from .mutator import Mutant, draw, suites_of
+from mest_compiler.files import append_line
+
+from .copied_tree import FaultsError, Tree, commit_of, copied_tree
+from .mutator import draw, suites_of
 from .planted import FAULTS
 from .search import FOUND, SURVIVED, Searched, search
 
@@ -29,11 +33,22 @@ USAGE, INTERRUPTED = 2, 130
 """Exit codes where nothing was looked for, and where a person ended the search."""
 
 
+@dataclass(frozen=True)
+class Hunt:
+    """A fault to look for: the file with it, the tests that should find it, and what says which one it is."""
+
+    shown: str
+    file: str
+    content: bytes
+    tests: Sequence[str]
+    facts: dict[str, Any]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     asked = _parsed(arguments)
     try:
-        return _mutants(asked) if asked.mutants is not None else _faults(asked)
+        return _run(asked)
     except FaultsError as error:
         print(f"run_faults: {error}", file=sys.stderr)
         return USAGE
@@ -46,7 +61,11 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.faults.run_faults", description=__doc__.split("\n")[0])
     parser.add_argument("--only", action="append", metavar="NAME", help="this planted fault (may be given again)")
     parser.add_argument("--tests", metavar="ARGS", help="arguments of pytest, in place of what each fault names")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where the results go too")
+    parser.add_argument("--revision", metavar="REV", help="sources and tests of this commit, not the working tree's")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE",
+        help="append a line (JSON) for each search as it ends; of a revision, what has one is not searched again",
+    )  # fmt: skip
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="seconds a search (%(default)s)")
     parser.add_argument("--mutants", type=int, metavar="N", help="so many drawn mutants, in place of planted faults")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="draws the mutants (%(default)s)")
@@ -58,63 +77,69 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return asked
 
 
-def _faults(asked: argparse.Namespace) -> int:
-    known = {fault.name: fault for fault in FAULTS}
-    unknown = [name for name in asked.only or () if name not in known]
-    if unknown:
-        raise FaultsError(f"There is no fault {unknown[0]!r}; there are {', '.join(known)}.")
-    chosen = [known[name] for name in asked.only or known]
-    results: list[dict[str, Any]] = []
-    with copied_tree() as tree:
-        texts = [(tree.root / fault.file).read_text(encoding="utf-8") for fault in chosen]
-        contents = [fault.plant(text).encode() for fault, text in zip(chosen, texts, strict=True)]  # all before any
-        for fault, content in zip(chosen, contents, strict=True):
-            done = search(tree, fault.file, content, _tests(asked, fault.tests), asked.limit)
-            _row(f"{fault.name:28}", NOT if done.outcome == SURVIVED else done.outcome, done)
-            results.append({"name": fault.name, "file": fault.file, "breaks": fault.breaks, **_values(done)})
-            _write(asked.json, {"faults": results})
+def _run(asked: argparse.Namespace) -> int:
+    commit = None if asked.revision is None else commit_of(asked.revision)
+    known = {} if commit is None else _lines(asked.json)  # the working tree may have changed since
+    with copied_tree(commit) as tree:
+        results = []
+        for hunt in list(_planted(asked, tree) if asked.mutants is None else _mutants(asked, tree)):  # all before any
+            facts = {**hunt.facts, "commit": commit, "tests": asked.tests}
+            results.append(known.get(_key(facts)) or _searched(tree, hunt, facts, asked))
+    if asked.mutants is not None:
+        counted = Counter(result["outcome"] for result in results)
+        print(", ".join(f"{number} {outcome}" for outcome, number in counted.most_common()))
+        return 0
     missed = [result["name"] for result in results if result["outcome"] != FOUND]
     print(f"{len(results) - len(missed)} of {len(results)} found" + (f"; not: {', '.join(missed)}" if missed else ""))
     return 1 if missed else 0
 
 
-def _mutants(asked: argparse.Namespace) -> int:
-    results: list[dict[str, Any]] = []
-    with copied_tree() as tree:
-        for mutant, content in _drawn(tree, asked.mutants, asked.seed):
-            done = search(tree, mutant.file, content, _tests(asked, suites_of(mutant.file)), asked.limit)
-            shown = f"{mutant.file}:{mutant.line}: {mutant.shown}"
-            _row(shown, done.outcome, done)
-            results.append({"file": mutant.file, "line": mutant.line, "old": mutant.old, "new": mutant.new})
-            results[-1].update(kind=mutant.kind, **_values(done))
-            _write(asked.json, {"seed": asked.seed, "mutants": results})
-    counted = Counter(result["outcome"] for result in results)
-    print(", ".join(f"{number} {outcome}" for outcome, number in counted.most_common()))
-    return 0
+def _planted(asked: argparse.Namespace, tree: Tree) -> Iterator[Hunt]:
+    known = {fault.name: fault for fault in FAULTS}
+    unknown = [name for name in asked.only or () if name not in known]
+    if unknown:
+        raise FaultsError(f"There is no fault {unknown[0]!r}; there are {', '.join(known)}.")
+    for fault in (known[name] for name in asked.only or known):
+        content = fault.plant((tree.root / fault.file).read_text(encoding="utf-8")).encode()
+        facts = {"name": fault.name, "file": fault.file, "breaks": fault.breaks}
+        yield Hunt(f"{fault.name:28}", fault.file, content, fault.tests, facts)
 
 
-def _drawn(tree: Tree, count: int, seed: int) -> Iterator[tuple[Mutant, bytes]]:
-    for mutant in draw(tree.root, count, seed):
-        yield mutant, mutant.apply((tree.root / mutant.file).read_bytes())
+def _mutants(asked: argparse.Namespace, tree: Tree) -> Iterator[Hunt]:
+    for mutant in draw(tree.root, asked.mutants, asked.seed):
+        facts = {
+            "seed": asked.seed, "file": mutant.file, "line": mutant.line, "start": mutant.start, "kind": mutant.kind,
+            "old": mutant.old, "new": mutant.new,
+        }  # fmt: skip
+        content = mutant.apply((tree.root / mutant.file).read_bytes())
+        yield Hunt(f"{mutant.file}:{mutant.line}: {mutant.shown}", mutant.file, content, suites_of(mutant.file), facts)
 
 
-def _tests(asked: argparse.Namespace, tests: Sequence[str]) -> list[str]:
-    return shlex.split(asked.tests) if asked.tests else list(tests)
+def _searched(tree: Tree, hunt: Hunt, facts: dict[str, Any], asked: argparse.Namespace) -> dict[str, Any]:
+    """Looks for one, and says and writes at once what came of it: a search takes minutes."""
+    done: Searched = search(
+        tree, hunt.file, hunt.content, shlex.split(asked.tests) if asked.tests else hunt.tests, asked.limit
+    )
+    outcome = NOT if done.outcome == SURVIVED and asked.mutants is None else done.outcome
+    print(f"{hunt.shown}  {outcome}  {done.seconds:.0f} s  {done.test}".rstrip(), flush=True)
+    took = {"seconds": round(done.seconds, 1), "cpu_seconds": round(done.cpu_seconds, 1)}
+    result = {**facts, "outcome": done.outcome, "test": done.test, **took}
+    if asked.json is not None:
+        append_line(asked.json, json.dumps(result))
+    return result
 
 
-def _row(what: str, outcome: str, done: Searched) -> None:
-    """One line at once: a search takes minutes."""
-    print(f"{what}  {outcome}  {done.seconds:.0f} s  {done.test}".rstrip(), flush=True)
+def _lines(path: Path | None) -> dict[str, dict[str, Any]]:
+    """What a file says of searches that ended, by what was looked for; a line that was cut short says nothing."""
+    if path is None or not path.exists():
+        return {}
+    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return {_key(result): result for result in map(json.loads, whole)}
 
 
-def _values(done: Searched) -> dict[str, Any]:
-    return {"outcome": done.outcome, "test": done.test, "seconds": round(done.seconds, 1)}
-
-
-def _write(path: Path | None, content: dict[str, Any]) -> None:
-    """After each search, so that an interrupted command leaves what it knows."""
-    if path is not None:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def _key(facts: dict[str, Any]) -> str:
+    ended = ("outcome", "test", "seconds", "cpu_seconds")
+    return json.dumps({name: value for name, value in facts.items() if name not in ended}, sort_keys=True)
 
 
 if __name__ == "__main__":

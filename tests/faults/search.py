@@ -22,11 +22,13 @@ NO_TESTS, BAD_CALL = 5, (3, 4)
 
 @dataclass(frozen=True)
 class Searched:
-    """What came of looking for a fault: one of the outcomes above, the test that failed, and the time it took."""
+    """What came of looking for a fault: one of the outcomes above, the test that failed, and the time it took: by the
+    clock, and of processors."""
 
     outcome: str
     test: str
     seconds: float
+    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,21 @@ def search(tree: Tree, file: str, content: bytes, tests: Sequence[str], limit_s:
     Raises:
         FaultsError: pytest does not run these tests.
     """
-    started = time.monotonic()
+    started, busy = time.monotonic(), _cpu_seconds()
     with tree.changed(file, content):
         ran = _pytest(tree, tests, limit_s)
-    seconds = time.monotonic() - started
+    took = time.monotonic() - started, _cpu_seconds() - busy
     if ran.code is None:
-        return Searched(TIMED_OUT, ran.test, seconds)
+        return Searched(TIMED_OUT, ran.test, *took)
     if ran.code == 0:
-        return Searched(SURVIVED, "", seconds)
-    return Searched(FOUND if _passes_alone(tree, tests, ran, limit_s) else FAILS_ANYWAY, ran.test, seconds)
+        return Searched(SURVIVED, "", *took)
+    return Searched(FOUND if _passes_alone(tree, tests, ran, limit_s) else FAILS_ANYWAY, ran.test, *took)
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that this one has waited for, and of those that they did."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _passes_alone(tree: Tree, tests: Sequence[str], ran: _Ran, limit_s: float) -> bool:

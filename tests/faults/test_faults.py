@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from . import run_faults
 from .copied_tree import CHECKOUT, FaultsError, Tree, package_folders
 from .fault import Fault
 from .mutator import TESTS, Mutant, draw, mutants, suites_of
 from .planted import FAULTS
 from .run_faults import main
+from .search import SURVIVED, Searched
 from .tree_finder import TreeFinder
 
 DRAWN = 40
@@ -53,6 +58,37 @@ def test_a_fault_whose_text_moved_says_so(text: str, count: int) -> None:
 def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only", "nothing"]) == 2
     assert "There is no fault 'nothing'; there are nesterov-sign, " in capsys.readouterr().err
+
+
+def test_an_unknown_revision_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--revision", "no-such-branch"]) == 2
+    assert "git knows no revision 'no-such-branch'" in capsys.readouterr().err
+
+
+def test_a_search_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched, lines = [], tmp_path / "found.jsonl"
+
+    @contextmanager
+    def tree(commit: str | None) -> Iterator[Tree]:
+        assert commit == "a" * 40
+        yield Tree(CHECKOUT, tmp_path, tmp_path)
+
+    def search(tree: Tree, file: str, content: bytes, tests: Sequence[str], limit_s: float) -> Searched:
+        assert content != (CHECKOUT / file).read_bytes()
+        searched.append(file)
+        return Searched(SURVIVED, "", 2.0, 3.0)
+
+    monkeypatch.setattr(run_faults, "commit_of", lambda revision: "a" * 40)
+    monkeypatch.setattr(run_faults, "copied_tree", tree)
+    monkeypatch.setattr(run_faults, "search", search)
+    command = ["--mutants", "3", "--seed", "1", "--revision", "main", "--json", str(lines)]
+    assert main(command) == 0 and len(searched) == 3
+    whole = lines.read_text()
+    found = [json.loads(line) for line in whole.splitlines()]
+    assert [(one["outcome"], one["cpu_seconds"]) for one in found] == [(SURVIVED, 3.0)] * 3
+    lines.write_text(whole[:-5])  # killed while it wrote the last line
+    assert main(command) == 0 and len(searched) == 4 and lines.read_text() == whole
+    assert main([*command[:3], "2", *command[4:]]) == 0 and len(searched) == 7  # another seed
 
 
 def test_every_package_has_its_folder() -> None:
@@ -102,7 +138,7 @@ def test_every_mutant_parses_and_differs(drawn: list[Mutant]) -> None:
 
 
 def test_every_mutant_has_tests_that_there_are(drawn: list[Mutant]) -> None:
-    assert [test for m in drawn for test in suites_of(m.file) if not (CHECKOUT / test).is_dir()] == []
+    assert [test for m in drawn for test in suites_of(m.file) if not (CHECKOUT / test).exists()] == []
     assert [folder for folder in TESTS if not any((CHECKOUT / folder).glob("*.py"))] == []
 
 

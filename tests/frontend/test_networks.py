@@ -119,7 +119,8 @@ class PoolTail(nn.Module):
 @pytest.mark.parametrize(
     "build",
     [
-        pytest.param(lambda: ResNet(3, 4, projection), id="resnet20-projection"),
+        pytest.param(lambda: ResNet(1, 4, projection), id="resnet8-projection"),
+        pytest.param(lambda: ResNet(3, 4, projection), id="resnet20-projection", marks=pytest.mark.slow),
         pytest.param(lambda: ResNet(1, 4, PadShortcut), id="resnet8-pad"),
         pytest.param(small_vgg, id="vgg"),
         pytest.param(PoolTail, id="avg-pool"),

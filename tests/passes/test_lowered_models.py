@@ -29,7 +29,7 @@ def dense(name: str) -> StepProgram:
     return lower(graph, {}, Sgd(0.9, 5e-4, False), local_cpu(1))
 
 
-@pytest.fixture(params=PLANES)
+@pytest.fixture(params=["mobilenet_v2_cifar", "resnet18", pytest.param("resnet50_cifar", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> str:
     """A model's name."""
     return request.param

@@ -46,7 +46,10 @@ def lowered(
     model: nn.Module, shape: tuple[int, int, int], scheme: str, batch: int = 6
 ) -> tuple[TrainingGraph, StepProgram]:
     """A model's step and prediction as kernels."""
-    graph = trace(model, torch.zeros(batch, *shape))
+    return _with_kernels(trace(model, torch.zeros(batch, *shape)), scheme)
+
+
+def _with_kernels(graph: TrainingGraph, scheme: str) -> tuple[TrainingGraph, StepProgram]:
     return graph, lower(graph, plan(graph, scheme), RULE, local_cpu(1))
 
 
@@ -57,11 +60,17 @@ KERNELS = {"unstructured": "block", "block:4x4": "block", "pattern": "body", "ch
 
 
 @cache
-def built(name: str, scheme: str) -> tuple[TrainingGraph, StepProgram]:
-    """A network of the registry as kernels; nobody may change it."""
+def traced(name: str) -> TrainingGraph:
+    """A network of the registry, traced once for all schemes; nobody may change it."""
     width, shape = NETWORKS[name]
     torch.manual_seed(0)
-    return lowered(models.build(name, classes=7, in_channels=3, width=width), shape, scheme)
+    return trace(models.build(name, classes=7, in_channels=3, width=width), torch.zeros(6, *shape))
+
+
+@cache
+def built(name: str, scheme: str) -> tuple[TrainingGraph, StepProgram]:
+    """It as kernels; nobody may change it."""
+    return _with_kernels(traced(name), scheme)
 
 
 @pytest.fixture(params=SCHEMES)
@@ -93,9 +102,7 @@ def test_nothing_dense_of_a_sparse_layer_is_left(network) -> None:
 
 
 def test_the_check_for_dense_tensors_sees_them() -> None:
-    torch.manual_seed(0)
-    model = models.build("resnet20", classes=10, in_channels=3, width=1.25)
-    graph = trace(model, torch.zeros(6, 3, 8, 8))
+    graph = traced("resnet20")
     module = lower(graph, {}, RULE, local_cpu(1)).module
     shape = tuple(graph.convolutions["layer1.0.conv1.weight"].shape)
     places = {where.split(":")[0] for where, found, _ in tensors(module) if found == shape}

@@ -109,6 +109,8 @@ def options(network: str) -> dict[str, tuple[str | None, StepOptions]]:
         "60 %": StepOptions(memory_limit=int(0.6 * largest) + host(free)),
         "micro-batches": StepOptions(micro_batch=BATCH // 4),
     }  # fmt: skip
+    if network == "small":  # the limits are numbered, and one of them is about that
+        del variants["60 %"]
     variants |= {f"limit {number}": StepOptions(memory_limit=round(limit)) for number, limit in enumerate(limits)}
     return {name: (None if name == "dense" else "block", chosen) for name, chosen in variants.items()}
 
@@ -135,8 +137,13 @@ def rounding(artifact: Artifact) -> int:
     return added
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-@networks
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        *(("small", name) for name in VARIANTS if name != "60 %"),
+        *(pytest.param("resnet20", name, marks=pytest.mark.slow) for name in VARIANTS),
+    ],
+)
 def test_what_is_allocated_was_planned(network: str, name: str, trained: Callable[[str], dict[str, Measured]]) -> None:
     artifact, found = compiled(network, *options(network)[name]), trained(network)[name]
     assert 0.98 * planned_peak(artifact) <= found.device_peak <= planned_peak(artifact) + rounding(artifact)

@@ -11,10 +11,10 @@ import numpy as np
 from mest_compiler.runtime import checkpoint
 
 
-def rewritten(backend, path: Path) -> checkpoint.Content:
-    """What a backend, either one, saves now."""
-    backend.save(path, {"epoch": 1})
-    return checkpoint.read(path, backend._identity())
+def rewritten(engine, path: Path) -> checkpoint.Content:
+    """What an engine, either one, saves now."""
+    engine.save(path, {"epoch": 1})
+    return checkpoint.read(path, engine._identity())
 
 
 def wrong_contents(

@@ -133,7 +133,14 @@ SOME_DENSE = ["3x3, odd plane", "stride 2, last row unread", "1x1, stride 2", "t
               "depthwise, stride 2", "depthwise (3, 1), dilation 2"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "scheme"), SOME)
+# A layer of each form of kernels and of each kind of stride; the others are slow.
+QUICK = ("3x3, odd plane", "stride 2", "stride (3, 2)", "stride 2, last row unread", "dilation (1, 3), stride 2",
+         "1x1, stride 2")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [pytest.param(*one, marks=() if one[0] in QUICK else pytest.mark.slow) for one in SOME]
+)
 def test_sparse_layer(name: str, scheme: str) -> None:
     number = SOME.index((name, scheme))
     check_sparse(name, scheme, VECTORS[number % len(VECTORS)], number)

@@ -3,12 +3,16 @@ widths."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
 import pytest
 
 from mest_compiler.schedules.cpu import block_gradient
 from mest_compiler.schedules.cpu.gather import GatherKnobs
 from mest_compiler.schedules.cpu.weight_gradient import WeightGradientKnobs
 
+from ..pairwise import pairwise
 from .convolutions import Conv
 from .generators import families_of, gathers, gradients
 from .sparse_layers import SCHEMES, SparseCase, fitted, hostile_masks, sparse_conv
@@ -55,6 +59,8 @@ OUTERS = (
     WeightGradientKnobs(entries=1, pixels=5, rows=99, groups=3, chunks=3, chains=3),
     WeightGradientKnobs(entries=6, pixels=16, rows=3, groups=99, chunks=99, chains=1),
 )
+FORMS = ("unstructured", "block:4x4", "channel", "pattern")
+"""A scheme of each form of kernels."""
 BLOCKS = (4, 3, 1)  # output planes a register tile, where kernels have that knob
 # (bits of a vector, dtype)
 VECTORS = ((NARROW, "float32"), (NARROW, "float64"), (WIDE, "float32"), (WIDE, "float64"))
@@ -74,15 +80,25 @@ def check(
     name: str, scheme: str, vectors: tuple[int, str], number: int, gather_count: int = 1, gradient_count: int = 1,
     opt_level: int = 0,
 ) -> None:  # fmt: skip
-    """Kernels of every family with the knobs whose turn it is, compiled once, on every hostile mask."""
+    """Kernels with the knobs whose turn it is."""
+    check_kernels(
+        name, scheme, vectors, turn(GATHERS, number, gather_count), turn(OUTERS, number, gradient_count),
+        BLOCKS[number % len(BLOCKS)], 3 * (number % 2), number, opt_level,
+    )  # fmt: skip
+
+
+def check_kernels(
+    name: str, scheme: str, vectors: tuple[int, str], gather: Sequence[GatherKnobs],
+    outer: Sequence[WeightGradientKnobs], block: int, spare: int, seed: int, opt_level: int = 0,
+) -> None:  # fmt: skip
+    """Kernels of every family with these knobs, compiled once, on every hostile mask."""
     conv, vec = fitted(CASES[name], scheme), vector(*vectors)
-    layer = sparse_conv(conv, vec, scheme, spare=3 * (number % 2))
-    block, kernels = BLOCKS[number % len(BLOCKS)], []
+    layer, kernels = sparse_conv(conv, vec, scheme, spare), []
     for family in families_of(scheme, conv.stride):
-        kernels += gathers(layer, family, turn(GATHERS, number, gather_count), block)
-        kernels += gradients(layer, family, turn(OUTERS, number, gradient_count), block)
+        kernels += gathers(layer, family, gather, block)
+        kernels += gradients(layer, family, outer, block)
     machine = compile_kernels({i: kernel.make() for i, kernel in enumerate(kernels)}, opt_level)
-    for turn_, (mask_name, mask) in enumerate(hostile_masks(scheme, conv.weight_shape, number).items()):
+    for turn_, (mask_name, mask) in enumerate(hostile_masks(scheme, conv.weight_shape, seed).items()):
         case = SparseCase.make(conv, layer, mask, parts=(1, 2, 3, None)[turn_ % 4])
         for i, kernel in enumerate(kernels):
             what = f"{kernel} on mask {mask_name!r}"
@@ -90,7 +106,7 @@ def check(
 
 
 ALL = [(name, scheme) for name in CASES for scheme in SCHEMES if fits(name, scheme)]
-# Every scheme meets the first layer and every seventh other one.
+# For OpenCL: every scheme meets the first layer and every seventh other one.
 SOME = [
     (name, scheme)
     for name, scheme in ALL
@@ -98,14 +114,41 @@ SOME = [
 ]
 
 
-@pytest.mark.parametrize(("name", "scheme"), SOME)
-def test_layer(name: str, scheme: str) -> None:
-    number = ALL.index((name, scheme))
-    check(name, scheme, VECTORS[number % len(VECTORS)], number)
+ROWS = pairwise(
+    {"scheme": SCHEMES, "gather": GATHERS, "outer": OUTERS, "vectors": VECTORS, "block": BLOCKS, "spare": (0, 3)}
+)
+
+
+def spread(schemes: Iterable[str]) -> list[str]:
+    """A layer for each of the schemes in turn, always one that was taken least."""
+    taken, found = Counter(), []
+    for scheme in schemes:
+        found.append(min((name for name in CASES if fits(name, scheme)), key=taken.__getitem__))
+        taken[found[-1]] += 1
+    return found
+
+
+LAYERS = spread(row["scheme"] for row in ROWS)
+
+
+@pytest.mark.parametrize("seed", range(len(ROWS)), ids=lambda i: f"{LAYERS[i]}-{ROWS[i]['scheme']}")
+def test_layer(seed: int) -> None:
+    row = dict(ROWS[seed])
+    check_kernels(LAYERS[seed], gather=[row.pop("gather")], outer=[row.pop("outer")], seed=seed, **row)
+
+
+def test_every_layer_is_there() -> None:
+    assert set(LAYERS) == set(CASES)
 
 
 # What users run; without LLVM's optimiser nothing is vectorised beyond what the kernels say.
-@pytest.mark.parametrize(("scheme", "vectors"), list(zip(SCHEMES, VECTORS * 3, strict=False)))
+@pytest.mark.parametrize(
+    ("scheme", "vectors"),
+    [
+        (scheme, vectors) if scheme in FORMS else pytest.param(scheme, vectors, marks=pytest.mark.slow)
+        for scheme, vectors in zip(SCHEMES, VECTORS * 3, strict=False)
+    ],
+)
 def test_optimised_code(scheme: str, vectors: tuple[int, str]) -> None:
     check("stride 2" if scheme != "unstructured" else "3x3, odd plane", scheme, vectors, 1, opt_level=3)
 

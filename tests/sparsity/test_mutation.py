@@ -39,7 +39,7 @@ def rows_of(scheme: Scheme, shape: Shape, units: np.ndarray) -> np.ndarray:
 
 
 def check_legal(scheme: Scheme, shape: Shape, units: np.ndarray) -> None:
-    """Fails unless these are the units of a mask, as every backend wants them."""
+    """Fails unless these are the units of a mask, as every engine wants them."""
     assert units.dtype == np.int32 and np.all(np.diff(units.astype(np.int64)) > 0)
     structure = from_units(units, shape, scheme.name)
     kept = np.zeros(scheme.units(shape), bool)

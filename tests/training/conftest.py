@@ -9,7 +9,7 @@ from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.training.augment import Augmentation
 from mest_compiler.training.data import DataSet
 from mest_compiler.training.recipe import Recipe
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.training.torch_engine import TorchEngine
 
 CLASSES = 3
 SPARSITY = {"unstructured": 0.5, "block": 0.5, "pattern": 7 / 9, "channel": 0.5, "filter": 0.5}
@@ -49,8 +49,8 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def new_backend():
-    """A function that makes the same masked backend anew at every call; its one sparse layer is 3.weight."""
+def new_engine():
+    """A function that makes the same masked engine anew at every call; its one sparse layer is 3.weight."""
 
     def make(scheme: str = "unstructured", dropout: float = 0.0, mask: np.ndarray | None = None, **options):
         torch.manual_seed(1)
@@ -66,6 +66,6 @@ def new_backend():
         )
         if mask is None:
             mask = get_scheme(scheme).random_mask((8, 4, 3, 3), SPARSITY[scheme], np.random.default_rng(2))
-        return TorchBackend(model, {"3.weight": mask}, {"3.weight": scheme}, **options)
+        return TorchEngine(model, {"3.weight": mask}, {"3.weight": scheme}, **options)
 
     return make

@@ -33,13 +33,13 @@ def without_times(records):
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
-def parts_of(backend):
-    """All arrays of a backend: parameters and buffers, each slot of the optimiser, masks, ids of the kept units."""
-    return [backend.state(), *backend.slots().values(), backend.masks(), backend.kept_units()]
+def parts_of(engine):
+    """All arrays of an engine: parameters and buffers, each slot of the optimiser, masks, ids of the kept units."""
+    return [engine.state(), *engine.slots().values(), engine.masks(), engine.kept_units()]
 
 
 def same_state(a, b):
-    """Fails unless two backends hold the same bits."""
+    """Fails unless two engines hold the same bits."""
     for ours, theirs in zip(parts_of(a), parts_of(b), strict=True):
         assert ours.keys() == theirs.keys()
         for name in ours:

@@ -1,4 +1,4 @@
-"""A backend without a network: what a method of sparse training asks of it, and what it does to the units."""
+"""An engine without a network: what a method of sparse training asks of it, and what it does to the units."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ LAYERS = {
 
 
 class Notebook:
-    """A backend that only keeps units, and notes what it is asked."""
+    """An engine that only keeps units, and notes what it is asked."""
 
     offers = frozenset({Need.IMPORTANCE})
 

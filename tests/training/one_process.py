@@ -26,7 +26,7 @@ from mest_compiler.training.process_group import ranks_of_environment
 from mest_compiler.training.progress import QuietReporter
 from mest_compiler.training.ranks import Ranks
 from mest_compiler.training.recipe import Recipe
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.training.torch_engine import TorchEngine
 
 CLASSES = 3
 SPARSE = "3.weight"
@@ -34,7 +34,7 @@ BATCH = 16
 CHECKPOINT_STEPS = 2
 INTERRUPTED = 130
 LEFT_THREADS = 4
-NETWORKS: list[TorchBackend] = []
+NETWORKS: list[TorchEngine] = []
 """Those made so far: as in the command line, where a network outlives the group that trained it."""
 
 
@@ -54,7 +54,7 @@ def data() -> DataSet:
     )  # fmt: skip
 
 
-def backend(recipe: Recipe, ranks: Ranks) -> TorchBackend:
+def engine(recipe: Recipe, ranks: Ranks) -> TorchEngine:
     """Convolutions, batch norms and a linear layer, in float64; the second convolution is sparse."""
     torch.manual_seed(1)
     model = nn.Sequential(
@@ -69,7 +69,7 @@ def backend(recipe: Recipe, ranks: Ranks) -> TorchBackend:
     )
     mask = get_scheme(recipe.scheme).random_mask((8, 6, 3, 3), recipe.sparsity, np.random.default_rng(2))
     schemes = {SPARSE: recipe.scheme}
-    NETWORKS.append(TorchBackend(model, {SPARSE: mask}, schemes, dtype=torch.float64, seed=recipe.seed, ranks=ranks))
+    NETWORKS.append(TorchEngine(model, {SPARSE: mask}, schemes, dtype=torch.float64, seed=recipe.seed, ranks=ranks))
     return NETWORKS[-1]
 
 
@@ -96,7 +96,7 @@ def train_runs(folder: Path, spec: Mapping, ranks: Ranks) -> None:
         recipe = Recipe(model="tiny", data="rows", batch=BATCH, seed=3, **run["recipe"])
         dying = run.get("dying")
         reporter = Stopped(run.get("stopped") if dying in (None, ranks.rank) else None, dying is not None)
-        network, resume = backend(recipe, ranks), run.get("resume", False)
+        network, resume = engine(recipe, ranks), run.get("resume", False)
         try:
             summary = train(
                 network, data(), recipe, folder / name, resume=resume, reporter=reporter,
@@ -172,7 +172,7 @@ class Product(nn.Module):
 def two_inputs(ranks: Ranks) -> list[float]:
     """The weight after a step on other examples in each process, which make one batch."""
     torch.manual_seed(0)
-    network = TorchBackend(Product(), loss=Mse(), dtype=torch.float64, ranks=ranks)
+    network = TorchEngine(Product(), loss=Mse(), dtype=torch.float64, ranks=ranks)
     rng, share = np.random.default_rng(0), ranks.share(8)
     inputs = {name: rng.standard_normal((8, 3))[share] for name in ("left", "right")}
     network.step(inputs, rng.standard_normal((8, 2))[share], 0.1)
@@ -198,7 +198,7 @@ def idle_parameter(ranks: Ranks) -> None:
     """Training of a network with a parameter that its loss does not depend on."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
     model.register_parameter("idle", nn.Parameter(torch.zeros(1)))
-    network, examples = TorchBackend(model, ranks=ranks), data()
+    network, examples = TorchEngine(model, ranks=ranks), data()
     for _ in range(2):
         network.step(examples.train_x[:4], examples.train_y[:4], 0.1)
 
@@ -221,7 +221,7 @@ def wait_in_vain(folder: Path, spec: Mapping, ranks: Ranks) -> None:
 
 def interrupt(folder: Path, spec: Mapping, ranks: Ranks) -> None:
     """Ctrl-C in the middle of the second step."""
-    network, examples = backend(Recipe(model="tiny", data="rows", batch=BATCH, **spec["recipe"]), ranks), data()
+    network, examples = engine(Recipe(model="tiny", data="rows", batch=BATCH, **spec["recipe"]), ranks), data()
     network.step(examples.train_x[:4], examples.train_y[:4], 0.1)
 
     def press(*_: object) -> None:

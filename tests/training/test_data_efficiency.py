@@ -127,20 +127,20 @@ def test_counts_of_another_training_set_change_nothing(epochs):
     np.testing.assert_array_equal(found.forgetting.events, events)
 
 
-def test_a_run_trains_on_what_is_left(new_backend, data, recipe, tmp_path):
+def test_a_run_trains_on_what_is_left(new_engine, data, recipe, tmp_path):
     """The counts of a whole run are those of its own answers, and removed images are never seen again."""
     recipe = dataclasses.replace(recipe, epochs=5, lr=0.01, de_epoch=3, de_threshold=0, augment=False)
     shown = []
 
-    class Watched(type(new_backend())):
+    class Watched(type(new_engine())):
         def step(self, x, y, lr):
             loss, logits = super().step(x, y, lr)
             shown.append((x["x"].copy(), logits.argmax(1) == y["y"]))
             return loss, logits
 
-    backend = new_backend()
-    backend.__class__ = Watched
-    summary = train(backend, data, recipe, tmp_path, resume=False, reporter=QuietReporter())
+    engine = new_engine()
+    engine.__class__ = Watched
+    summary = train(engine, data, recipe, tmp_path, resume=False, reporter=QuietReporter())
     number = {image.tobytes(): i for i, image in enumerate(data.train_x)}
     answers = [
         [(number[image.tobytes()], right) for image, right in zip(x, correct, strict=True)] for x, correct in shown

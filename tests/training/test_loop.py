@@ -1,4 +1,4 @@
-"""The loop with the PyTorch backend: it learns, leaves its files, and goes on bit by bit after any
+"""The loop with the PyTorch engine: it learns, leaves its files, and goes on bit by bit after any
 interruption."""
 
 import dataclasses
@@ -29,20 +29,20 @@ def log_lines(folder):
 
 
 @pytest.fixture
-def whole(new_backend, data, recipe, tmp_path):
-    """(backend, folder, summary) of an uninterrupted run."""
-    backend, folder = new_backend(), tmp_path / "whole"
-    summary = train(backend, data, recipe, folder, resume=False, reporter=QuietReporter())
-    return backend, folder, summary
+def whole(new_engine, data, recipe, tmp_path):
+    """(engine, folder, summary) of an uninterrupted run."""
+    engine, folder = new_engine(), tmp_path / "whole"
+    summary = train(engine, data, recipe, folder, resume=False, reporter=QuietReporter())
+    return engine, folder, summary
 
 
 def test_the_loss_goes_down_and_the_network_learns(whole, data):
-    backend, _, summary = whole
+    engine, _, summary = whole
     losses = [record.loss for record in summary.records]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.75 * losses[0]
     assert summary.test_score > 0.8
-    assert summary.test_score == evaluate(backend, data)
+    assert summary.test_score == evaluate(engine, data)
     assert summary.epochs == 3
 
 
@@ -72,22 +72,22 @@ def test_the_log_has_a_line_an_epoch(whole, recipe):
     ],
 )
 def test_an_interrupted_and_resumed_run_equals_the_uninterrupted_one(
-    whole, new_backend, data, recipe, tmp_path, reporter, checkpoint_steps, said
+    whole, new_engine, data, recipe, tmp_path, reporter, checkpoint_steps, said
 ):
     options = {"checkpoint_steps": checkpoint_steps}
     with pytest.raises(KeyboardInterrupt, match=said):
-        train(new_backend(), data, recipe, tmp_path / "cut", resume=False, reporter=reporter, **options)
+        train(new_engine(), data, recipe, tmp_path / "cut", resume=False, reporter=reporter, **options)
     assert said in reporter.notes[0]
 
-    backend = new_backend()
-    summary = train(backend, data, recipe, tmp_path / "cut", resume=True, reporter=QuietReporter(), **options)
-    expected_backend, expected_folder, expected = whole
-    same_state(backend, expected_backend)
+    engine = new_engine()
+    summary = train(engine, data, recipe, tmp_path / "cut", resume=True, reporter=QuietReporter(), **options)
+    expected_engine, expected_folder, expected = whole
+    same_state(engine, expected_engine)
     assert without_times(log_lines(tmp_path / "cut")) == without_times(log_lines(expected_folder))
     assert without_times(summary.records) == without_times(expected.records)
 
 
-def test_an_interrupted_write_keeps_the_checkpoint_before_it(whole, new_backend, data, recipe, tmp_path, monkeypatch):
+def test_an_interrupted_write_keeps_the_checkpoint_before_it(whole, new_engine, data, recipe, tmp_path, monkeypatch):
     saves, whole_bytes, fsync = [], safetensors.numpy.save, os.fsync
 
     def half_of_the_third(arrays, metadata):
@@ -102,37 +102,37 @@ def test_an_interrupted_write_keeps_the_checkpoint_before_it(whole, new_backend,
     monkeypatch.setattr(safetensors.numpy, "save", half_of_the_third)
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt, match="holds 1 of 3 epochs"):
-        train(new_backend(), data, recipe, tmp_path / "cut", resume=False, reporter=QuietReporter())
+        train(new_engine(), data, recipe, tmp_path / "cut", resume=False, reporter=QuietReporter())
     monkeypatch.undo()
     assert len(list((tmp_path / "cut").iterdir())) == 3
     assert (tmp_path / "cut" / "checkpoint.safetensors").read_bytes() == saves[1]
-    backend = new_backend()
-    train(backend, data, recipe, tmp_path / "cut", resume=True, reporter=QuietReporter())
-    same_state(backend, whole[0])
+    engine = new_engine()
+    train(engine, data, recipe, tmp_path / "cut", resume=True, reporter=QuietReporter())
+    same_state(engine, whole[0])
 
 
-def test_a_log_line_beyond_the_checkpoint_is_taken_back(whole, new_backend, data, recipe):
+def test_a_log_line_beyond_the_checkpoint_is_taken_back(whole, new_engine, data, recipe):
     _, folder, summary = whole
     with (folder / "log.jsonl").open("a") as log:
         log.write('{"epoch": 4')
-    again = train(new_backend(), data, recipe, folder, resume=True, reporter=QuietReporter())
+    again = train(new_engine(), data, recipe, folder, resume=True, reporter=QuietReporter())
     assert again == summary
     assert len(log_lines(folder)) == 3
 
 
-def test_a_second_run_does_not_write_over_the_first(whole, new_backend, data, recipe):
+def test_a_second_run_does_not_write_over_the_first(whole, new_engine, data, recipe):
     with pytest.raises(CheckpointError, match="already holds a run: resume it or choose another folder"):
-        train(new_backend(), data, recipe, whole[1], resume=False, reporter=QuietReporter())
+        train(new_engine(), data, recipe, whole[1], resume=False, reporter=QuietReporter())
 
 
-def test_there_must_be_something_to_resume(new_backend, data, recipe, tmp_path):
+def test_there_must_be_something_to_resume(new_engine, data, recipe, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint to resume"):
-        train(new_backend(), data, recipe, tmp_path, resume=True, reporter=QuietReporter())
+        train(new_engine(), data, recipe, tmp_path, resume=True, reporter=QuietReporter())
 
 
-def test_a_run_goes_on_with_its_own_recipe_and_data_only(whole, new_backend, data, recipe):
+def test_a_run_goes_on_with_its_own_recipe_and_data_only(whole, new_engine, data, recipe):
     def resume(data, recipe):
-        train(new_backend(), data, recipe, whole[1], resume=True, reporter=QuietReporter())
+        train(new_engine(), data, recipe, whole[1], resume=True, reporter=QuietReporter())
 
     with pytest.raises(CheckpointError, match=r"made with lr 0\.1 and the recipe now says 0\.2"):
         resume(data, dataclasses.replace(recipe, lr=0.2))
@@ -143,23 +143,23 @@ def test_a_run_goes_on_with_its_own_recipe_and_data_only(whole, new_backend, dat
     resume(data, dataclasses.replace(recipe, data_root="/elsewhere"))
 
 
-def test_a_checkpoint_of_something_else_is_refused(new_backend, data, recipe, tmp_path):
-    new_backend().save(tmp_path / "checkpoint.safetensors", {"epoch": 3})
+def test_a_checkpoint_of_something_else_is_refused(new_engine, data, recipe, tmp_path):
+    new_engine().save(tmp_path / "checkpoint.safetensors", {"epoch": 3})
     with pytest.raises(CheckpointError, match="was not written by this training loop"):
-        train(new_backend(), data, recipe, tmp_path, resume=True, reporter=QuietReporter())
+        train(new_engine(), data, recipe, tmp_path, resume=True, reporter=QuietReporter())
 
 
-def test_a_diverging_run_stops_with_a_sentence(new_backend, data, recipe, tmp_path):
+def test_a_diverging_run_stops_with_a_sentence(new_engine, data, recipe, tmp_path):
     data.train_x[5] = np.inf
     with pytest.raises(MestError, match=r"the loss became nan in epoch 1, step \d of 6, at learning rate 0\.\d+"):
-        train(new_backend(), data, recipe, tmp_path, resume=False, reporter=QuietReporter())
+        train(new_engine(), data, recipe, tmp_path, resume=False, reporter=QuietReporter())
 
 
-def test_the_rich_reporter_shows_a_row_an_epoch(new_backend, data, recipe, tmp_path):
+def test_the_rich_reporter_shows_a_row_an_epoch(new_engine, data, recipe, tmp_path):
     for terminal in (False, True):
         screen = io.StringIO()
         reporter = RichReporter(Console(file=screen, force_terminal=terminal, width=100))
-        train(new_backend(), data, recipe, tmp_path / str(terminal), resume=False, reporter=reporter)
+        train(new_engine(), data, recipe, tmp_path / str(terminal), resume=False, reporter=reporter)
         reporter.note("a sentence")
         shown = screen.getvalue()
         assert all(shown.count(f" {epoch}/3 0.") + shown.count(f" {epoch}/3 1.") == 1 for epoch in (1, 2, 3))

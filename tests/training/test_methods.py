@@ -26,14 +26,14 @@ MASKS = {
 
 
 def walked(updater: MaskUpdater, seed: int, layers=LAYERS) -> tuple[str, Notebook]:
-    """Digest of all masks of a run, and its backend at the end."""
-    backend, digest = Notebook(layers), sha256()
-    mutator = Mutator(updater, backend, seed)
+    """Digest of all masks of a run, and its engine at the end."""
+    engine, digest = Notebook(layers), sha256()
+    mutator = Mutator(updater, engine, seed)
     for epoch in range(EPOCHS):
         mutator.after(at(epoch))
-        for units in backend.units.values():
+        for units in engine.units.values():
             digest.update(units.tobytes())
-    return digest.hexdigest()[:16], backend
+    return digest.hexdigest()[:16], engine
 
 
 @pytest.mark.parametrize(("method", "seed"), MASKS)
@@ -43,12 +43,12 @@ def test_masks_are_those_of_every_version_before(method, seed):
 
 def test_set_is_vanilla_with_zeta_of_what_a_layer_keeps_and_no_gradient():
     layers = {name: (scheme, shape, 0.8) for name, (scheme, shape, _) in LAYERS.items() if name in "ac"}
-    found, backend = walked(Set(), 3, layers)
+    found, engine = walked(Set(), 3, layers)
     assert found == walked(mest("vanilla", 0.3 * 0.2, 1, EPOCHS, (), 0.5, 0.0), 3, layers)[0]
-    assert len(backend.changes) == EPOCHS - 1 and set(backend.coefficients) == {0.0}
+    assert len(engine.changes) == EPOCHS - 1 and set(engine.coefficients) == {0.0}
     # 54 of 270 weights are kept, 30 % of them go: 38 stay
-    assert {len(changes["a"].survivors) for changes in backend.changes} == {38}
-    assert {len(changes["a"].kept) for changes in backend.changes} == {54}
+    assert {len(changes["a"].survivors) for changes in engine.changes} == {38}
+    assert {len(changes["a"].kept) for changes in engine.changes} == {54}
 
 
 def test_set_mutates_after_every_epoch_but_the_last_unless_told_otherwise():
@@ -78,10 +78,10 @@ def test_a_setting_of_set_that_cannot_be_is_named(given):
 
 
 def test_set_names_a_layer_whose_rows_cannot_mutate():
-    backend = Notebook()
-    backend.units["c"] = backend.units["c"][:-1]
+    engine = Notebook()
+    engine.units["c"] = engine.units["c"][:-1]
     with pytest.raises(MaskError, match="Layer 'c' keeps 3 to 4 units"):
-        Mutator(Set(), backend, 0)
+        Mutator(Set(), engine, 0)
 
 
 @dataclass
@@ -108,10 +108,10 @@ class Counting(MaskUpdater):
 
 
 def test_a_method_may_remember_and_leave_layers_alone():
-    backend = Notebook()
-    mutator = Mutator(Counting(), backend, 0)
+    engine = Notebook()
+    mutator = Mutator(Counting(), engine, 0)
     assert mutator.after(at(0)).removed == 1 and mutator.after(Clock(0, EPOCHS, step=3)).grown == 0
-    assert {name for changes in backend.changes for name in changes} == {"a"}
+    assert {name for changes in engine.changes for name in changes} == {"a"}
     state = json.loads(json.dumps(mutator.state()))
     again = Counting()
     Mutator(again, Notebook(), 0).restore(state, "here")
@@ -137,7 +137,7 @@ def test_a_checkpoint_of_before_methods_had_a_state_goes_on(method):
             np.testing.assert_array_equal(resumed.units[name], units)
 
 
-def test_what_a_backend_does_not_offer_is_said():
+def test_what_a_engine_does_not_offer_is_said():
     class Dense(Counting):
         name, needs = "dense", frozenset({Need.DENSE_GRADIENT, Need.IMPORTANCE})
 

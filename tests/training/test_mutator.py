@@ -1,4 +1,4 @@
-"""The mutator asks its backend for what the paper's algorithm needs, in the sparsities that it says, and no more."""
+"""The mutator asks its engine for what the paper's algorithm needs, in the sparsities that it says, and no more."""
 
 import json
 
@@ -26,30 +26,30 @@ methods = st.builds(
 @given(methods, st.integers(0, 2**32))
 def test_a_whole_run_keeps_to_its_bounds(method, seed):
     schedule = method.schedule
-    backend = Notebook()
-    base = {name: len(units) for name, units in backend.units.items()}
+    engine = Notebook()
+    base = {name: len(units) for name, units in engine.units.items()}
     try:
-        mutator = Mutator(method, backend, seed)
+        mutator = Mutator(method, engine, seed)
     except ProfileError as error:
         assert "is not smaller than" in str(error)
         return
     for epoch in range(10):
-        before, asked = backend.kept_units(), len(backend.changes)
+        before, asked = engine.kept_units(), len(engine.changes)
         found = mutator.after(at(epoch))
         due = schedule.phases(epoch)
-        assert len(backend.changes) - asked == bool(due)
+        assert len(engine.changes) - asked == bool(due)
         if not due:
             assert found == Mutated(0, 0)
             continue
-        changes = backend.changes[-1]
+        changes = engine.changes[-1]
         removed = grown = 0
         for name, change in changes.items():
-            scheme, shape = backend.sparse_layers()[name]
+            scheme, shape = engine.sparse_layers()[name]
             offsets = {phase.grow: phase.offset for phase in due}
             survivors = before[name]
             if False in offsets:
                 count = units_at(name, scheme, shape, base[name], offsets[False])
-                survivors = remove_to(scheme, shape, before[name], backend.weight[name], count)
+                survivors = remove_to(scheme, shape, before[name], engine.weight[name], count)
             np.testing.assert_array_equal(change.survivors, survivors)
             assert len(change.kept) == units_at(name, scheme, shape, base[name], list(offsets.values())[-1])
             removed += (len(before[name]) - len(survivors)) * scheme.unit_size(shape)
@@ -58,47 +58,47 @@ def test_a_whole_run_keeps_to_its_bounds(method, seed):
                 assert len(set(np.bincount(change.kept // scheme.grid(shape)[1], minlength=shape[0]))) == 1
         assert found == Mutated(removed, grown)
         if schedule.method in (VANILLA, EM):
-            assert {name: len(units) for name, units in backend.units.items()} == base
+            assert {name: len(units) for name, units in engine.units.items()} == base
     if schedule.method != EM_S or schedule.mutate_until < 10:
-        assert {name: len(units) for name, units in backend.units.items()} == base
-    assert set(backend.coefficients) <= {schedule.importance_lambda}
+        assert {name: len(units) for name, units in engine.units.items()} == base
+    assert set(engine.coefficients) <= {schedule.importance_lambda}
 
 
 def test_the_order_of_the_kept_units_decides_nothing():
     """They may come as a file has them; draws follow the order of the layers."""
     ends = []
     for order in (list(LAYERS), sorted(LAYERS, reverse=True)):
-        backend = Notebook()
-        backend.units = {name: backend.units[name] for name in order}
-        mutator = Mutator(mest(EM, 0.05, 1, 3), backend, 0)
+        engine = Notebook()
+        engine.units = {name: engine.units[name] for name in order}
+        mutator = Mutator(mest(EM, 0.05, 1, 3), engine, 0)
         for epoch in range(4):
             mutator.after(at(epoch))
-        ends.append({name: backend.units[name].tolist() for name in LAYERS})
+        ends.append({name: engine.units[name].tolist() for name in LAYERS})
     assert ends[0] == ends[1]
 
 
 def test_growth_alone_needs_no_gradient():
-    backend = Notebook()
-    mutator = Mutator(mest(EM_S, 0.05, 2, 5), backend, 0)
-    assert mutator.after(at(0)).grown > 0 and not backend.coefficients
+    engine = Notebook()
+    mutator = Mutator(mest(EM_S, 0.05, 2, 5), engine, 0)
+    assert mutator.after(at(0)).grown > 0 and not engine.coefficients
     assert mutator.after(at(1)) == Mutated(0, 0)
     mutator.after(at(2))
-    assert backend.coefficients == [0.01]
+    assert engine.coefficients == [0.01]
 
 
 def test_what_is_kept_is_counted_in_weights():
-    backend = Notebook()
-    kept, whole = Mutator(mest(), backend, 0).kept()
+    engine = Notebook()
+    kept, whole = Mutator(mest(), engine, 0).kept()
     assert whole == 6 * 5 * 9 + 64 + 4 * 9 * 9 + 600 - 60 + 30
     # 54 weights; 2 blocks of 16; 4 kernels of 4 weights in each of 4 filters; 3 channels of 54; 3 filters of 3
     assert kept == 54 + 32 + 64 + 162 + 9
 
 
 def test_without_sparse_layers_nothing_mutates():
-    backend = Notebook({})
-    mutator = Mutator(mest(EM_S, 0.05, 1, 5), backend, 0)
+    engine = Notebook({})
+    mutator = Mutator(mest(EM_S, 0.05, 1, 5), engine, 0)
     assert [mutator.after(at(epoch)) for epoch in range(6)] == [Mutated(0, 0)] * 6
-    assert not backend.changes and mutator.kept() == (0, 0)
+    assert not engine.changes and mutator.kept() == (0, 0)
 
 
 def test_what_cannot_be_is_said_before_the_run():
@@ -109,34 +109,34 @@ def test_what_cannot_be_is_said_before_the_run():
     # never due
     Mutator(mest(EM, 0.2, 5, 5), Notebook(), 0)
     Mutator(mest(STATIC, 0.2, 1, 5), Notebook(), 0)
-    backend = Notebook()
-    backend.units["c"] = backend.units["c"][:-1]
+    engine = Notebook()
+    engine.units["c"] = engine.units["c"][:-1]
     with pytest.raises(MaskError, match=r"Layer 'c' keeps 3 to 4 units in its 4 rows, but scheme 'pattern' mutates"):
-        Mutator(mest(EM, 0.05, 1, 3), backend, 0)
-    Mutator(mest(STATIC), backend, 0)
+        Mutator(mest(EM, 0.05, 1, 3), engine, 0)
+    Mutator(mest(STATIC), engine, 0)
 
 
 def test_masks_of_a_users_own_ratio_are_the_target():
     """A layer's own number of units counts, whatever a profile says: one keeps all, one nothing, one a single unit."""
-    backend = Notebook()
+    engine = Notebook()
     full = np.arange(10, dtype=np.int32)
-    backend.units |= {"d": full, "a": np.array([5], np.int32)}
+    engine.units |= {"d": full, "a": np.array([5], np.int32)}
     with pytest.raises(ProfileError, match="that layer 'a' keeps"):
-        Mutator(mest(EM, 0.05, 1, 3), backend, 0)
-    backend.units["a"] = np.arange(100, dtype=np.int32)
-    mutator = Mutator(mest(EM, 0.11, 1, 3), backend, 0)
+        Mutator(mest(EM, 0.05, 1, 3), engine, 0)
+    engine.units["a"] = np.arange(100, dtype=np.int32)
+    mutator = Mutator(mest(EM, 0.11, 1, 3), engine, 0)
     mutator.after(at(1))
-    np.testing.assert_array_equal(backend.units["d"], full)
-    assert len(backend.changes[0]["d"].survivors) == 9 and len(backend.units["a"]) == 100
-    backend.units["d"] = np.zeros(0, np.int32)
+    np.testing.assert_array_equal(engine.units["d"], full)
+    assert len(engine.changes[0]["d"].survivors) == 9 and len(engine.units["a"]) == 100
+    engine.units["d"] = np.zeros(0, np.int32)
     with pytest.raises(ProfileError, match="fraction of 0 that layer 'd' keeps"):
-        Mutator(mest(EM, 0.05, 1, 3), backend, 0)
-    soft = Mutator(mest(EM_S, 0.11, 1, 3), backend, 0)
+        Mutator(mest(EM, 0.05, 1, 3), engine, 0)
+    soft = Mutator(mest(EM_S, 0.11, 1, 3), engine, 0)
     soft.after(at(0))
-    assert len(backend.units["d"]) == 1
+    assert len(engine.units["d"]) == 1
     for epoch in (1, 2, 3):
         soft.after(at(epoch))
-    assert len(backend.units["d"]) == 0
+    assert len(engine.units["d"]) == 0
 
 
 # ---- its state
@@ -151,7 +151,7 @@ def test_a_restored_mutator_goes_on(method, cut, seed):
     resumed.units, resumed.changes = whole.kept_units(), list(whole.changes)
     # made anew on other masks, as a command line would; the state comes back from JSON
     other = Mutator(method, Notebook(seed=1), seed + 1)
-    other._backend = resumed
+    other._engine = resumed
     other.restore(json.loads(json.dumps(mutator.state())), "here")
     assert other.state() == mutator.state()
     for epoch in range(cut, 7):
@@ -163,9 +163,9 @@ def test_a_restored_mutator_goes_on(method, cut, seed):
 def test_seeds_differ():
     found = []
     for seed in (0, 0, 1):
-        backend = Notebook()
-        Mutator(mest(EM_S, 0.05, 1, 6), backend, seed).after(at(0))
-        found.append({name: units.tolist() for name, units in backend.units.items()})
+        engine = Notebook()
+        Mutator(mest(EM_S, 0.05, 1, 6), engine, seed).after(at(0))
+        found.append({name: units.tolist() for name, units in engine.units.items()})
     assert found[0] == found[1] != found[2]
 
 

@@ -24,13 +24,13 @@ def mutating(request, recipe):
     )  # fmt: skip
 
 
-def test_a_mutating_run_equals_the_uninterrupted_one_wherever_it_is_cut(new_backend, data, mutating, tmp_path):
+def test_a_mutating_run_equals_the_uninterrupted_one_wherever_it_is_cut(new_engine, data, mutating, tmp_path):
     def run(folder, resume, reporter, checkpoint_steps=None):
-        backend = new_backend(dropout=0.2, seed=mutating.seed, loss=CrossEntropy(0.1))
+        engine = new_engine(dropout=0.2, seed=mutating.seed, loss=CrossEntropy(0.1))
         options = {"resume": resume, "reporter": reporter, "checkpoint_steps": checkpoint_steps}
-        return backend, train(backend, data, mutating, tmp_path / folder, **options)
+        return engine, train(engine, data, mutating, tmp_path / folder, **options)
 
-    backend, whole = run("whole", False, QuietReporter())
+    engine, whole = run("whole", False, QuietReporter())
     assert [record.examples for record in whole.records] == [100] * 3 + [70] * 3
     assert sum(record.grown > 0 for record in whole.records) == 2
     assert whole.records[-1].kept == 144
@@ -41,7 +41,7 @@ def test_a_mutating_run_equals_the_uninterrupted_one_wherever_it_is_cut(new_back
         with pytest.raises(KeyboardInterrupt):
             run(f"cut {number}", False, reporter, checkpoint_steps)
         again, summary = run(f"cut {number}", True, QuietReporter(), checkpoint_steps)
-        same_state(again, backend)
+        same_state(again, engine)
         assert without_times(summary.records) == without_times(whole.records)
         stored = [read(tmp_path / name / "checkpoint.safetensors", None) for name in ("whole", f"cut {number}")]
         assert stored[0].extra["mutation"] == stored[1].extra["mutation"]
@@ -50,32 +50,32 @@ def test_a_mutating_run_equals_the_uninterrupted_one_wherever_it_is_cut(new_back
             np.testing.assert_array_equal(stored[1].arrays[name], array)
 
 
-def test_the_generator_is_in_the_checkpoint(new_backend, data, mutating, tmp_path):
+def test_the_generator_is_in_the_checkpoint(new_engine, data, mutating, tmp_path):
     """Its state there is what decides: a run that goes on from another one grows other units."""
     ends = []
     for number, change in enumerate((0, 1)):
         with pytest.raises(KeyboardInterrupt):
-            train(new_backend(), data, mutating, tmp_path / str(number), resume=False, reporter=CtrlC(after_epoch=3))
-        path, backend = tmp_path / str(number) / "checkpoint.safetensors", new_backend()
-        extra, arrays = backend.load(path)
+            train(new_engine(), data, mutating, tmp_path / str(number), resume=False, reporter=CtrlC(after_epoch=3))
+        path, engine = tmp_path / str(number) / "checkpoint.safetensors", new_engine()
+        extra, arrays = engine.load(path)
         extra["mutation"]["generator"]["state"]["state"] += change
-        backend.save(path, extra, arrays)
-        backend = new_backend()
-        train(backend, data, mutating, tmp_path / str(number), resume=True, reporter=QuietReporter())
-        ends.append(backend.state()["3.weight"])
+        engine.save(path, extra, arrays)
+        engine = new_engine()
+        train(engine, data, mutating, tmp_path / str(number), resume=True, reporter=QuietReporter())
+        ends.append(engine.state()["3.weight"])
     assert not np.array_equal(*ends)
 
 
-def test_a_run_goes_on_from_masks_other_than_its_backends(new_backend, data, mutating, tmp_path):
-    """Which masks the backend was made with does not matter: those of the checkpoint count, and how many they were."""
+def test_a_run_goes_on_from_masks_other_than_its_engines(new_engine, data, mutating, tmp_path):
+    """Which masks the engine was made with does not matter: those of the checkpoint count, and how many they were."""
     reporter = CtrlC(after_epoch=3)
     with pytest.raises(KeyboardInterrupt):
-        train(new_backend(), data, mutating, tmp_path / "cut", resume=False, reporter=reporter)
-    other = new_backend(mask=np.random.default_rng(5).random((8, 4, 3, 3)) < 0.7)
+        train(new_engine(), data, mutating, tmp_path / "cut", resume=False, reporter=reporter)
+    other = new_engine(mask=np.random.default_rng(5).random((8, 4, 3, 3)) < 0.7)
     train(other, data, mutating, tmp_path / "cut", resume=True, reporter=QuietReporter())
-    backend = new_backend()
-    train(backend, data, mutating, tmp_path / "whole", resume=False, reporter=QuietReporter())
-    same_state(other, backend)
+    engine = new_engine()
+    train(engine, data, mutating, tmp_path / "whole", resume=False, reporter=QuietReporter())
+    same_state(other, engine)
 
 
 def damaged(extra, *path_and_value):
@@ -106,23 +106,23 @@ WRONG_ARRAYS = [
 ]  # fmt: skip
 
 
-def test_what_a_checkpoint_says_may_be_wrong(new_backend, data, mutating, tmp_path):
+def test_what_a_checkpoint_says_may_be_wrong(new_engine, data, mutating, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(new_backend(), data, mutating, tmp_path, resume=False, reporter=CtrlC(after_epoch=4))
-    path, writer = tmp_path / "checkpoint.safetensors", new_backend()
+        train(new_engine(), data, mutating, tmp_path, resume=False, reporter=CtrlC(after_epoch=4))
+    path, writer = tmp_path / "checkpoint.safetensors", new_engine()
     extra, arrays = writer.load(path)
     log = (tmp_path / "log.jsonl").read_text()
     for path_and_value in WRONG_TEXT:
         writer.save(path, damaged(extra, *path_and_value), arrays)
         with pytest.raises(CheckpointError):
-            train(new_backend(), data, mutating, tmp_path, resume=True, reporter=QuietReporter())
+            train(new_engine(), data, mutating, tmp_path, resume=True, reporter=QuietReporter())
             pytest.fail(f"taken: {path_and_value}")
     for change in WRONG_ARRAYS:
         left = {name: array for name, array in (arrays | change).items() if array is not None}
         writer.save(path, extra, left)
         with pytest.raises(CheckpointError, match="use another one"):
-            train(new_backend(), data, mutating, tmp_path, resume=True, reporter=QuietReporter())
+            train(new_engine(), data, mutating, tmp_path, resume=True, reporter=QuietReporter())
             pytest.fail(f"taken: {change}")
     assert (tmp_path / "log.jsonl").read_text() == log
     writer.save(path, extra, arrays)
-    train(new_backend(), data, mutating, tmp_path, resume=True, reporter=QuietReporter())
+    train(new_engine(), data, mutating, tmp_path, resume=True, reporter=QuietReporter())

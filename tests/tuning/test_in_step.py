@@ -17,7 +17,7 @@ import pytest
 from tvm.s_tir import meta_schedule as ms
 
 from mest_compiler.cli.tuning import Asked, compile_to
-from mest_compiler.devices import local_cpu
+from mest_compiler.devices import CpuProfile, local_cpu
 from mest_compiler.passes.pipeline import probable
 from mest_compiler.runtime import kernel_clock
 from mest_compiler.runtime.artifact import Artifact
@@ -33,6 +33,8 @@ from mest_compiler.tuning.records import Records
 from mest_compiler.tuning.search import _recall
 from mest_compiler.tuning.tasks import Task, tasks_of
 from mest_compiler.tuning.workshop import Knobs, Subject, Workshop, key_of
+
+from ..whole_step.cases import unoptimised
 
 DEVICE = local_cpu(1)
 NETWORK = f"{Path(__file__).with_name('tiny_net.py')}:make"
@@ -132,8 +134,9 @@ def test_what_computes_something_else_is_left_out(
     assert key_of(subject.best[0]) == b and "compute something else" in said[0]
 
 
-def test_steps_agree_but_for_rounding(tmp_path: Path) -> None:
+def test_steps_agree_but_for_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other knobs round otherwise; another network's loss, or a gradient that is wrong by a tenth, is no rounding."""
+    monkeypatch.setattr(CpuProfile, "target", property(unoptimised))
     kernels, _ = InStep(STEP, DEVICE, tmp_path)._kernels(silent)
     others = {task: {name: values[-1] for name, values in task.space(DEVICE).items()} for task in TASKS}
     asked = [(ASKED, {}), (ASKED, others), (replace(ASKED, seed=1), {})]

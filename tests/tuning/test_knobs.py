@@ -66,7 +66,9 @@ def _plain(value: object) -> object:
     return value if isinstance(value, str | int | float) else value.value  # TVM's own numbers
 
 
-@pytest.mark.parametrize("scheme", KINDS)
+@pytest.mark.parametrize(
+    "scheme", [pytest.param(k, marks=pytest.mark.slow if k in ("block:1x4", "filter") else ()) for k in KINDS]
+)
 def test_any_knobs_compute_the_same(scheme: str) -> None:
     device = profile(NARROW)
     for number, task in enumerate(tasks(scheme)):

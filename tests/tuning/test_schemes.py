@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from mest_compiler import Trainer, compile_step
+from mest_compiler.devices import CpuProfile
 from mest_compiler.sparsity.automatic import Automatic
 from mest_compiler.sparsity.schemes import get_scheme
+
+from ..whole_step.cases import unoptimised
 
 
 class Net(nn.Module):
@@ -23,6 +26,12 @@ class Net(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.point(torch.relu(self.wide(torch.relu(self.first(x))))))
         return self.fc(x.mean(dim=(2, 3)))
+
+
+@pytest.fixture(autouse=True)
+def _unoptimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which kernel is the fastest is no matter here."""
+    monkeypatch.setattr(CpuProfile, "target", property(unoptimised))
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ WHOLE = sparse_conv(Conv(8, 8, (8, 8), batch=9), Vec(DEVICE.lanes("float32"), "f
 LAYER = with_capacity(WHOLE, WHOLE.sparse.capacity // 8)
 (CHOICE,) = candidates("forward", DEVICE, LAYER)
 TASK = task_of("forward", CHOICE, LAYER)
-TRIALS, STOPPED_AFTER = 12, 5
+TRIALS, STOPPED_AFTER = 6, 3
 
 
 def lines(root: Path) -> list[str]:

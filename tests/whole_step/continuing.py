@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import yaml
 
-from mest_compiler.cli.training_backends import torch_backend
+from mest_compiler.cli.training_engines import torch_engine
 from mest_compiler.cli.training_start import first_start, start_of_checkpoint
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
@@ -26,7 +26,7 @@ from mest_compiler.training.loop import train
 from mest_compiler.training.progress import QuietReporter, Reporter
 from mest_compiler.training.ranks import SingleProcess
 from mest_compiler.training.recipe import Recipe
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.training.torch_engine import TorchEngine
 
 MODEL = f"{Path(__file__).with_name('stacked.py')}:network"
 PROFILE = {
@@ -65,22 +65,22 @@ def data() -> DataSet:
     )  # fmt: skip
 
 
-def begun(kind: str, run: Recipe, artifact: Artifact | None) -> Trainer | TorchBackend:
-    """A backend before a run's first step. artifact: of the compiled ones."""
+def begun(kind: str, run: Recipe, artifact: Artifact | None) -> Trainer | TorchEngine:
+    """An engine before a run's first step. artifact: of the compiled ones."""
     if kind != TORCH:
         return Trainer(artifact, seed=run.seed)
-    return torch_backend(run, first_start(run, data()), "cpu", 1, SingleProcess()).backend
+    return torch_engine(run, first_start(run, data()), "cpu", 1, SingleProcess()).engine
 
 
-def go_on(backend: Trainer | TorchBackend, run: Recipe, folder: Path, reporter: Reporter | None = None) -> None:
+def go_on(engine: Trainer | TorchEngine, run: Recipe, folder: Path, reporter: Reporter | None = None) -> None:
     """Train from a run's checkpoint in `folder`, or begin one where there is none."""
     resume = (folder / "checkpoint.safetensors").exists()
-    train(backend, data(), run, folder, resume=resume, reporter=reporter or QuietReporter())
+    train(engine, data(), run, folder, resume=resume, reporter=reporter or QuietReporter())
 
 
-def bits(backend: Trainer | TorchBackend) -> dict[str, np.ndarray]:
+def bits(engine: Trainer | TorchEngine) -> dict[str, np.ndarray]:
     """All that a run ends with."""
-    parts = {"state": backend.state(), "momentum": backend.slots()["momentum"], "masks": backend.masks()}
+    parts = {"state": engine.state(), "momentum": engine.slots()["momentum"], "masks": engine.masks()}
     return {f"{part}/{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
 
 
@@ -90,7 +90,7 @@ def alone(run: Recipe) -> Recipe:
 
 
 def main(folder: Path, seed: int, kind: str) -> None:
-    """Go on in each way that this backend has."""
+    """Go on in each way that this engine has."""
     run = recipe(seed, folder)
     for way in WAYS if kind != TORCH else WAYS[:1]:
         place = folder / way
@@ -98,11 +98,11 @@ def main(folder: Path, seed: int, kind: str) -> None:
             shutil.copytree(folder / "stopped", place)
         if kind == TORCH:
             start = start_of_checkpoint(run, data(), place / "checkpoint.safetensors")
-            backend = torch_backend(run, start, "cpu", 1, SingleProcess()).backend
+            engine = torch_engine(run, start, "cpu", 1, SingleProcess()).engine
         else:
-            backend = Trainer(Artifact.load(folder / ("artifact" if way == WAYS[0] else "trained")), seed=seed)
-        go_on(backend, run if way != WAYS[2] else alone(run), place)
-        np.savez(folder / f"{way}.npz", **bits(backend))
+            engine = Trainer(Artifact.load(folder / ("artifact" if way == WAYS[0] else "trained")), seed=seed)
+        go_on(engine, run if way != WAYS[2] else alone(run), place)
+        np.savez(folder / f"{way}.npz", **bits(engine))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small network and data on which both backends run the same recipe, and what is watched while they do."""
+"""A small network and data on which both engines run the same recipe, and what is watched while they do."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from mest_compiler.training.progress import QuietReporter, Reporter
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.training.recipe_settings import OF_METHOD
 from mest_compiler.training.records import Summary
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.training.torch_engine import TorchEngine
 
 from .cases import unoptimised
 
-Backend = Trainer | TorchBackend
+TrainingEngine = Trainer | TorchEngine
 CLASSES, SHAPE, BATCH, SMOOTHING = 3, (1, 9, 8), 16, 0.1
 LINEAR = "10.weight"
 # Nine epochs, mutations after epochs 2, 4 and 6 (p is halved at 4), the bound s again after 7; 30 images go after 5.
@@ -73,21 +73,21 @@ def artifact(scheme: str, headroom: float, dropout: float = 0.0) -> Artifact:
         )  # fmt: skip
 
 
-def compiled_backend(scheme: str, headroom: float, dropout: float = 0.0) -> Trainer:
+def compiled_engine(scheme: str, headroom: float, dropout: float = 0.0) -> Trainer:
     """A fresh trainer."""
     return Trainer(artifact(scheme, headroom, dropout), seed=RECIPE.seed)
 
 
-def torch_backend(scheme: str, headroom: float = 0.0, dropout: float = 0.0) -> TorchBackend:
+def torch_engine(scheme: str, headroom: float = 0.0, dropout: float = 0.0) -> TorchEngine:
     """A fresh reference with the same weights, masks and rule; whatever the headroom."""
-    masks = compiled_backend(scheme, RECIPE.p).masks()
+    masks = compiled_engine(scheme, RECIPE.p).masks()
     schemes = {name: "unstructured" if name == LINEAR else scheme for name in masks}
-    return TorchBackend(
+    return TorchEngine(
         network(dropout), masks, schemes, dtype=torch.float64, seed=RECIPE.seed, loss=CrossEntropy(SMOOTHING)
     )
 
 
-BACKENDS = {"compiled": compiled_backend, "torch": torch_backend}
+ENGINES = {"compiled": compiled_engine, "torch": torch_engine}
 
 
 @cache
@@ -108,12 +108,12 @@ def data() -> DataSet:
 
 
 def run(
-    backend: Backend, recipe: Recipe, folder: Path, resume: bool = False, reporter: Reporter | None = None,
+    engine: TrainingEngine, recipe: Recipe, folder: Path, resume: bool = False, reporter: Reporter | None = None,
     checkpoint_steps: int | None = None,
 ) -> Summary:  # fmt: skip
-    """The recipe with a backend."""
+    """The recipe with an engine."""
     options = {"resume": resume, "reporter": reporter or QuietReporter(), "checkpoint_steps": checkpoint_steps}
-    return train(backend, data(), recipe, folder, **options)
+    return train(engine, data(), recipe, folder, **options)
 
 
 def recipe_of(method: str, scheme: str) -> Recipe:
@@ -123,22 +123,22 @@ def recipe_of(method: str, scheme: str) -> Recipe:
 
 
 class Watch:
-    """Notes every mutation of a backend, and checks what it leaves in weights and momentum."""
+    """Notes every mutation of an engine, and checks what it leaves in weights and momentum."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, engine: TrainingEngine) -> None:
         self.mutations: list[dict[str, list[int]]] = []
-        self.most = {name: len(units) for name, units in backend.kept_units().items()}
+        self.most = {name: len(units) for name, units in engine.kept_units().items()}
         self.regrown = 0
-        self._backend, self._mutate = backend, backend.mutate
-        backend.mutate = self.mutate
+        self._engine, self._mutate = engine, engine.mutate
+        engine.mutate = self.mutate
 
     def mutate(self, changes: Mapping[str, Change]) -> None:
-        """In place of the backend's."""
-        old, before = self._backend.kept_units(), (self._backend.state(), self._backend.slots()["momentum"])
+        """In place of the engine's."""
+        old, before = self._engine.kept_units(), (self._engine.state(), self._engine.slots()["momentum"])
         self._mutate(changes)
-        kept, after = self._backend.kept_units(), (self._backend.state(), self._backend.slots()["momentum"])
+        kept, after = self._engine.kept_units(), (self._engine.state(), self._engine.slots()["momentum"])
         for name, change in changes.items():
-            scheme, shape = self._backend.sparse_layers()[name]
+            scheme, shape = self._engine.sparse_layers()[name]
             np.testing.assert_array_equal(kept[name], change.kept)
             carried = scheme.weights_of(change.survivors, shape).reshape(-1)
             for now, then in zip(after, before, strict=True):
@@ -153,7 +153,7 @@ class Watch:
         self.mutations.append({name: units.tolist() for name, units in kept.items()})
 
 
-def check_agree(one: Backend, other: Backend) -> None:
+def check_agree(one: TrainingEngine, other: TrainingEngine) -> None:
     """Fails unless both keep the same units and agree in parameters, statistics and momentum to 1e-8."""
     for name, units in one.kept_units().items():
         np.testing.assert_array_equal(other.kept_units()[name], units, err_msg=name)

@@ -12,7 +12,7 @@ CASES = [
     pytest.param(Case("resnet20", "unstructured"), marks=pytest.mark.slow),
     Case("resnet20", "block", batch=5),
     pytest.param(Case("vgg19_bn", "unstructured", batch=6, rule=Sgd(0.9, 0.0, True)), marks=pytest.mark.slow),
-    Case("vgg19_bn", "block"),
+    pytest.param(Case("vgg19_bn", "block"), marks=pytest.mark.slow),
     Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True)),
     Case("odd convolutions", "block", rule=Sgd(0.9, 0.0, False)),
     Case("odd convolutions", None, batch=1),
@@ -21,7 +21,7 @@ CASES = [
     Case("pre-activation", "block", batch=6, first="sparse"),
     Case("pre-activation", "unstructured", threads=1),
     Case("odd activations", "unstructured", batch=5),
-    Case("odd activations", "block", batch=4),
+    pytest.param(Case("odd activations", "block", batch=4), marks=pytest.mark.slow),
     Case("odd poolings", "unstructured", batch=5),
 ]
 

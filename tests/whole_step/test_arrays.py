@@ -15,7 +15,7 @@ from mest_compiler.training.data_arrays import ArrayData
 from mest_compiler.training.loop import evaluate, train
 from mest_compiler.training.progress import QuietReporter
 from mest_compiler.training.recipe import Recipe
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.training.torch_engine import TorchEngine
 
 from .test_losses import BATCH, CASES, CLASSES, INPUTS, LR, RULE, artifact, network
 from .training import check_equal
@@ -36,19 +36,19 @@ def part(count: int, seed: int) -> dict[str, np.ndarray]:
 DATA = ArrayData(part(30, 0), part(13, 1))
 
 
-def pytorch(trainer: Trainer) -> TorchBackend:
+def pytorch(trainer: Trainer) -> TorchEngine:
     """With the masks that the trainer has."""
     schemes = {name: scheme.name for name, (scheme, _) in trainer.sparse_layers().items()}
-    return TorchBackend(network(False), trainer.masks(), schemes, optimizer=RULE, loss=Mse(), dtype=torch.float64)
+    return TorchEngine(network(False), trainer.masks(), schemes, optimizer=RULE, loss=Mse(), dtype=torch.float64)
 
 
-def test_both_backends_train_the_same(tmp_path: Path) -> None:
+def test_both_engines_train_the_same(tmp_path: Path) -> None:
     compiled = Trainer(artifact(CASES["mse"]))
     frozen = compiled.state()["branch.0.weight"]
-    backends = {"compiled": compiled, "torch": pytorch(compiled)}
+    engines = {"compiled": compiled, "torch": pytorch(compiled)}
     runs = {
-        name: train(backend, DATA, RECIPE, tmp_path / name, resume=False, reporter=QuietReporter()).records
-        for name, backend in backends.items()
+        name: train(engine, DATA, RECIPE, tmp_path / name, resume=False, reporter=QuietReporter()).records
+        for name, engine in engines.items()
     }
     for one, other in zip(*runs.values(), strict=True):
         assert (one.metric, one.kept, one.removed, one.grown) == ("error", other.kept, other.removed, other.grown)
@@ -57,7 +57,7 @@ def test_both_backends_train_the_same(tmp_path: Path) -> None:
         assert one.train_score == pytest.approx(one.loss, rel=1e-12)  # which is what the loss is the mean of
     assert [one.grown > 0 for one in runs["torch"]] == [True, True, False, False]
     assert runs["torch"][-1].loss < runs["torch"][0].loss
-    check_equal("state", compiled.state(), backends["torch"].state(), 1e-10)
+    check_equal("state", compiled.state(), engines["torch"].state(), 1e-10)
     np.testing.assert_array_equal(compiled.state()["branch.0.weight"], frozen)
     every = np.arange(DATA.test_count)
     outputs = compiled.predict(DATA.test_inputs(every))
@@ -66,7 +66,7 @@ def test_both_backends_train_the_same(tmp_path: Path) -> None:
 
 def test_a_loss_that_the_recipe_does_not_name(tmp_path: Path) -> None:
     with pytest.raises(MestError, match="the recipe has loss mse and the network is trained with cross_entropy"):
-        train(TorchBackend(network(False)), DATA, RECIPE, tmp_path, resume=False, reporter=QuietReporter())
+        train(TorchEngine(network(False)), DATA, RECIPE, tmp_path, resume=False, reporter=QuietReporter())
     silent = Trainer(artifact(CASES["callable mean"]))
     with pytest.raises(MestError, match="a function of one's own, which it does not hold: give it to Trainer"):
         train(silent, DATA, RECIPE, tmp_path, resume=False, reporter=QuietReporter())

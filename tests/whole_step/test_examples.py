@@ -17,7 +17,8 @@ from mest_compiler.losses import LOSSES, Loss
 from mest_compiler.optimizers import OPTIMIZERS, Optimizer, Sgd
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.profile import Profile
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.sparsity.schemes import SCHEMES
+from mest_compiler.training.torch_engine import TorchEngine
 
 from ..examples import example
 from .cases import unoptimised
@@ -52,13 +53,15 @@ def focal(logits: torch.Tensor, labels: torch.Tensor, gamma: float) -> torch.Ten
     return -((1 - p) ** gamma * p.log()).mean()
 
 
-def trainer_of(model: nn.Module, rule: Optimizer, loss: Loss | None = None, profile: Profile | None = None) -> Trainer:
+def trainer_of(
+    model: nn.Module, rule: Optimizer, loss: Loss | None = None, profile: Profile | None = None, device: str = "cpu"
+) -> Trainer:
     """The model's step, compiled now."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CpuProfile, "target", property(unoptimised))
         artifact = compile_step(
             model, input_shape=SHAPE, batch=BATCH, profile=profile, optimizer=rule, loss=loss, dtype="float64",
-            measure=False, threads=1,
+            measure=False, device=device, threads=1 if device == "cpu" else None,
         )  # fmt: skip
     return Trainer(artifact)
 
@@ -71,8 +74,8 @@ def test_a_new_optimiser_trains_as_its_paper_says(monkeypatch: pytest.MonkeyPatc
     trainer = trainer_of(small(), rule, profile=profile)
     torch_steps = MaskedTraining(small(), masks_of(trainer), rule)
     torch_steps.optimizer = Lion(torch_steps.parameters.values(), rule.betas, rule.weight_decay)
-    # PyTorch's backend makes its own from the kernels' formula
-    backend = TorchBackend(small(), masks_of(trainer), optimizer=rule, dtype=torch.float64)
+    # PyTorch's engine makes its own from the kernels' formula
+    engine = TorchEngine(small(), masks_of(trainer), optimizer=rule, dtype=torch.float64)
     for number in range(6):
         if number == 3:
             mutated(trainer, 0)
@@ -84,9 +87,9 @@ def test_a_new_optimiser_trains_as_its_paper_says(monkeypatch: pytest.MonkeyPatc
         check_equal("state", trainer.state(), torch_steps.state(), TOLERANCE)
         check_equal("m", trainer.slots()["m"], torch_steps.slots()["m"], TOLERANCE)
         if number < 3:
-            backend.step(x.numpy(), y.numpy(), LR / (1 + number))
-            check_equal("backend", backend.state(), torch_steps.state(), TOLERANCE)
-            check_equal("backend", backend.slots()["m"], torch_steps.slots()["m"], TOLERANCE)
+            engine.step(x.numpy(), y.numpy(), LR / (1 + number))
+            check_equal("backend", engine.state(), torch_steps.state(), TOLERANCE)
+            check_equal("backend", engine.slots()["m"], torch_steps.slots()["m"], TOLERANCE)
 
 
 def test_a_new_loss_is_differentiated_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +109,24 @@ def test_a_new_loss_is_differentiated_with_the_model(monkeypatch: pytest.MonkeyP
         check_equal("state", trainer.state(), {n: t.detach().numpy() for n, t in model.state_dict().items()}, TOLERANCE)
     with pytest.raises(MestError, match=r"gamma of a focal loss is at least 1, not 0\.5"):
         LOSSES["focal"](0.5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "opencl"])
+def test_a_new_scheme_runs_without_kernels_of_its_own(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    scheme = example("kernels").Kernels()
+    monkeypatch.setitem(SCHEMES, scheme.name, scheme)
+    trainer = trainer_of(small(), Sgd(0.9), profile=Profile.uniform(scheme.name, 0.5), device=device)
+    assert {one["indexing"] for one in trainer.manifest["layers"]["3.weight"]["kernels"].values()} == {"zeros"}
+    torch_steps = MaskedTraining(small(), masks_of(trainer), Sgd(0.9))
+    for number in range(4):
+        if number == 2:
+            mutated(trainer, 0)
+            torch_steps.mask(masks_of(trainer))
+        x, y = batch(BATCH, SHAPE, number)
+        loss, _ = trainer.step(x.numpy(), y.numpy(), LR)
+        wanted, _ = torch_steps.step(x, y, LR)
+        check_equal("loss", {"": np.array(loss)}, {"": np.array(wanted)}, TOLERANCE)
+        check_equal("state", trainer.state(), torch_steps.state(), TOLERANCE)
 
 
 def silu_network() -> nn.Module:

@@ -24,7 +24,7 @@ from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.signature import TensorSpec
 from mest_compiler.sparsity.profile import Profile
-from mest_compiler.training.torch_backend import TorchBackend
+from mest_compiler.training.torch_engine import TorchEngine
 
 from ..runtime.states import all_state, check_same_bits
 from .cases import unoptimised
@@ -133,8 +133,15 @@ def named(outputs: np.ndarray | Mapping[str, np.ndarray]) -> Mapping[str, np.nda
     return outputs if isinstance(outputs, Mapping) else {"": outputs}
 
 
-@pytest.mark.parametrize("options", [PLAIN, StepOptions(micro_batch=2)], ids=["whole", "parts"])
-@pytest.mark.parametrize("name", CASES)
+# In parts: a loss that weighs its examples, and one that is the user's own; the others are slow.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        pytest.param(name, options, id=f"{name}-{way}", marks=() if way == "whole" or quick else pytest.mark.slow)
+        for name, quick in ((name, name in ("ignored labels", "callable of two outputs")) for name in CASES)
+        for way, options in (("whole", PLAIN), ("parts", StepOptions(micro_batch=2)))
+    ],
+)
 def test_steps_with_a_mutation_between(name: str, options: StepOptions) -> None:
     case = CASES[name]
     trainer = Trainer(artifact(case, options))
@@ -231,7 +238,7 @@ def test_wrong_examples() -> None:
 
 
 def test_inputs_go_by_their_names() -> None:
-    """Whatever order they are said and given in, in PyTorch's backend too."""
+    """Whatever order they are said and given in, in PyTorch's engine too."""
     case, (inputs, y) = CASES["mse"], batch(CASES["mse"], 0)
     turned = dict(reversed(inputs.items()))
     with pytest.MonkeyPatch.context() as patch:
@@ -240,11 +247,11 @@ def test_inputs_go_by_their_names() -> None:
             network(False), inputs={name: TensorSpec(INPUTS[name], "float64") for name in turned}, batch=BATCH,
             loss=case.loss, optimizer=RULE, dtype="float64", measure=False, threads=1,
         )  # fmt: skip
-    backend = TorchBackend(network(False), optimizer=RULE, loss=case.loss, dtype=torch.float64)
-    wanted = backend.step(inputs, y, LR)[0]
-    again = TorchBackend(network(False), optimizer=RULE, loss=case.loss, dtype=torch.float64)
+    engine = TorchEngine(network(False), optimizer=RULE, loss=case.loss, dtype=torch.float64)
+    wanted = engine.step(inputs, y, LR)[0]
+    again = TorchEngine(network(False), optimizer=RULE, loss=case.loss, dtype=torch.float64)
     assert again.step(turned, y, LR)[0] == wanted
-    np.testing.assert_array_equal(again.predict(turned), backend.predict(inputs))
+    np.testing.assert_array_equal(again.predict(turned), engine.predict(inputs))
     for given in (inputs, turned):
         assert Trainer(other).step(given, y, LR)[0] == pytest.approx(wanted, rel=TOLERANCE)
 

@@ -40,7 +40,7 @@ FAST = [
     pytest.param(Case("resnet20", "block", batch=BATCH), 0.3, marks=pytest.mark.slow),
     pytest.param(Case("odd activations", "block:4x4", batch=BATCH), 0.0, marks=pytest.mark.slow),
     (Case("odd activations", "block", batch=BATCH, rule=Sgd(0.9, 5e-4, True)), 0.6),
-    (Case("odd normalisations", "unstructured", batch=BATCH), 0.0),
+    pytest.param(Case("odd normalisations", "unstructured", batch=BATCH), 0.0, marks=pytest.mark.slow),
     (Case("pre-activation", "filter", batch=BATCH, first="sparse"), 0.0),
     (Case("pre-activation", "channel", batch=BATCH), 0.3),
 ]

@@ -123,6 +123,7 @@ CASES = [
     Case("odd activations", "unstructured", 3, NESTEROV, 0.1),  # dropouts, and parts that fill no tile
     *(Case("pre-activation", scheme, (3, 4, 1, 2, 6)[i % 5]) for i, scheme in enumerate(SCHEMES)),
 ]
+QUICK = ("unstructured", "block", "pattern", "channel")  # a scheme of each form of kernels
 DROPOUT, SMALL, BLOCK, CHANNEL = CASES[0], CASES[1], CASES[2], CASES[-2]
 SUMS = StepOptions(forward_sums=True, backward_sums=True)
 REWRITTEN = [
@@ -133,7 +134,11 @@ REWRITTEN = [
 ]
 
 
-@pytest.mark.parametrize("case", [*CASES, *REWRITTEN], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [*(c if c.scheme in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES), *REWRITTEN],
+    ids=str,
+)
 def test_three_steps(case: Case) -> None:
     check_steps(*both(case), case.rule, SHAPES[case.network])
 

@@ -19,17 +19,17 @@ from ..runtime.no_compiler import forbid_compiling
 from ..runtime.states import all_state, check_same_bits
 from ..training.interrupted import CtrlC, without_times
 from .mutating import (
-    BACKENDS,
+    ENGINES,
     LINEAR,
     RECIPE,
-    Backend,
+    TrainingEngine,
     Watch,
     check_agree,
-    compiled_backend,
+    compiled_engine,
     data,
     recipe_of,
     run,
-    torch_backend,
+    torch_engine,
 )  # fmt: skip
 
 SCHEMES = ("unstructured", "block", "block:1x4", "block:8x1", "block:4x4", "pattern", "channel", "filter")
@@ -53,21 +53,21 @@ MUTATED = {"vanilla": (2, 4, 6), "em": (2, 4, 6), "em&s": (0, 2, 4, 6, 7), "set"
 
 
 @pytest.mark.parametrize(("method", "scheme"), METHODS)
-def test_both_backends_walk_through_the_same_masks(
+def test_both_engines_walk_through_the_same_masks(
     method: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = recipe_of(method, scheme)
     headroom = recipe.updater.headroom
-    backends = [make(scheme, headroom) for make in BACKENDS.values()]
-    base = {name: len(units) for name, units in backends[0].kept_units().items()}
+    engines = [make(scheme, headroom) for make in ENGINES.values()]
+    base = {name: len(units) for name, units in engines[0].kept_units().items()}
     forbid_compiling(monkeypatch)
     watches, records = [], []
-    for number, backend in enumerate(backends):
-        watches.append(Watch(backend))
-        records.append(run(backend, recipe, tmp_path / str(number)).records)
+    for number, engine in enumerate(engines):
+        watches.append(Watch(engine))
+        records.append(run(engine, recipe, tmp_path / str(number)).records)
     ours, theirs = watches
     assert ours.mutations == theirs.mutations and len(ours.mutations) == len(MUTATED[method])
-    check_agree(*backends)
+    check_agree(*engines)
     for one, other in zip(*records, strict=True):
         for fact in ("sparsity", "kept", "removed", "grown", "examples", "unforgettable", "test_score"):
             assert getattr(one, fact) == getattr(other, fact), fact
@@ -75,10 +75,10 @@ def test_both_backends_walk_through_the_same_masks(
     assert [record.examples for record in records[0]] == [100] * 5 + [70] * 4
     changed = [record.epoch for record in records[0] if record.removed or record.grown]
     assert changed == [epoch for epoch in MUTATED[method] if epoch]
-    for name, (kind, shape) in backends[0].sparse_layers().items():
+    for name, (kind, shape) in engines[0].sparse_layers().items():
         most = units_at(name, kind, shape, base[name], -headroom)
         counts = [len(units[name]) for units in ours.mutations]
-        assert ours.most[name] == most == backends[0].structures[name].capacity
+        assert ours.most[name] == most == engines[0].structures[name].capacity
         assert counts[-1] == base[name]
         if method == "em&s":  # p = 0.13, half of that from epoch 4 on
             half = units_at(name, kind, shape, base[name], -0.065)
@@ -90,9 +90,9 @@ def test_both_backends_walk_through_the_same_masks(
 
 def test_some_units_come_back_at_once(tmp_path: Path) -> None:
     """The runs above hold the case that is easily wrong: removed, and drawn again in the same mutation."""
-    backend = torch_backend("unstructured")
-    watch = Watch(backend)
-    run(backend, recipe_of("em", "unstructured"), tmp_path)
+    engine = torch_engine("unstructured")
+    watch = Watch(engine)
+    run(engine, recipe_of("em", "unstructured"), tmp_path)
     assert watch.regrown > 10
 
 
@@ -100,27 +100,27 @@ def test_some_units_come_back_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ONE_MUTATION)
 def test_a_unit_that_is_removed_and_grown_at_once_starts_at_zero(scheme: str) -> None:
     recipe = recipe_of("em&s", scheme)
-    backends = [make(scheme, recipe.updater.headroom) for make in BACKENDS.values()]
+    engines = [make(scheme, recipe.updater.headroom) for make in ENGINES.values()]
     x, y = data().train_x, data().train_y
     for step in range(2):
         part = slice(16 * step, 16 * step + 16)
-        for backend in backends:
-            backend.step(x[part], y[part], 0.1)
-    changes = {name: Change(units[::2], units) for name, units in backends[0].kept_units().items()}
-    for backend in backends:
-        Watch(backend).mutate(changes)
-        backend.step(x[32:48], y[32:48], 0.1)
-    check_agree(*backends)
+        for engine in engines:
+            engine.step(x[part], y[part], 0.1)
+    changes = {name: Change(units[::2], units) for name, units in engines[0].kept_units().items()}
+    for engine in engines:
+        Watch(engine).mutate(changes)
+        engine.step(x[32:48], y[32:48], 0.1)
+    check_agree(*engines)
 
 
 @pytest.mark.parametrize("scheme", ONE_MUTATION)
 def test_importance_is_the_same(scheme: str) -> None:
-    backends = [make(scheme, RECIPE.p) for make in BACKENDS.values()]
+    engines = [make(scheme, RECIPE.p) for make in ENGINES.values()]
     for step in range(2):
         part = slice(16 * step, 16 * step + 16)
-        for backend in backends:
-            backend.step(data().train_x[part], data().train_y[part], 0.1)
-    compiled, reference = backends
+        for engine in engines:
+            engine.step(data().train_x[part], data().train_y[part], 0.1)
+    compiled, reference = engines
     found, wanted = compiled.importance(0.7), reference.importance(0.7)
     assert found.keys() == wanted.keys() == compiled.kept_units().keys() and LINEAR in found
     for name, array in wanted.items():
@@ -132,7 +132,7 @@ def test_importance_is_the_same(scheme: str) -> None:
 
 
 def test_a_refused_mutation_changes_nothing() -> None:
-    trainer = compiled_backend("unstructured", 0.0)
+    trainer = compiled_engine("unstructured", 0.0)
     trainer.step(data().train_x[:16], data().train_y[:16], 0.1)
     before, importance = all_state(trainer), trainer.importance(0.1)
     units = trainer.kept_units()
@@ -152,28 +152,28 @@ def test_a_refused_mutation_changes_nothing() -> None:
 
 def test_a_schedule_that_a_layer_cannot_follow_fails_before_the_first_step(tmp_path: Path) -> None:
     recipe = replace(recipe_of("em", "unstructured"), p=0.25)  # all that the convolutions keep
-    for make in BACKENDS.values():
+    for make in ENGINES.values():
         with pytest.raises(ProfileError, match=r"p = 0\.25 is not smaller than the fraction of 0\.25 that layer '3\.w"):
             run(make("unstructured", 0.0), recipe, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_pattern_mask_with_uneven_filters_trains_but_does_not_mutate(tmp_path: Path) -> None:
-    backend = torch_backend("pattern")
-    units = backend.kept_units()["3.weight"][1:]
-    backend.mutate({"3.weight": Change(units, units)})
+    engine = torch_engine("pattern")
+    units = engine.kept_units()["3.weight"][1:]
+    engine.mutate({"3.weight": Change(units, units)})
     with pytest.raises(MaskError, match=r"Layer '3\.weight' keeps 3 to 4 units in its 16 rows"):
-        run(backend, recipe_of("em", "pattern"), tmp_path / "em")
-    run(backend, replace(recipe_of("static", "pattern"), epochs=1, mutate_until=0, de_epoch=None, de_remove=None),
+        run(engine, recipe_of("em", "pattern"), tmp_path / "em")
+    run(engine, replace(recipe_of("static", "pattern"), epochs=1, mutate_until=0, de_epoch=None, de_remove=None),
         tmp_path / "static")  # fmt: skip
 
 
 # ---- checkpoints
-def cut_run(backend: Backend, recipe: Recipe, folder: Path, cut: tuple[str, int]) -> None:
+def cut_run(engine: TrainingEngine, recipe: Recipe, folder: Path, cut: tuple[str, int]) -> None:
     """Begins a run and interrupts it after so many epochs, or steps with a checkpoint after each."""
     reporter = CtrlC(**{cut[0]: cut[1]})
     with pytest.raises(KeyboardInterrupt):
-        run(backend, recipe, folder, False, reporter, 1 if cut[0] == "after_steps" else None)
+        run(engine, recipe, folder, False, reporter, 1 if cut[0] == "after_steps" else None)
 
 
 # After every epoch and in the middle of some; epochs have 6 steps, the last four of them 4.
@@ -185,12 +185,12 @@ EVERY = [pytest.param(SOME_CUTS, id="some cuts"), pytest.param(CUTS, id="all cut
 
 @pytest.mark.parametrize("cuts", EVERY)
 @pytest.mark.parametrize("method", ["em", "em&s"])
-@pytest.mark.parametrize("first", list(BACKENDS))
-def test_either_backend_goes_on_with_what_the_other_began(first: str, method: str, cuts: list, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", list(ENGINES))
+def test_either_engine_goes_on_with_what_the_other_began(first: str, method: str, cuts: list, tmp_path: Path) -> None:
     recipe = recipe_of(method, "unstructured")
     headroom = recipe.updater.headroom
-    begin = BACKENDS[first]
-    end = next(make for name, make in BACKENDS.items() if name != first)
+    begin = ENGINES[first]
+    end = next(make for name, make in ENGINES.items() if name != first)
     whole = begin("unstructured", headroom)
     expected = run(whole, recipe, tmp_path / "whole")
     for number, cut in enumerate(cuts):
@@ -213,14 +213,14 @@ def test_either_backend_goes_on_with_what_the_other_began(first: str, method: st
 def test_a_resumed_run_has_the_same_bits(kind: str, scheme: str, method: str, cuts: list, tmp_path: Path) -> None:
     recipe = recipe_of(method, scheme)
 
-    def backend() -> Backend:
-        return BACKENDS[kind](scheme, recipe.updater.headroom, dropout=0.2)
+    def engine() -> TrainingEngine:
+        return ENGINES[kind](scheme, recipe.updater.headroom, dropout=0.2)
 
-    whole = backend()
+    whole = engine()
     expected = run(whole, recipe, tmp_path / "whole")
     for number, cut in enumerate(cuts):
-        cut_run(backend(), recipe, tmp_path / str(number), cut)
-        again = backend()
+        cut_run(engine(), recipe, tmp_path / str(number), cut)
+        again = engine()
         summary = run(again, recipe, tmp_path / str(number), True)
         check_same_bits(all_state(again), all_state(whole))
         assert without_times(summary.records) == without_times(expected.records)
@@ -230,21 +230,21 @@ def test_a_checkpoint_beyond_the_room_of_an_artifact(tmp_path: Path) -> None:
     """What EM&S grew in PyTorch does not fit an artifact that was compiled for s."""
     recipe = recipe_of("em&s", "unstructured")
     with pytest.raises(KeyboardInterrupt):
-        run(torch_backend("unstructured"), recipe, tmp_path, reporter=CtrlC(after_epoch=2))
-    trainer = compiled_backend("unstructured", 0.0)
+        run(torch_engine("unstructured"), recipe, tmp_path, reporter=CtrlC(after_epoch=2))
+    trainer = compiled_engine("unstructured", 0.0)
     trainer.step(data().train_x[:16], data().train_y[:16], 0.1)
     before = all_state(trainer)
     with pytest.raises(CheckpointError, match="more than the capacity"):
         trainer.load(tmp_path / "checkpoint.safetensors")
     check_same_bits(all_state(trainer), before)
     assert trainer.steps == 1
-    compiled_backend("unstructured", RECIPE.p).load(tmp_path / "checkpoint.safetensors")
+    compiled_engine("unstructured", RECIPE.p).load(tmp_path / "checkpoint.safetensors")
 
 
 # ---- the loss
 @pytest.mark.parametrize("scheme", ["unstructured", "pattern"])
 def test_smoothed_labels_are_torchs_own(scheme: str) -> None:
-    trainer, reference = compiled_backend(scheme, RECIPE.p), torch_backend(scheme)
+    trainer, reference = compiled_engine(scheme, RECIPE.p), torch_engine(scheme)
     for step in range(4):
         part = slice(16 * step, 16 * step + 16)
         x, y = data().train_x[part], data().train_y[part]

@@ -27,6 +27,8 @@ from .training import CLASSES, MaskedTraining, batch, check_equal
 SHAPE, BATCH, LR, TOLERANCE = (3, 7, 7), 6, 0.01, 1e-10
 RULES = (Adam(), Adam((0.8, 0.95), 1e-6, 1e-2), AdamW(), AdamW((0.9, 0.99), 1e-8, 0.3), Sgd(0, 1e-2), Sgd(0, 0))
 PARTS = StepOptions(micro_batch=2)
+QUICK_PARTS = (RULES[1], RULES[3], RULES[4])
+"""An Adam, an AdamW and an SGD whose gradients are accumulated; the others differ in settings alone."""
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -72,8 +74,16 @@ def mutated(trainer: Trainer, seed: int) -> None:
     trainer.swap_structures(masks)
 
 
-@pytest.mark.parametrize("options", [PLAIN, PARTS], ids=["whole", "parts"])
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        *(pytest.param(rule, PLAIN, id=f"{rule}-whole") for rule in RULES),
+        *(
+            pytest.param(rule, PARTS, id=f"{rule}-parts", marks=() if rule in QUICK_PARTS else pytest.mark.slow)
+            for rule in RULES
+        ),
+    ],
+)
 def test_steps_with_a_mutation_between(rule: Optimizer, options: StepOptions) -> None:
     trainer = Trainer(artifact(rule, options))
     torch_steps = reference(trainer, rule)

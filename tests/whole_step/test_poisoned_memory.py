@@ -18,7 +18,7 @@ from .training import MaskedTraining, batch, check_steps
 
 CASES = [
     Case("resnet20", "block", batch=5),
-    Case("vgg19_bn", "block"),
+    pytest.param(Case("vgg19_bn", "block"), marks=pytest.mark.slow),
     Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True)),
     Case("odd normalisations", "block"),
     Case("odd activations", "unstructured", batch=5),

@@ -18,7 +18,7 @@ CASES = [
     Case("pre-activation", "filter", batch=5, first="sparse"),
     # stride 2 among them; the 1x1 projections stay dense
     pytest.param(Case("resnet20", "pattern"), marks=pytest.mark.slow),
-    Case("odd convolutions", "block:1x4", batch=5),
+    pytest.param(Case("odd convolutions", "block:1x4", batch=5), marks=pytest.mark.slow),
     pytest.param(Case("odd convolutions", "block:4x4", rule=NESTEROV), marks=pytest.mark.slow),
     pytest.param(Case("odd convolutions", "channel", batch=5), marks=pytest.mark.slow),
     Case("odd convolutions", "filter", batch=3),
@@ -28,8 +28,8 @@ PREFERRED = [
     Case("odd normalisations", "unstructured", family="taps"),
     Case("odd convolutions", "unstructured", family="zeros"),
     Case("pre-activation", "pattern", family="zeros"),
-    Case("pre-activation", "channel", family="zeros"),
-    Case("pre-activation", "block:4x4", family="zeros"),
+    pytest.param(Case("pre-activation", "channel", family="zeros"), marks=pytest.mark.slow),
+    pytest.param(Case("pre-activation", "block:4x4", family="zeros"), marks=pytest.mark.slow),
 ]
 
 

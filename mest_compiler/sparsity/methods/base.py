@@ -61,7 +61,7 @@ class MaskedLayer:
 
 
 class Network(Protocol):
-    """What a method may ask of the network that trains, if its `needs` say so; see `training.backend.Backend`."""
+    """What a method may ask of the network that trains, if its `needs` say so; see `training.engine.TrainingEngine`."""
 
     def importance(self, coefficient: float) -> dict[str, np.ndarray]:
         """float64 [units] by layer, in the order of the kept units: Eq. 1 with the gradients of the last step."""
@@ -72,7 +72,7 @@ class MaskUpdater(ABC):
     """A method of sparse training; a dataclass of its settings, which recipes and options give by their names.
 
     A run makes one, asks it after every epoch and before the first, and draws all random numbers from one generator, so
-    that the same seed walks through the same masks on every backend. What a method remembers from one mutation to the
+    that the same seed walks through the same masks on every engine. What a method remembers from one mutation to the
     next is a field with init=False, and in `state`.
     """
 

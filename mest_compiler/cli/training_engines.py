@@ -1,4 +1,4 @@
-"""The two backends of `mest train`: the compiled step, and masked training in PyTorch."""
+"""The two engines of `mest train`: the compiled step, and masked training in PyTorch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mest_compiler.training.examples import Examples
     from mest_compiler.training.ranks import Ranks
     from mest_compiler.training.recipe import Recipe
-    from mest_compiler.training.torch_backend import TorchBackend
+    from mest_compiler.training.torch_engine import TorchEngine
 
 COMPILED, TORCH = "compiled", "torch"
-BACKENDS = (COMPILED, TORCH)
+ENGINES = (COMPILED, TORCH)
 CPU = "cpu"
 TORCH_DEVICES = ("cuda", "mps", "xpu")
 """What PyTorch calls devices that the compiled step does not know."""
@@ -30,33 +30,33 @@ TORCH_DEVICES = ("cuda", "mps", "xpu")
 
 @dataclass(frozen=True)
 class Built:
-    """A backend that is ready for its first step.
+    """An engine that is ready for its first step.
 
-    kind: one of BACKENDS; device: what it computes on; threads: of the CPU; artifact: of the compiled backend; where:
+    name: one of ENGINES; device: what it computes on; threads: of the CPU; artifact: of the compiled engine; where:
     how its device is reached, None: it is this machine's.
     """
 
-    kind: str
-    backend: Trainer | TorchBackend
+    name: str
+    engine: Trainer | TorchEngine
     device: str
     threads: int
     artifact: Artifact | None = None
     where: Where | None = None
 
 
-def check_backend(kind: str, device: str, *, measures: bool, threads: int | None, where: Where | None) -> None:
-    """Raise, before any work, what a backend refuses. measures: whether kernels are to be timed for a scheme "auto".
+def check_engine(name: str, device: str, *, measures: bool, threads: int | None, where: Where | None) -> None:
+    """Raise, before any work, what an engine refuses. measures: whether kernels are to be timed for a scheme "auto".
 
     Raises:
-        MestError: no such backend, or several processes for the compiled step. DeviceError: it does not run on this
+        MestError: no such engine, or several processes for the compiled step. DeviceError: it does not run on this
             device, in this place or with threads. ProfileError: PyTorch has no kernels to time.
     """
-    if kind not in BACKENDS:
-        raise MestError(f"There is no backend {kind!r}: use {' or '.join(BACKENDS)}.")
-    if kind == TORCH and where is not None:
+    if name not in ENGINES:
+        raise MestError(f"There is no backend {name!r}: use {' or '.join(ENGINES)}.")
+    if name == TORCH and where is not None:
         raise DeviceError("--backend torch trains on this machine: leave out --tracker, --key, --server and --adb.")
-    if kind == TORCH:
-        from mest_compiler.training.torch_backend import torch_device
+    if name == TORCH:
+        from mest_compiler.training.torch_engine import torch_device
 
         torch_device(device)
         if measures:
@@ -76,20 +76,20 @@ def check_backend(kind: str, device: str, *, measures: bool, threads: int | None
         raise MestError("The compiled step trains in one process: add --backend torch, or start it without torchrun.")
 
 
-def check_method(kind: str, recipe: Recipe) -> None:
-    """Raise MestError where the recipe's method needs what a backend does not offer."""
+def check_method(name: str, recipe: Recipe) -> None:
+    """Raise MestError where the recipe's method needs what an engine does not offer."""
     from mest_compiler.training.mutator import check_needs
 
-    if kind == COMPILED:
-        from mest_compiler.runtime.trainer import Trainer as Backend
+    if name == COMPILED:
+        from mest_compiler.runtime.trainer import Trainer as Engine
     else:
-        from mest_compiler.training.torch_backend import TorchBackend as Backend
-    check_needs(recipe.updater, Backend)
+        from mest_compiler.training.torch_engine import TorchEngine as Engine
+    check_needs(recipe.updater, Engine)
 
 
-def ranks_of(kind: str, device: str) -> Ranks:
+def ranks_of(name: str, device: str) -> Ranks:
     """The processes that train together; see `training.process_group`."""
-    if kind == COMPILED:
+    if name == COMPILED:
         from mest_compiler.training.ranks import SingleProcess
 
         return SingleProcess()
@@ -98,16 +98,16 @@ def ranks_of(kind: str, device: str) -> Ranks:
     return ranks_of_environment(device)
 
 
-def torch_backend(recipe: Recipe, start: Start, device: str, threads: int | None, ranks: Ranks) -> Built:
+def torch_engine(recipe: Recipe, start: Start, device: str, threads: int | None, ranks: Ranks) -> Built:
     """Masked training in PyTorch; threads: None leaves them as PyTorch has them."""
     import torch
 
-    from mest_compiler.training.torch_backend import TorchBackend
+    from mest_compiler.training.torch_engine import TorchEngine
 
     if threads is not None:
         torch.set_num_threads(threads)
     local = ranks.local(device)
-    backend = TorchBackend(
+    engine = TorchEngine(
         start.sparse.model,
         start.masks,
         start.schemes,
@@ -117,10 +117,10 @@ def torch_backend(recipe: Recipe, start: Start, device: str, threads: int | None
         seed=recipe.seed,
         ranks=ranks,
     )
-    return Built(TORCH, backend, local, torch.get_num_threads())
+    return Built(TORCH, engine, local, torch.get_num_threads())
 
 
-def compiled_backend(
+def compiled_engine(
     recipe: Recipe,
     data: Examples,
     start: Start,
@@ -153,7 +153,7 @@ def compiled_backend(
     return _trainer(recipe, artifact, threads, where)
 
 
-def loaded_backend(
+def loaded_engine(
     recipe: Recipe, path: Path, device: str | None, threads: int | None, where: Where | None = None
 ) -> Built:
     """The step that was compiled before, at `path`, on its own device; device: None, or what that must be.

@@ -13,7 +13,7 @@ from mest_compiler.sparsity.mutation import Change
 from mest_compiler.sparsity.schemes import Scheme, Shape
 
 
-class Backend(Protocol):
+class TrainingEngine(Protocol):
     """A model with its optimiser state, somewhere.
 
     A step must be a function of the state, its arguments and nothing else: then a run that was interrupted
@@ -70,7 +70,7 @@ class Backend(Protocol):
         ...
 
     def load(self, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Take all state from a file that `save` of this or another backend wrote; returns (extra, arrays).
+        """Take all state from a file that `save` of this or another engine wrote; returns (extra, arrays).
 
         CheckpointError when it is damaged or of another model.
         """

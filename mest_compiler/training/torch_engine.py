@@ -30,8 +30,8 @@ from mest_compiler.training.ranks import Ranks, SingleProcess
 PREDICT_BATCH = 256
 
 
-class TorchBackend:
-    """Trains `model` with the weights outside the masks kept at zero (implements `Backend`).
+class TorchEngine:
+    """Trains `model` with the weights outside the masks kept at zero (implements `TrainingEngine`).
 
     masks: parameter name -> bool array of the parameter's shape, True = kept (a linear layer's may be [F, C, 1, 1]), in
     any order; parameters without one are dense. schemes: of the masks, "unstructured" where none is named. Gradients of
@@ -115,7 +115,7 @@ class TorchBackend:
 
     # ---- training
     def step(self, x: Arrays, y: Arrays, lr: float) -> tuple[float, Arrays]:
-        """One masked step; see `Backend.step`. Outputs have our dtype.
+        """One masked step; see `TrainingEngine.step`. Outputs have our dtype.
 
         Of several processes each gets its share of the batch, and its share's loss and outputs.
         """
@@ -146,7 +146,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def predict(self, x: Arrays) -> Arrays:
-        """Outputs [N, ...] in evaluation mode, in the backend's dtype."""
+        """Outputs [N, ...] in evaluation mode, in the engine's dtype."""
         self.model.eval()
         inputs, found = named(x, INPUT), []
         for start in range(0, len(next(iter(inputs.values()))), PREDICT_BATCH):
@@ -239,7 +239,7 @@ class TorchBackend:
         return checkpoint.Identity(parameters, forms, schemes, self._rule)
 
     def save(self, path: str | Path, extra: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-        """Write all state, `extra` (JSON values) and `arrays` to one file, which every backend reads."""
+        """Write all state, `extra` (JSON values) and `arrays` to one file, which every engine reads."""
         content = checkpoint.Content(
             self._compact(self.model.state_dict()),
             {slot: self._compact({n: self._slot(slot, n) for n in self._parameters}) for slot in self._rule.slots},
@@ -249,7 +249,7 @@ class TorchBackend:
 
     @torch.no_grad()
     def load(self, path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """Take all state from a checkpoint of any backend; returns its `extra` and `arrays`.
+        """Take all state from a checkpoint of any engine; returns its `extra` and `arrays`.
 
         A CheckpointError changes nothing.
         """
