@@ -25,11 +25,11 @@ from .optimizers import Optimizer, Sgd
 from .passes.dump import Dump
 from .passes.fallbacks import fallback_report
 from .passes.fit_memory import Fitted, Fitter
+from .passes.layer_kernels import LayerKernels
 from .passes.options import PLAIN, StepOptions
 from .passes.pipeline import build, tile
 from .passes.run import unwatched
 from .passes.tiling.plan import Pick
-from .passes.tiling.state import LayerKernels
 from .runtime.artifact import SCHEMA, Artifact
 from .runtime.local_device import identified
 from .signature import Role, TensorSpec

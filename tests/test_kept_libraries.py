@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from mest_compiler.compile import compile_step
+from mest_compiler.devices import CpuProfile
 from mest_compiler.optimizers import Sgd
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.trainer import Trainer
 
 from . import kept_libraries
+from .whole_step.cases import unoptimised
 
 
 @pytest.fixture
@@ -24,6 +26,7 @@ def built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
     real = kept_libraries.build
     monkeypatch.setattr(kept_libraries, "build", lambda *of: found.append(of) or real(*of))
     kept_libraries.keep_libraries(tmp_path / "libraries", monkeypatch)
+    monkeypatch.setattr(CpuProfile, "target", property(unoptimised))
     return found
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-if TYPE_CHECKING:
-    from mest_compiler.bench.torch_network import NetworkIteration
-
 Change = tuple[int, int, int]
 """Of the allocated memory: when (ns), the block's address, and its bytes, below 0 where it is given back."""
 
 
-def peak_of(iteration: NetworkIteration) -> dict[str, int]:
+class Iteration(Protocol):
+    """A network in training, with its batch; `run` is one iteration."""
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def run(self) -> None: ...
+
+
+def peak_of(iteration: Iteration) -> dict[str, int]:
     """Bytes that a training iteration holds at its peak, by kind.
 
     Keys: weights (parameters and buffers), optimizer, data (the batch), all three held throughout; gradients (of the

@@ -22,16 +22,14 @@ from mest_compiler.cli.options import (
     Device,
     Json,
     MemoryLimit,
-    Profile,
-    ProfileRatios,
-    Scheme,
     Seed,
-    Sparsity,
     Threads,
     step_options,
 )
 from mest_compiler.cli.output import say, write_json
-from mest_compiler.cli.sparse_model import Masks, MasksFrom, Sources, SparseModel, Weights, WeightsKey, sparse_model
+from mest_compiler.cli.shared_options import takes
+from mest_compiler.cli.sparse_model import SparseModel, sparse_model
+from mest_compiler.cli.sparse_request import SparseRequest
 from mest_compiler.cli.tables import mib, show_comparison, show_kernels, show_memory, show_remote
 from mest_compiler.errors import BenchError, MemoryLimitError
 
@@ -100,17 +98,11 @@ ProfileKernels = Annotated[
 ]
 
 
+@takes(start=SparseRequest)
 def command(
     context: typer.Context,
     what: What,
-    scheme: Scheme = None,
-    sparsity: Sparsity = None,
-    profile: Profile = None,
-    profile_ratios: ProfileRatios = None,
-    weights: Weights = None,
-    weights_key: WeightsKey = None,
-    masks: Masks = None,
-    masks_from: MasksFrom = None,
+    start: SparseRequest,
     batch: Batch = 64,
     device: Device = "cpu",
     threads: Threads = None,
@@ -190,9 +182,11 @@ def command(
         _refuse_opponents(opponents, (TORCH,), "this machine")
     if what.startswith(PREFIX):
         _refuse(context, (*OF_NETWORKS, *OF_PLACES), "a single layer")
-        _refuse(context, OF_MASKS if not sparsity else (), "a dense layer")
+        _refuse(context, OF_MASKS if not start.sparsity else (), "a dense layer")
         _refuse_opponents(opponents, (*REWRITES, TVM, UNTUNED), "a whole network")
-        result = _layer(what, scheme, sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device)
+        result = _layer(
+            what, start.scheme, start.sparsity, batch, seed, uneven, opponents, threads, rounds or LAYER_ROUNDS, device
+        )
     else:
         from mest_compiler.bench.torch_network import NetworkCase
 
@@ -200,19 +194,15 @@ def command(
         _refuse(context, ("rest",) if where is None else (), _place(where))
         _refuse_opponents(opponents, (UNORDERED,), "a single layer")
         # the same weights in every process
-        file = weights or masks_from
+        file = start.weights or start.masks_from
         case = NetworkCase(
             what, classes, (channels, *plane_of(plane)), batch, seed, width,
-            weights=file and str(file.resolve()), weights_key=weights_key,
+            weights=file and str(file.resolve()), weights_key=start.weights_key,
         )  # fmt: skip
         sparse = sparse_model(
             case.network(),
             case.input_shape,
-            scheme=scheme,
-            sparsity=sparsity,
-            profile=profile,
-            ratios=profile_ratios,
-            sources=Sources(weights, weights_key, masks, masks_from),
+            start,
         )
         options = step_options(memory_limit, activations)
         said = _said(case, sparse, classes if given(context, "classes") else None)

@@ -21,17 +21,15 @@ from mest_compiler.cli.options import (
     Loss,
     MemoryLimit,
     Model,
-    Profile,
-    ProfileRatios,
-    Scheme,
     Seed,
-    Sparsity,
     Threads,
     step_options,
 )
 from mest_compiler.cli.output import say, write_json
 from mest_compiler.cli.places import check_artifact_place, check_writable, made, no_empty_folders
-from mest_compiler.cli.sparse_model import Masks, MasksFrom, Sources, Weights, WeightsKey, sparse_model
+from mest_compiler.cli.shared_options import takes
+from mest_compiler.cli.sparse_model import sparse_model
+from mest_compiler.cli.sparse_request import SparseRequest
 from mest_compiler.cli.tables import show_fallbacks, show_layers
 from mest_compiler.errors import MestError
 
@@ -56,18 +54,12 @@ DumpIr = Annotated[
 ]
 
 
+@takes(start=SparseRequest)
 def command(
     context: typer.Context,
     model: Model,
     output: Output,
-    scheme: Scheme = None,
-    sparsity: Sparsity = None,
-    profile: Profile = None,
-    profile_ratios: ProfileRatios = None,
-    weights: Weights = None,
-    weights_key: WeightsKey = None,
-    masks: Masks = None,
-    masks_from: MasksFrom = None,
+    start: SparseRequest,
     batch: Batch = 64,
     device: Device = "cpu",
     threads: Threads = None,
@@ -117,7 +109,7 @@ def command(
         _check_dump(dump_ir)
     settings = {"momentum": momentum, "nesterov": nesterov, "betas": betas, "eps": eps, "weight_decay": weight_decay}
     rule = optimizer_options.chosen_optimizer(optimizer, **settings)
-    if given(context, "seed") and masks_from is not None:
+    if given(context, "seed") and start.masks_from is not None:
         raise MestError("--seed draws nothing where weights and masks come from --masks-from: leave it out.")
     check_device(device, threads)
     from mest_compiler import models
@@ -132,11 +124,7 @@ def command(
     sparse = sparse_model(
         network,
         input_shape,
-        scheme=scheme,
-        sparsity=sparsity,
-        profile=profile,
-        ratios=profile_ratios,
-        sources=Sources(weights, weights_key, masks, masks_from),
+        start,
     )
     layers = network_layers(sparse.model, input_shape)
     if given(context, "classes"):

@@ -16,16 +16,14 @@ from mest_compiler.cli.options import (
     Json,
     MemoryLimit,
     Model,
-    Profile,
-    ProfileRatios,
-    Scheme,
-    Sparsity,
     Threads,
     step_options,
     writable,
 )
 from mest_compiler.cli.output import STANDARD_OUTPUT, say, write_json
-from mest_compiler.cli.sparse_model import Masks, MasksFrom, Sources, Weights, WeightsKey, sparse_model
+from mest_compiler.cli.shared_options import takes
+from mest_compiler.cli.sparse_model import sparse_model
+from mest_compiler.cli.sparse_request import SparseRequest
 from mest_compiler.cli.tables import mib, show
 from mest_compiler.errors import MestError, ProfileError
 from mest_compiler.files import write_text
@@ -73,17 +71,11 @@ Dump = Annotated[
 ]
 
 
+@takes(start=SparseRequest)
 def command(
     context: typer.Context,
     model: Model,
-    scheme: Scheme = None,
-    sparsity: Sparsity = None,
-    profile: Profile = None,
-    profile_ratios: ProfileRatios = None,
-    weights: Weights = None,
-    weights_key: WeightsKey = None,
-    masks: Masks = None,
-    masks_from: MasksFrom = None,
+    start: SparseRequest,
     width: Width = 1.0,
     channels: Channels = 3,
     plane: UsualPlane = None,
@@ -150,19 +142,15 @@ def command(
     for name in () if program or memory else ("batch", "device", "threads"):
         if given(context, name):
             raise MestError(f"--{name} is about the compiled step: add --program or --memory.")
-    if scheme == AUTO:
+    if start.scheme == AUTO:
         raise ProfileError("Scheme 'auto' is decided by measuring when a model is compiled: mest compile prints it.")
     network = models.build(model, classes=classes, in_channels=channels, width=width)
     input_shape = (channels, *(models.usual_plane(model) if plane is None else plane_of(plane)))
     sparse = sparse_model(
         network,
         input_shape,
-        scheme=scheme,
-        sparsity=sparsity,
-        profile=profile,
-        ratios=profile_ratios,
+        start,
         otherwise=SHOWN,
-        sources=Sources(weights, weights_key, masks, masks_from),
     )
     rules = sparse.profile or Rules(LayerPlan(SHOWN, 0.0))
     layers = network_layers(network, input_shape)

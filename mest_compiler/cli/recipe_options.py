@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from mest_compiler.cli import optimizer_options, options, sparse_model
+from mest_compiler.cli import optimizer_options, options, sparse_request
 from mest_compiler.errors import MestError
 from mest_compiler.sparsity.methods import METHODS
 
@@ -109,10 +109,10 @@ Scheme = in_panel(SPARSITY, options.Scheme)
 Sparsity = in_panel(SPARSITY, options.Sparsity)
 Profile = in_panel(SPARSITY, options.Profile)
 ProfileRatios = in_panel(SPARSITY, options.ProfileRatios)
-Weights = in_panel(SPARSITY, sparse_model.Weights)
-WeightsKey = in_panel(SPARSITY, sparse_model.WeightsKey)
-Masks = in_panel(SPARSITY, sparse_model.Masks)
-MasksFrom = in_panel(SPARSITY, sparse_model.MasksFrom)
+Weights = in_panel(SPARSITY, sparse_request.Weights)
+WeightsKey = in_panel(SPARSITY, sparse_request.WeightsKey)
+Masks = in_panel(SPARSITY, sparse_request.Masks)
+MasksFrom = in_panel(SPARSITY, sparse_request.MasksFrom)
 
 Method = Annotated[
     str | None,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from mest_compiler.cli.model_options import AUTO, profile_of
-from mest_compiler.errors import MaskError, ModelError, ProfileError
+from mest_compiler.cli.sparse_request import SparseRequest
+from mest_compiler.errors import MaskError, ProfileError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,68 +22,10 @@ if TYPE_CHECKING:
     from mest_compiler.sparsity.profile import LayerPlan, Profile
     from mest_compiler.training.weights_file import Taken
 
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        help="Start from these trained weights, as torch.save, numpy.savez or safetensors wrote them; where a sparsity "
-        "or a profile is given, the units with the smallest weights are removed.",
-    ),
-]
-WeightsKey = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KEY",
-        help="Where in the file of --weights or --masks-from the weights are, such as state_dict_ema.",
-        show_default="state_dict, model, net or the like, where there is one",
-    ),
-]
-Masks = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        help="Masks instead of random ones, as torch.save, numpy.savez or safetensors wrote them: tensors "
-        "(F, C, kh, kw) of zeros and ones by parameter names. --sparsity may be left out: the masks say it.",
-    ),
-]
-MasksFrom = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        metavar="WEIGHTS",
-        help="Start from these weights, which were pruned, and take the masks from their zeros. --sparsity may be left "
-        "out: the zeros say it.",
-    ),
-]
-
 TOLERANCE = 0.01
 """So far the sparsity of given masks may be from the one that was asked for: units are not always to be had evenly."""
 MANY_ZEROS = 0.01
 """Fraction of zeros from which on weights look as if they had been pruned."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The files that a start is read from: the options of the same names."""
-
-    weights: Path | None = None
-    weights_key: str | None = None
-    masks: Path | None = None
-    masks_from: Path | None = None
-
-    def check(self) -> None:
-        """Raise MaskError or ModelError where they contradict each other."""
-        if self.masks is not None and self.masks_from is not None:
-            raise MaskError(
-                "Masks come from a mask file or from the zeros of weights: leave out --masks or --masks-from."
-            )
-        if self.weights is not None and self.masks_from is not None:
-            raise ModelError("--masks-from takes the weights of its file too: leave out --weights, or --masks-from.")
-        if self.weights_key is not None and self.weights is None and self.masks_from is None:
-            raise ModelError("--weights-key says where in a file weights are: add --weights or --masks-from.")
 
 
 @dataclass(frozen=True)
@@ -111,21 +52,16 @@ class SparseModel:
 def sparse_model(
     model: nn.Module,
     inputs: Sequence[int] | Mapping[str, TensorSpec],
-    *,
-    scheme: str | None,
-    sparsity: float | None,
-    profile: Path | None,
-    ratios: str | None = None,
+    asked: SparseRequest,
     otherwise: str | None = None,
-    sources: Sources = Sources(),
 ) -> SparseModel:
     """The model with its weights, profile and masks.
 
     Args:
         model: is given the weights, where there are any.
         inputs: of one example, as of `network_layers`.
-        scheme, sparsity, profile, ratios, otherwise: as of `profile_of`; with masks a ratio may be left out.
-        sources: files.
+        asked: with masks a ratio may be left out.
+        otherwise: as of `profile_of`.
 
     Raises:
         ProfileError, MaskError, ModelError: options that contradict each other, or a file that does not fit the model.
@@ -135,17 +71,18 @@ def sparse_model(
     from mest_compiler.sparsity.magnitude import magnitude_masks
     from mest_compiler.training.weights_file import load_weights
 
-    sources.check()
-    masked = sources.masks is not None or sources.masks_from is not None
+    asked.check()
+    scheme, sparsity, profile, ratios = asked.scheme, asked.sparsity, asked.profile, asked.profile_ratios
+    masked = asked.masks is not None or asked.masks_from is not None
     if masked and scheme is None and profile is None:
         raise ProfileError("Masks need to know their scheme: add --scheme (and --sparsity), or --profile.")
     # Masks say the ratio themselves, so that a scheme is enough.
     alone = masked and profile is None and ratios is None
     rules = None if alone else profile_of(scheme, sparsity, profile, ratios, otherwise)
     said = [f"profile {profile}: {note}" for note in getattr(rules, "notes", ())]
-    file, taken = sources.weights or sources.masks_from, None
+    file, taken = asked.weights or asked.masks_from, None
     if file is not None:
-        taken = load_weights(model, file, sources.weights_key)
+        taken = load_weights(model, file, asked.weights_key)
         said.append(taken.sentence("weights"))
     facts = taken and taken.facts()
     if not masked and (file is None or rules is None):
@@ -159,12 +96,12 @@ def sparse_model(
         )
     layers, weights = network_layers(model, inputs), _weights(model)
     plan = None if rules is None else rules.assign(layers.convolutions, layers.linears)
-    if sources.masks is not None:
-        masks, of_file = _of_file(sources.masks, plan, scheme, layers)
+    if asked.masks is not None:
+        masks, of_file = _of_file(asked.masks, plan, scheme, layers)
         said.append(of_file.sentence("masks"))
         start = {"from": "masks", **of_file.facts()}
-    elif sources.masks_from is not None:
-        masks, dense = _of_zeros(sources.masks_from, plan, scheme, layers, weights)
+    elif asked.masks_from is not None:
+        masks, dense = _of_zeros(asked.masks_from, plan, scheme, layers, weights)
         said += dense
         start = {"from": "zeros"}
     else:

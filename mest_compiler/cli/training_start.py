@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,21 +68,14 @@ def first_start(recipe: Recipe, data: Examples) -> Start:
         ModelError, ProfileError, MaskError: of the model, which must have as many outputs as the data have classes, or
             a sparsity that it cannot have. DataError: data that it or its loss does not take.
     """
-    from mest_compiler.cli.sparse_model import Sources, sparse_model
+    from mest_compiler.cli.sparse_model import sparse_model
+    from mest_compiler.cli.sparse_request import SparseRequest
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.starting_masks import starting_masks
 
-    files = (recipe.weights, recipe.masks, recipe.masks_from, recipe.profile)
-    weights, masks, masks_from, profile = (None if file is None else Path(file) for file in files)
-    sparse = sparse_model(
-        _network(recipe, data),
-        data.inputs,
-        scheme=recipe.scheme,
-        sparsity=recipe.sparsity,
-        profile=profile,
-        ratios=recipe.profile_ratios,
-        sources=Sources(weights, recipe.weights_key, masks, masks_from),
-    )
+    asked = {field.name: getattr(recipe, field.name) for field in fields(SparseRequest)}
+    files = {name: asked[name] and Path(asked[name]) for name in ("weights", "masks", "masks_from", "profile")}
+    sparse = sparse_model(_network(recipe, data), data.inputs, SparseRequest(**{**asked, **files}))
     layers = _checked_layers(recipe, sparse.model, data)
     if isinstance(sparse.profile, Automatic):
         return Start(sparse, {}, {}, None)

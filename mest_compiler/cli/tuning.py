@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mest_compiler.devices import Device
+    from mest_compiler.passes.layer_kernels import LayerKernels
     from mest_compiler.passes.tiling.plan import Pick
-    from mest_compiler.passes.tiling.state import LayerKernels
     from mest_compiler.runtime.artifact import Artifact
     from mest_compiler.runtime.remote.where import Where
     from mest_compiler.sparsity.automatic import Automatic
     from mest_compiler.sparsity.profile import Profile
     from mest_compiler.tuning.finals import LastComparison, Outcome
     from mest_compiler.tuning.in_step import Step
-    from mest_compiler.tuning.measure import Care, Opener
+    from mest_compiler.tuning.measure import EvaluatorConfig, Opener
     from mest_compiler.tuning.tasks import Task
 
 A_TASK = 32
@@ -181,7 +181,7 @@ def tuned(
     at: Sequence[Opener | None],
     cool_down: float,
 ) -> dict[str, Any]:
-    """Searches, says what it found, and returns that for JSON. cool_down: in seconds, see `Care.pause_s`."""
+    """Searches, says what it found, and returns that for JSON. cool_down: in seconds, see `EvaluatorConfig.pause_s`."""
     from mest_compiler.tuning.search import Budget, tune
 
     seconds = None if minutes is None else 60 * minutes
@@ -197,7 +197,7 @@ def tuned(
     with turn_bar("tuning") as progress:
         found = tune(
             tasks, device, root, Budget(trials, seconds), title=_title(asked), heaviest=only, places=at,
-            progress=progress, say=say, seed=asked.seed + 1, care=_care(cool_down), last=last,
+            progress=progress, say=say, seed=asked.seed + 1, config=_config(cool_down), last=last,
         )  # fmt: skip
     for one in found:
         if one.default is None and one.trials:
@@ -237,10 +237,10 @@ def _last_comparison(step: Step | None, device: Device, root: Path, at: Sequence
     return InStep(step, device, root) if within else Alone()
 
 
-def _care(cool_down: float) -> Care:
+def _config(cool_down: float) -> EvaluatorConfig:
     from mest_compiler.tuning import search
 
-    return replace(search.CARE, pause_s=cool_down)
+    return replace(search.CONFIG, pause_s=cool_down)
 
 
 def _title(asked: Asked) -> str:
@@ -289,7 +289,7 @@ def checked(asked: Asked, trials: int | None, at: Sequence[Opener | None], cool_
             places=at,
             progress=progress,
             seed=asked.seed + 1,
-            care=_care(cool_down),
+            config=_config(cool_down),
         )
     columns = ("task", "rank correlation", "held out", "default ms", "search ms", "random ms", "trials")
     cells = [

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 
-if TYPE_CHECKING:
-    from .base import Optimizer
+
+class Rule(Protocol):
+    """What is read of an `Optimizer`; see there."""
+
+    slots: tuple[str, ...]
+    hypers: tuple[str, ...]
+
+    def hyper_values(self, step: int, lr: float) -> tuple[float, ...]: ...
+    def update(
+        self, m: Any, w: torch.Tensor, g: torch.Tensor, slots: Mapping[str, torch.Tensor], h: Mapping[str, float]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]: ...
+    def torch_state(self, parameter: torch.Tensor, steps: int) -> dict[str, torch.Tensor]: ...
 
 
 class _Tensors:
@@ -31,7 +41,7 @@ class _Tensors:
 class TorchOptimizer(torch.optim.Optimizer):
     """Steps of `rule`; its slots are in the state under their own names, beside the number of steps."""
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], rule: Optimizer) -> None:
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], rule: Rule) -> None:
         super().__init__(parameters, {"lr": 0.0})
         self._rule = rule
 

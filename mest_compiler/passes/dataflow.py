@@ -13,10 +13,9 @@ from functools import cached_property
 
 from tvm import relax
 
-from mest_compiler.schedules.partial import Partial
-
 from .plan_memory import Block, alive, tensor_bytes
 from .program import Program, op_name, variables
+from .repeat import Repeat
 
 
 class StepKind(Enum):
@@ -27,15 +26,6 @@ class StepKind(Enum):
     AGAIN = "again"
     PACK = "pack"
     UNPACK = "unpack"
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """How the first output of a kernel that updates state in place is computed again without touching it: by the
-    kernel `make` makes, from arguments ("in", i) and outputs ("out", i) of the first call."""
-
-    make: Partial
-    sources: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)

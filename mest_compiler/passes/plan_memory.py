@@ -17,6 +17,7 @@ import numpy as np
 import tvm
 from tvm import relax, tirx
 
+from .arena import Arena
 from .program import Program, op_name, relax_functions, variables
 from .step_program import StepProgram
 
@@ -117,24 +118,6 @@ def _scratch(kernel: tirx.PrimFunc) -> int:
 def tensor_bytes(tensor: relax.TensorType | tirx.Buffer) -> int:
     """Bytes of a tensor or buffer of static shape."""
     return prod(int(n) for n in tensor.shape) * np.dtype(str(tensor.dtype)).itemsize
-
-
-@dataclass(frozen=True)
-class Arena:
-    """What one function keeps in it. activations: bytes that are written before the function's first result, the loss
-    of a step, and still read after it; workspace: the others. returned: bytes that it allocates for each result, 0 for
-    those that are arguments. scratch: bytes of the kernel that allocates most for itself. All in whole pages.
-    """
-
-    size: int
-    activations: int
-    returned: tuple[int, ...]
-    scratch: int
-
-    @property
-    def workspace(self) -> int:
-        """Bytes beyond the activations."""
-        return self.size - self.activations + self.scratch
 
 
 class _Lives:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import tvm
 from tvm import relax
@@ -13,12 +12,10 @@ from mest_compiler.frontend.signing import arg_of, fields_of, signed
 from mest_compiler.signature import STEP, Arg, FunctionSignature, Role, StepSignature
 from mest_compiler.sparsity.layer_spec import SparseLayerSpec
 
+from .arena import Arena
+from .layer_kernels import LayerKernels
 from .program import Env, Program, carry_body, carry_kernels, rebuild, relax_functions
-
-if TYPE_CHECKING:
-    from .dataflow import Repeat
-    from .plan_memory import Arena
-    from .tiling.state import LayerKernels
+from .repeat import Repeat
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mest_compiler.devices import Device
 from mest_compiler.frontend.origin import span_of
 from mest_compiler.signature import STEP, Arg, Role, part_of
 
-from .dataflow import Repeat
+from .layer_kernels import LayerKernels
 from .program import (
     Env,
     KernelTable,
@@ -29,10 +29,11 @@ from .program import (
     substitute,
     variables,
 )
+from .repeat import Repeat
 from .step_program import StepProgram
 from .tiling import convolution, linear, normalise, pixelwise
 from .tiling.plan import Pick, plan_layers
-from .tiling.state import LayerKernels, Tiling, Value
+from .tiling.state import Tiling, Value
 
 OUTPUT = "(the output)"
 """Origin of what lays out results of a function."""

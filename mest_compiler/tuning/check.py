@@ -16,10 +16,10 @@ from mest_compiler.devices import Device
 from . import search
 from .curves import curve
 from .database import read_log
-from .measure import Care, Opener
+from .measure import EvaluatorConfig, Opener
 from .search import Budget, Progress, nobody, ranking, tune, untried
 from .tasks import Task
-from .workshop import Knobs, Subject, Workshop, key_of
+from .trial_runner import Knobs, TaskState, TrialRunner, key_of
 
 
 @dataclass(frozen=True)
@@ -47,47 +47,47 @@ def check(
     places: Sequence[Opener | None] = (None,),
     progress: Progress = nobody,
     seed: int = 1,
-    care: Care | None = None,
+    config: EvaluatorConfig | None = None,
 ) -> list[Checked]:
     """Checks the heaviest tasks, each with so many trials of the search and as many of random search, in a log that is
     thrown away."""
-    care = care or search.CARE
+    config = config or search.CONFIG
     with tempfile.TemporaryDirectory(prefix="mest-check-") as place:
-        first = tune(tasks, device, Path(place, "first"), Budget(len(tasks)), places=places, care=care, last=None)
+        first = tune(tasks, device, Path(place, "first"), Budget(len(tasks)), places=places, config=config, last=None)
         chosen = sorted((one for one in first if one.default is not None), key=lambda one: -one.weight * one.default)[
             :tasks_at_most
         ]
         rows, total = [], 2 * trials * len(chosen)
-        with Workshop(device, ms.database.MemoryDatabase(), places, care=care) as random:
-            searched: list[Subject] = []
+        with TrialRunner(device, ms.database.MemoryDatabase(), places, config=config) as random:
+            searched: list[TaskState] = []
             for number, one in enumerate(chosen):
                 root, before = Path(place, str(number)), 2 * trials * number
                 tune(
-                    {one.task: 1.0}, device, root, Budget(trials), places=places, seed=seed, care=care, last=None,
+                    {one.task: 1.0}, device, root, Budget(trials), places=places, seed=seed, config=config, last=None,
                     progress=lambda done, _, what, before=before: progress(before + done, total, what),
                 )  # fmt: skip
-                subject = random.subject(one.task)
-                wanted = [knobs for _, knobs in itertools.islice(untried(subject, device, seed), trials)]
+                state = random.state(one.task)
+                wanted = [knobs for _, knobs in itertools.islice(untried(state, device, seed), trials)]
                 for i, knobs in enumerate(wanted, 1):
-                    random.trials([(subject, knobs)])
+                    random.trials([(state, knobs)])
                     progress(before + trials + i, total, f"random {one.task}")
                 log = read_log(root / device.record_folder)
                 found = curve(str(one.task), [trial for _, trial in log.trials])
-                known = Subject(one.task, subject.module, subject.space)
+                known = TaskState(one.task, state.module, state.space)
                 known.seconds |= {key_of(t.knobs): None if t.seconds is None else [t.seconds] for _, t in log.trials}
                 searched.append(known)
-                rows.append((subject, found, wanted))
+                rows.append((state, found, wanted))
             model = ranking(searched, seed)
             return [_checked(model, *row, known) for row, known in zip(rows, searched, strict=True)]
 
 
-def _checked(model, subject: Subject, found, wanted: Sequence[Knobs], known: Subject) -> Checked:
-    times = [subject.seconds[key_of(knobs)] for knobs in wanted]
+def _checked(model, state: TaskState, found, wanted: Sequence[Knobs], known: TaskState) -> Checked:
+    times = [state.seconds[key_of(knobs)] for knobs in wanted]
     held_out = [
         (knobs, sum(s) / len(s)) for knobs, s in zip(wanted, times, strict=True)
         if s is not None and key_of(knobs) not in known.seconds
     ]  # fmt: skip
-    scores = model.scores(subject.task, [knobs for knobs, _ in held_out])
+    scores = model.scores(state.task, [knobs for knobs, _ in held_out])
     correlation = spearman(scores, [-seconds for _, seconds in held_out]) if len(held_out) > 2 else float("nan")
     bests = list(itertools.accumulate((sum(s) / len(s) if s else float("inf") for s in times), min))
     curve_of_random = [None if b == float("inf") else b for b in bests]

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from mest_compiler.errors import TuningError
 
-from .workshop import Knobs, Subject, Workshop, key_of
+from .trial_runner import Knobs, TaskState, TrialRunner, key_of
 
 FINALISTS = 6
 GAIN = 0.99
@@ -47,9 +47,9 @@ class LastComparison(Protocol):
     outcome: Outcome | None
 
     def __call__(
-        self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
+        self, runner: TrialRunner, states: Sequence[TaskState], progress: Say, say: Say, end: float | None
     ) -> None:
-        """Decides about all subjects that had trials since their last comparison, and maybe about others again.
+        """Decides about all states that had trials since their last comparison, and maybe about others again.
 
         progress: called with what is done next. say: gets sentences about what could not be compared. end: of the time,
         on the monotonic clock.
@@ -67,30 +67,30 @@ class Alone:
     outcome = None
 
     def __call__(
-        self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
+        self, runner: TrialRunner, states: Sequence[TaskState], progress: Say, say: Say, end: float | None
     ) -> None:
         """See `LastComparison`."""
-        waiting = [subject for subject in subjects if not subject.final]
-        for number, subject in enumerate(waiting):
-            progress(f"comparing {subject.task}")
+        waiting = [state for state in states if not state.final]
+        for number, state in enumerate(waiting):
+            progress(f"comparing {state.task}")
             patience = inf if end is None else (end - time.monotonic()) / (len(waiting) - number)
             try:
-                decide(workshop, subject, patience)
+                decide(runner, state, patience)
             except TuningError as error:
                 say(str(error))
 
 
-def finalists(subject: Subject, count: int = FINALISTS) -> list[Knobs]:
+def finalists(state: TaskState, count: int = FINALISTS) -> list[Knobs]:
     """The winner of an earlier comparison and the fastest candidates so far, without the default knobs; none where
     those failed."""
-    first, keys = key_of(subject.first), [key for _, key in subject.ranked()]
+    first, keys = key_of(state.first), [key for _, key in state.ranked()]
     if first not in keys:
         return []
-    wanted = [key for key in dict.fromkeys((subject.winner, *keys)) if key is not None and key != first]
-    return [dict(key) for key in wanted if subject.has(key)][:count]
+    wanted = [key for key in dict.fromkeys((state.winner, *keys)) if key is not None and key != first]
+    return [dict(key) for key in wanted if state.has(key)][:count]
 
 
-def decide(workshop: Workshop, subject: Subject, patience: float = inf) -> None:
+def decide(runner: TrialRunner, state: TaskState, patience: float = inf) -> None:
     """Compares the finalists with the default knobs, and writes down the winners' times and at last the default's.
     patience: seconds in all that its turns may wait until nothing else slows this machine, a share for each.
 
@@ -99,13 +99,13 @@ def decide(workshop: Workshop, subject: Subject, patience: float = inf) -> None:
     Raises:
         DeviceError: no place is left to measure on. TuningError: a kernel that was right failed now.
     """
-    wanted = finalists(subject)
+    wanted = finalists(state)
     if not wanted:
         return
-    care = workshop.care
-    care = replace(care, patience_s=max(0.0, min(care.patience_s, patience / care.turns)))
-    default, *others = workshop.compare(subject, [subject.first, *wanted], care)
+    config = runner.config
+    config = replace(config, patience_s=max(0.0, min(config.patience_s, patience / config.turns)))
+    default, *others = runner.compare(state, [state.first, *wanted], config)
     ratios = [median(t / d for t, d in zip(times, default, strict=True)) for times in others]
     seconds = median(default)
     final = {key_of(knobs): seconds * ratio for knobs, ratio in zip(wanted, ratios, strict=True) if ratio < GAIN}
-    workshop.write_final(subject, final | {key_of(subject.first): seconds})
+    runner.write_final(state, final | {key_of(state.first): seconds})

@@ -39,7 +39,7 @@ from .fastest import SEED, Fastest
 from .finals import Alone, Outcome, Say, finalists
 from .records import Records
 from .tasks import Layer, Task, offered, task_of
-from .workshop import Knobs, Subject, Workshop, key_of, sentence
+from .trial_runner import Knobs, TaskState, TrialRunner, key_of, sentence
 
 TOGETHER = 4
 """Steps at most that are compared with the default one at a time: each holds a whole training state."""
@@ -109,15 +109,15 @@ class InStep:
         self.outcome: Outcome | None = None
 
     def __call__(
-        self, workshop: Workshop, subjects: Sequence[Subject], progress: Say, say: Say, end: float | None
+        self, runner: TrialRunner, states: Sequence[TaskState], progress: Say, say: Say, end: float | None
     ) -> None:
         """See `LastComparison`."""
         kernels, tasks = self._kernels(progress)
-        within = [s for s in subjects if s.task in set(tasks.values()) and finalists(s)]
+        within = [s for s in states if s.task in set(tasks.values()) and finalists(s)]
         if not all(s.final for s in within):
             with _Contest(self._step, kernels, tasks, say) as contest:
-                self.outcome = _Comparison(contest, workshop, within, progress, end).outcome()
-        Alone()(workshop, [s for s in subjects if not s.final], progress, say, end)
+                self.outcome = _Comparison(contest, runner, within, progress, end).outcome()
+        Alone()(runner, [s for s in states if not s.final], progress, say, end)
 
     def _kernels(self, progress: Say) -> tuple[Kernels, dict[Place, Task]]:
         """The kernel of each direction and layer, and the task of each direction and parameter."""
@@ -237,13 +237,13 @@ class _Contest:
 
 
 class _Comparison:
-    """Of the candidates of some subjects, with all steps that it takes."""
+    """Of the candidates of some states, with all steps that it takes."""
 
     def __init__(
-        self, contest: _Contest, workshop: Workshop, subjects: Sequence[Subject], progress: Say, end: float | None
+        self, contest: _Contest, runner: TrialRunner, states: Sequence[TaskState], progress: Say, end: float | None
     ) -> None:
-        self._contest, self._workshop, self._progress = contest, workshop, progress
-        self._subjects = {s.task: s for s in subjects}
+        self._contest, self._runner, self._progress = contest, runner, progress
+        self._subjects = {s.task: s for s in states}
         self._end = inf if end is None else end
         self._most = UNTIMED if end is None else MOST
         self._compile_s = self._life_s = 0.0  # what compiling a round of steps took, and a life of one step
@@ -306,13 +306,13 @@ class _Comparison:
     def _written(self, first: Turns, last: Turns, chosen: Mapping[Task, Knobs]) -> Outcome:
         """Writes down the chosen knobs that win once more, and the default ones' times."""
         ratios, winners = _ratios(last, first), 0
-        for task, subject in self._subjects.items():
+        for task, state in self._subjects.items():
             if task not in ratios:
                 continue
             seconds = median(times[task] for times, _ in first) / 1e3
             won = {key_of(chosen[task]): seconds * ratios[task]} if task in chosen and ratios[task] < GAIN else {}
             winners += len(won)
-            self._workshop.write_final(subject, won | {key_of(subject.first): seconds})
+            self._runner.write_final(state, won | {key_of(state.first): seconds})
         default_ms = median(ms for _, ms in first)
         gain = median(one / other for (_, one), (_, other) in zip(first, last, strict=True))
         return Outcome(default_ms, default_ms / gain, gain, self._contest.compiled - 1, winners)

@@ -37,7 +37,7 @@ LARGEST = 2
 
 
 @dataclass(frozen=True)
-class Care:
+class EvaluatorConfig:
     """How a candidate is timed: `repeats` means of `repeat_ms` each, and while their smallest ones are further apart
     than `spread`, after a pause as many again, `rounds` times at most. turns: of a last comparison. patience_s: that
     each time and each turn may wait on this machine until nothing else slows its cores (see `pace`)."""
@@ -142,18 +142,18 @@ class Bench:
             self._expected = out.numpy()
         return self._expected
 
-    def seconds(self, library: bytes, choice: Choice, care: Care) -> list[float]:
+    def seconds(self, library: bytes, choice: Choice, config: EvaluatorConfig) -> list[float]:
         """Runs a candidate, compares all that it wrote with the definition, and times it.
 
         Raises:
             TuningError: it computes something else.
         """
         times = self.checked(library, choice)
-        return settled(lambda: self.calmly(lambda: times(care.repeats, care.repeat_ms), care), care)
+        return settled(lambda: self.calmly(lambda: times(config.repeats, config.repeat_ms), config), config)
 
-    def calmly(self, times: Callable[[], Sequence[float]], care: Care) -> list[float]:
+    def calmly(self, times: Callable[[], Sequence[float]], config: EvaluatorConfig) -> list[float]:
         """What `times` gives, on this machine once more while something else slows its cores; see `Pacer.takes`."""
-        takes = _pacer.takes(times, care.patience_s) if isinstance(self.place, Here) else [times()]
+        takes = _pacer.takes(times, config.patience_s) if isinstance(self.place, Here) else [times()]
         return list(chain.from_iterable(takes))
 
     def checked(self, library: bytes, choice: Choice) -> Callable[[int, int], Sequence[float]]:
@@ -176,15 +176,15 @@ class Bench:
         )
 
 
-def settled(times: object, care: Care) -> list[float]:
+def settled(times: object, config: EvaluatorConfig) -> list[float]:
     """The smallest of all times that `times()` gives, as many as it gives at once: what disturbs only adds."""
     found: list[float] = []
-    for number in range(care.rounds):
+    for number in range(config.rounds):
         if number:
-            time.sleep(care.pause_s)
+            time.sleep(config.pause_s)
         found = sorted([*found, *times()])
-        kept = found[: care.repeats]
-        if kept[-1] <= kept[0] * (1 + care.spread):
+        kept = found[: config.repeats]
+        if kept[-1] <= kept[0] * (1 + config.spread):
             break
     return kept
 
@@ -203,7 +203,7 @@ def begin() -> None:
 
 
 def measure(
-    task: Task, device: Device, knobs: Mapping[str, int], library: str, opener: Opener | None, care: Care
+    task: Task, device: Device, knobs: Mapping[str, int], library: str, opener: Opener | None, config: EvaluatorConfig
 ) -> list[float]:
     """Seconds of a candidate whose library lies in a file: a worker's errand. opener: None: of this process.
 
@@ -212,14 +212,14 @@ def measure(
             the next errand opens it again. DeviceError: it cannot be opened.
     """
     with _bench(task, device, opener) as bench:
-        return bench.seconds(Path(library).read_bytes(), task.made(device, knobs), care)
+        return bench.seconds(Path(library).read_bytes(), task.made(device, knobs), config)
 
 
 def compare(
     task: Task, device: Device, knobs: Sequence[Mapping[str, int]], libraries: Sequence[str], opener: Opener | None,
-    care: Care,
+    config: EvaluatorConfig,
 ) -> list[list[float]]:  # fmt: skip
-    """Seconds of some candidates, taken in turns, as many each as `care.turns`: a worker's errand; raises as
+    """Seconds of some candidates, taken in turns, as many each as `config.turns`: a worker's errand; raises as
     `measure` does."""
     with _bench(task, device, opener) as bench:
         timed = [
@@ -227,8 +227,8 @@ def compare(
             for some, library in zip(knobs, libraries, strict=True)
         ]
         found: list[list[float]] = [[] for _ in timed]
-        for _ in range(care.turns):
-            turn = bench.calmly(lambda: [times(1, care.repeat_ms)[0] for times in timed], care)
+        for _ in range(config.turns):
+            turn = bench.calmly(lambda: [times(1, config.repeat_ms)[0] for times in timed], config)
             for seconds, one in zip(found, turn[-len(timed) :], strict=True):
                 seconds.append(one)
         return found

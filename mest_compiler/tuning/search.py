@@ -25,9 +25,9 @@ from .cost_model import CostModel, Ranking
 from .database import Log, Trial, note, repaired, standing
 from .finals import Alone, LastComparison
 from .log_database import LogDatabase
-from .measure import Care, Opener
+from .measure import EvaluatorConfig, Opener
 from .tasks import Task, facts, read_facts
-from .workshop import Builder, Enough, Knobs, Runner, Subject, Workshop, key_of
+from .trial_runner import Builder, Enough, Knobs, Runner, TaskState, TrialRunner, key_of
 
 A_BATCH = 8
 """Candidates that are built and measured between two looks at the cost model."""
@@ -37,7 +37,7 @@ SEARCH = {
     "population_size": 64, "init_measured_ratio": 0.3, "init_min_unmeasured": 8, "max_fail_count": 10,
     "genetic_num_iters": 3, "genetic_mutate_prob": 0.85, "genetic_max_fail_count": 10, "eps_greedy": 0.1,
 }  # fmt: skip
-CARE, ALONE = Care(), Alone()
+CONFIG, ALONE = EvaluatorConfig(), Alone()
 INTRINSICS = "tvm.s_tir.tensor_intrin"
 Progress = Callable[[int, int, str], None]
 """Called as (trials done, trials in all, what was tried last)."""
@@ -91,7 +91,7 @@ def tune(
     progress: Progress = nobody,
     say: Callable[[str], None] = lambda text: None,
     seed: int = 1,
-    care: Care | None = None,
+    config: EvaluatorConfig | None = None,
     last: LastComparison | None = ALONE,
 ) -> list[Tuned]:
     """Tunes tasks (with how often a step runs each) and writes every trial into the device's log under `root`.
@@ -120,35 +120,35 @@ def tune(
     earlier, database = _earlier(log), LogDatabase(folder, log)
     done = 0
 
-    def counted(subject: Subject, knobs: Knobs, seconds: list[float] | None) -> None:
+    def counted(state: TaskState, knobs: Knobs, seconds: list[float] | None) -> None:
         nonlocal done
         done += 1
-        progress(done, total, str(subject.task))
+        progress(done, total, str(state.task))
 
-    with Workshop(device, database, places, counted, care or CARE) as workshop:
-        subjects = {task: workshop.subject(task) for task in tasks}
-        for task, subject in subjects.items():
-            _recall(subject, earlier.get(_own(task, device), []))
-        before = done = sum(len(s.seconds) for s in subjects.values())
-        most = sum(size(s) for s in subjects.values())
+    with TrialRunner(device, database, places, counted, config or CONFIG) as runner:
+        states = {task: runner.state(task) for task in tasks}
+        for task, state in states.items():
+            _recall(state, earlier.get(_own(task, device), []))
+        before = done = sum(len(s.seconds) for s in states.values())
+        most = sum(size(s) for s in states.values())
         total = most if budget.trials is None else min(budget.trials, most)
         progress(done, total, "")
         try:
             if done < total:
-                workshop.trials((s, s.first) for s in list(subjects.values())[: total - done])
-            searched = _heaviest(subjects, tasks, heaviest)
+                runner.trials((s, s.first) for s in list(states.values())[: total - done])
+            searched = _heaviest(states, tasks, heaviest)
             if done < total and not _over(end):
-                _search(workshop, searched, tasks, device, total - done, end, seed)
+                _search(runner, searched, tasks, device, total - done, end, seed)
             # What the search proposed again counted as a trial to it, but not here.
             rest = _in_turns([untried(s, device, seed) for s in searched])
             while done < total and not _over(end) and (some := list(islice(rest, min(A_BATCH, total - done)))):
-                workshop.trials(some)
+                runner.trials(some)
             if last is not None:
-                last(workshop, list(subjects.values()), lambda what: progress(done, total, what), say, whole)
+                last(runner, list(states.values()), lambda what: progress(done, total, what), say, whole)
         finally:
             if done > before:
                 _note(folder, device, title or f"{len(tasks)} tasks", done - before)
-        return [tuned(s, tasks[task], workshop) for task, s in subjects.items()]
+        return [tuned(s, tasks[task], runner) for task, s in states.items()]
 
 
 def _note(folder: Path, device: Device, title: str, trials: int) -> None:
@@ -161,37 +161,37 @@ def _note(folder: Path, device: Device, title: str, trials: int) -> None:
     )
 
 
-def untried(subject: Subject, device: Device, seed: int) -> Iterator[tuple[Subject, Knobs]]:
+def untried(state: TaskState, device: Device, seed: int) -> Iterator[tuple[TaskState, Knobs]]:
     """Knobs within the device's limits that were not tried when they are asked for, in random order."""
-    default, names = subject.task.default(device), list(subject.space)
-    every = list(product(*subject.space.values()))
+    default, names = state.task.default(device), list(state.space)
+    every = list(product(*state.space.values()))
     for i in np.random.default_rng(seed).permutation(len(every)):
         knobs = dict(zip(names, every[i], strict=True))
-        if key_of(knobs) not in subject.seconds and subject.task.allows(device, knobs, default):
-            yield subject, knobs
+        if key_of(knobs) not in state.seconds and state.task.allows(device, knobs, default):
+            yield state, knobs
 
 
-def _in_turns(each: Sequence[Iterator[tuple[Subject, Knobs]]]) -> Iterator[tuple[Subject, Knobs]]:
+def _in_turns(each: Sequence[Iterator[tuple[TaskState, Knobs]]]) -> Iterator[tuple[TaskState, Knobs]]:
     """One of each, until there is nothing left."""
     return (one for some in zip_longest(*each) for one in some if one is not None)
 
 
-def size(subject: Subject) -> int:
+def size(state: TaskState) -> int:
     """Candidates of a task's space, those that limits forbid among them."""
     count = 1
-    for values in subject.space.values():
+    for values in state.space.values():
         count *= len(values)
     return count
 
 
-def tuned(subject: Subject, weight: float, workshop: Workshop) -> Tuned:
-    """What the workshop knows of a task."""
-    best = subject.best
-    failed = [key for key, seconds in subject.seconds.items() if seconds is None]
-    reasons = [workshop.errors[str(subject.task), key] for key in failed if (str(subject.task), key) in workshop.errors]
+def tuned(state: TaskState, weight: float, runner: TrialRunner) -> Tuned:
+    """What the runner knows of a task."""
+    best = state.best
+    failed = [key for key, seconds in state.seconds.items() if seconds is None]
+    reasons = [runner.errors[str(state.task), key] for key in failed if (str(state.task), key) in runner.errors]
     knobs, seconds = best if best is not None else ({}, None)
     return Tuned(
-        subject.task, weight, subject.default, seconds, knobs, len(subject.seconds), len(failed),
+        state.task, weight, state.default, seconds, knobs, len(state.seconds), len(failed),
         reasons[-1] if reasons else "",
     )  # fmt: skip
 
@@ -210,44 +210,44 @@ def _earlier(log: Log) -> dict[str, list[Trial]]:
     return found
 
 
-def _recall(subject: Subject, trials: Sequence[Trial]) -> None:
-    """What the log has of a subject."""
+def _recall(state: TaskState, trials: Sequence[Trial]) -> None:
+    """What the log has of a state."""
     for trial in trials:
         if not trial.again:
-            subject.seconds[key_of(trial.knobs)] = None if trial.seconds is None else [trial.seconds]
+            state.seconds[key_of(trial.knobs)] = None if trial.seconds is None else [trial.seconds]
     stand = standing(trials)
     if any(trial.first and trial.again for trial in stand):
-        subject.decide({key_of(t.knobs): t.seconds for t in stand if t.seconds is not None})
+        state.decide({key_of(t.knobs): t.seconds for t in stand if t.seconds is not None})
     if not (trials and trials[-1].first and trials[-1].again):
-        subject.final = {}
+        state.final = {}
 
 
 def _over(end: float | None) -> bool:
     return end is not None and time.monotonic() >= end
 
 
-def _heaviest(subjects: Mapping[Task, Subject], tasks: Mapping[Task, float], count: int | None) -> list[Subject]:
-    """The subjects with knobs that take the most time in a step, all of them where `count` is None."""
+def _heaviest(states: Mapping[Task, TaskState], tasks: Mapping[Task, float], count: int | None) -> list[TaskState]:
+    """The states with knobs that take the most time in a step, all of them where `count` is None."""
 
-    def weight(subject: Subject) -> float:
-        best = subject.best
-        return 0.0 if best is None else tasks[subject.task] * best[1]
+    def weight(state: TaskState) -> float:
+        best = state.best
+        return 0.0 if best is None else tasks[state.task] * best[1]
 
-    found = sorted((s for s in subjects.values() if s.space), key=weight, reverse=True)
+    found = sorted((s for s in states.values() if s.space), key=weight, reverse=True)
     return found if count is None else found[:count]
 
 
-def context(subject: Subject, device: Device, name: str, seed: int) -> ms.TuneContext:
+def context(state: TaskState, device: Device, name: str, seed: int) -> ms.TuneContext:
     """MetaSchedule's view of a task."""
     space = ms.space_generator.ScheduleFn(
-        lambda sch: knob.sample(sch, subject.space),
+        lambda sch: knob.sample(sch, state.space),
         sch_rules=[],
-        postprocs=[knob.WithinLimits(subject.task, device)],
+        postprocs=[knob.WithinLimits(state.task, device)],
         mutator_probs={knob.MutateKnob(): 1.0},
     )
     with _no_intrinsics():
         return ms.TuneContext(
-            mod=subject.module,
+            mod=state.module,
             target=device.target,
             space_generator=space,
             search_strategy=ms.search_strategy.EvolutionarySearch(**SEARCH),
@@ -270,41 +270,41 @@ def _no_intrinsics() -> Iterator[None]:
         del sys.modules[INTRINSICS]
 
 
-def ranking(subjects: Iterable[Subject], seed: int) -> Ranking:
+def ranking(states: Iterable[TaskState], seed: int) -> Ranking:
     """The model of some tasks, with all that is known of them so far."""
-    subjects = list(subjects)
-    found = Ranking(sorted({name for s in subjects for name in s.space}), seed)
-    for s in subjects:
+    states = list(states)
+    found = Ranking(sorted({name for s in states for name in s.space}), seed)
+    for s in states:
         known = [(dict(key), took and sum(took) / len(took)) for key, took in s.seconds.items() if s.has(key)]
         found.learn(s.task, known)
     return found
 
 
 def _search(
-    workshop: Workshop, subjects: Sequence[Subject], weights: Mapping[Task, float], device: Device, trials: int,
+    runner: TrialRunner, states: Sequence[TaskState], weights: Mapping[Task, float], device: Device, trials: int,
     end: float | None, seed: int,
 ) -> None:  # fmt: skip
-    if not subjects:
+    if not states:
         return
-    named = {f"task {number}": subject for number, subject in enumerate(subjects)}
-    contexts = [context(subject, device, name, seed + i) for i, (name, subject) in enumerate(named.items())]
-    model = CostModel(ranking(subjects, seed), {name: s.task for name, s in named.items()}, WARM_UP)
-    workshop.end, workshop.left = end, trials
+    named = {f"task {number}": state for number, state in enumerate(states)}
+    contexts = [context(state, device, name, seed + i) for i, (name, state) in enumerate(named.items())]
+    model = CostModel(ranking(states, seed), {name: s.task for name, s in named.items()}, WARM_UP)
+    runner.end, runner.left = end, trials
     try:
         ms.tune.tune_tasks(
             tasks=contexts,
-            task_weights=[float(weights[subject.task]) for subject in subjects],
+            task_weights=[float(weights[state.task]) for state in states],
             work_dir="",
             max_trials_global=trials,
             max_trials_per_task=trials,
             num_trials_per_iter=A_BATCH,
-            builder=Builder(workshop),
-            runner=Runner(workshop),
-            database=workshop.database.memory,
+            builder=Builder(runner),
+            runner=Runner(runner),
+            database=runner.database.memory,
             cost_model=model,
             measure_callbacks=[ms.measure_callback.UpdateCostModel()],
             task_scheduler=ms.task_scheduler.GradientBased(seed=seed),
         )
     except BaseException as error:
-        if not isinstance(workshop.raised, Enough):
-            raise workshop.raised or error from None
+        if not isinstance(runner.raised, Enough):
+            raise runner.raised or error from None

@@ -14,7 +14,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mest_compiler.cli.main import app
+from mest_compiler.devices import CpuProfile
 from mest_compiler.training.progress import RichReporter
+
+from ..whole_step.cases import unoptimised
 
 NETWORK = """
 from torch import nn
@@ -114,6 +117,12 @@ def _compiled_once(compiled_once: None) -> None:
     """These tests compile few steps, many times."""
 
 
+@pytest.fixture(autouse=True)
+def _unoptimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process compile without LLVM's optimiser; those that start others use it there."""
+    monkeypatch.setattr(CpuProfile, "target", property(unoptimised))
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory, keeping: Callable[[pytest.MonkeyPatch], None]) -> Path:
     """A block-sparse artifact of the small network; read only."""
@@ -121,6 +130,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, keeping: Callable[[pytest
     (folder / "net.py").write_text(NETWORK)
     with pytest.MonkeyPatch.context() as patch:
         keeping(patch)
+        patch.setattr(CpuProfile, "target", property(unoptimised))
         result = run("compile", f"{folder}/net.py:make", *SMALL, *BLOCK, "--output", folder / "step")
     assert result.exit_code == 0, result.stderr
     return folder / "step"

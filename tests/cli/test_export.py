@@ -14,7 +14,8 @@ from onnx.reference import ReferenceEvaluator
 from safetensors.torch import load_file
 
 from mest_compiler import models
-from mest_compiler.cli.sparse_model import Sources, sparse_model
+from mest_compiler.cli.sparse_model import sparse_model
+from mest_compiler.cli.sparse_request import SparseRequest
 from mest_compiler.errors import ModelError
 from mest_compiler.runtime import checkpoint
 from mest_compiler.sparsity.profile import Profile
@@ -88,11 +89,10 @@ def test_the_metadata_of_an_onnx_file(mest, run_dir: Path) -> None:
 
 def test_our_own_options_read_the_torch_files(mest, run_dir: Path) -> None:
     mest("export", run_dir, "--torch", "net.safetensors")
-    usual = {"scheme": "block", "sparsity": None, "profile": None}
 
     def read(**files: Path | None) -> np.ndarray:
         fresh = models.build("net.py:make", classes=CLASSES, in_channels=1)
-        return sparse_model(fresh, (1, 8, 8), **usual, sources=Sources(**files)).masks[LAYER]
+        return sparse_model(fresh, (1, 8, 8), SparseRequest("block", **files)).masks[LAYER]
 
     given = read(masks=Path("net.masks.safetensors"))
     np.testing.assert_array_equal(given, _mask(run_dir))

@@ -27,7 +27,7 @@ from mest_compiler.training import recipe as recipes
 from mest_compiler.training.recipe import Recipe
 from mest_compiler.tuning import search
 from mest_compiler.tuning.database import README, RECORDS, WORKLOADS
-from mest_compiler.tuning.measure import Care
+from mest_compiler.tuning.measure import EvaluatorConfig
 
 from .conftest import BLOCK, SMALL, run
 from .faults import FULL, IGNORED, READ_ONLY, TEMPORARY, Watch, tree, watched
@@ -312,7 +312,7 @@ def test_demo(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_tune(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "CARE", Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0))
+    monkeypatch.setattr(search, "CONFIG", EvaluatorConfig(repeats=2, repeat_ms=1, rounds=1, patience_s=0))
     old("out.json", "out.png")
     command = ("tune", "layer:4,8,3,6x6", *BLOCK, "--batch", "8", "--threads", "1", "--trials", "1", "--output", "logs")
     names = [*[WORKLOADS] * 6, RECORDS, README, "out.json"]

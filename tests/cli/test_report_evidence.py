@@ -34,6 +34,11 @@ BASE = Recipe(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _unoptimised() -> None:
+    """Nothing: a run in this process has to end as one in another does, to the last bit."""
+
+
 @pytest.fixture
 def base(folder: Path) -> Path:
     """A folder with the base recipe."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mest_compiler import models
-from mest_compiler.cli.sparse_model import Sources, SparseModel, sparse_model
+from mest_compiler.cli.sparse_model import SparseModel, sparse_model
+from mest_compiler.cli.sparse_request import SparseRequest
 from mest_compiler.errors import MaskError, MestError, ModelError, ProfileError
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.sparsity.automatic import Automatic
@@ -37,14 +38,8 @@ def start(
     scheme: str | None = None, sparsity: float | None = None, profile: str | None = None, **sources: str
 ) -> SparseModel:
     given = {name: value if name == "weights_key" else Path(value) for name, value in sources.items()}
-    return sparse_model(
-        models.build(MODEL, seed=1),
-        (3, 8, 8),
-        scheme=scheme,
-        sparsity=sparsity,
-        profile=profile and Path(profile),
-        sources=Sources(**given),
-    )
+    request = SparseRequest(scheme, sparsity, profile and Path(profile), **given)
+    return sparse_model(models.build(MODEL, seed=1), (3, 8, 8), request)
 
 
 def state_of(name: str) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mest_compiler.tuning import search
-from mest_compiler.tuning.measure import Care
+from mest_compiler.tuning.measure import EvaluatorConfig
 
 from .conftest import BLOCK, LAYER, SMALL
 
@@ -17,7 +17,7 @@ AS_TINY = ("--scheme", "block", "--sparsity", "0.5", "--batch", "8", "--threads"
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "CARE", Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0))
+    monkeypatch.setattr(search, "CONFIG", EvaluatorConfig(repeats=2, repeat_ms=1, rounds=1, patience_s=0))
 
 
 @pytest.mark.slow

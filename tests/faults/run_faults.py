@@ -79,6 +79,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(asked: argparse.Namespace) -> int:
     commit = None if asked.revision is None else commit_of(asked.revision)
+    _check_names(asked.only or ())
     known = {} if commit is None else _lines(asked.json)  # the working tree may have changed since
     with copied_tree(commit) as tree:
         results = []
@@ -94,11 +95,15 @@ def _run(asked: argparse.Namespace) -> int:
     return 1 if missed else 0
 
 
+def _check_names(wanted: Sequence[str]) -> None:
+    names = [fault.name for fault in FAULTS]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise FaultsError(f"There is no fault {unknown[0]!r}; there are {', '.join(names)}.")
+
+
 def _planted(asked: argparse.Namespace, tree: Tree) -> Iterator[Hunt]:
     known = {fault.name: fault for fault in FAULTS}
-    unknown = [name for name in asked.only or () if name not in known]
-    if unknown:
-        raise FaultsError(f"There is no fault {unknown[0]!r}; there are {', '.join(known)}.")
     for fault in (known[name] for name in asked.only or known):
         content = fault.plant((tree.root / fault.file).read_text(encoding="utf-8")).encode()
         facts = {"name": fault.name, "file": fault.file, "breaks": fault.breaks}

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mest_compiler.errors import MestError
+from mest_compiler.losses import Mse
 from mest_compiler.sparsity.schemes import get_scheme
 from mest_compiler.training.augment import Augmentation
 from mest_compiler.training.data import DataSet
@@ -146,9 +147,36 @@ def gathered(ranks: Ranks) -> tuple[float, list[bool]]:
     return loss, everyone.tolist()
 
 
-def total(ranks: Ranks) -> int:
-    """10 + 11 + ..."""
-    return ranks.total(10 + ranks.rank)
+def gathered_errors(ranks: Ranks) -> list[float]:
+    """The same of errors, which are no answers."""
+    return ranks.gathered(0.0, np.array([0.1, 0.35]) + ranks.rank, 0)[1].tolist()
+
+
+def total(ranks: Ranks) -> float:
+    """10.25 + 11.25 + ..."""
+    return ranks.total(10.25 + ranks.rank)
+
+
+class Product(nn.Module):
+    """Two inputs by name, and a weight that is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained, self.frozen = nn.Linear(3, 2), nn.Linear(3, 2).requires_grad_(False)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """[N, 2]."""
+        return self.trained(left) * self.frozen(right)
+
+
+def two_inputs(ranks: Ranks) -> list[float]:
+    """The weight after a step on other examples in each process, which make one batch."""
+    torch.manual_seed(0)
+    network = TorchEngine(Product(), loss=Mse(), dtype=torch.float64, ranks=ranks)
+    rng, share = np.random.default_rng(0), ranks.share(8)
+    inputs = {name: rng.standard_normal((8, 3))[share] for name in ("left", "right")}
+    network.step(inputs, rng.standard_normal((8, 2))[share], 0.1)
+    return network.state()["trained.weight"].ravel().tolist()
 
 
 def shares(ranks: Ranks) -> list[int]:
@@ -175,7 +203,7 @@ def idle_parameter(ranks: Ranks) -> None:
         network.step(examples.train_x[:4], examples.train_y[:4], 0.1)
 
 
-QUESTIONS = (gathered, total, shares, odd_batch, other_masks, idle_parameter)
+QUESTIONS = (gathered, gathered_errors, total, two_inputs, shares, odd_batch, other_masks, idle_parameter)
 
 
 def wait_in_vain(folder: Path, spec: Mapping, ranks: Ranks) -> None:

@@ -1,6 +1,5 @@
 """Two gloo processes on one machine compute what one computes, go on where one stopped, and say it when one is gone."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +16,8 @@ from mest_compiler.errors import DeviceError, MestError
 from mest_compiler.runtime import checkpoint
 from mest_compiler.training.process_group import Processes, ranks_of_environment
 from mest_compiler.training.ranks import SingleProcess
+
+from . import one_process
 
 SCRIPT = Path(__file__).with_name("one_process.py")
 LIMIT_S = 120
@@ -63,10 +64,7 @@ def launched(task: str, folder: Path, processes: int = 2, **spec) -> list[tuple[
 
 def alone(task: str, folder: Path, **spec) -> None:
     """The task in this process."""
-    found = importlib.util.spec_from_file_location("one_process", SCRIPT)
-    script = importlib.util.module_from_spec(found)
-    found.loader.exec_module(script)
-    assert script.main(task, str(folder), json.dumps(spec)) == 0
+    assert one_process.main(task, str(folder), json.dumps(spec)) == 0
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +154,9 @@ def test_a_step_is_gathered(answers):
         loss, correct = answer["gathered"]
         assert loss == pytest.approx(0.6, rel=1e-15)
         assert correct == [i % 2 == 0 for i in range(5)] + [i % 2 == 1 for i in range(5)]
-        assert answer["total"] == 21
+        assert answer["gathered_errors"] == [0.1, 0.35, 1.1, 1.35]
+        assert answer["total"] == 21.5
+        assert answer["two_inputs"] == pytest.approx(one_process.two_inputs(SingleProcess()), rel=1e-12)
     assert [answer["shares"] for answer in answers] == [[0, 1], [2, 3]]
 
 

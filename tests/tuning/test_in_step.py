@@ -28,11 +28,11 @@ from mest_compiler.tuning.database import Trial, read_log, standing
 from mest_compiler.tuning.fastest import Fastest
 from mest_compiler.tuning.finals import finalists
 from mest_compiler.tuning.in_step import InStep, Step
-from mest_compiler.tuning.measure import Care
+from mest_compiler.tuning.measure import EvaluatorConfig
 from mest_compiler.tuning.records import Records
 from mest_compiler.tuning.search import _recall
 from mest_compiler.tuning.tasks import Task, tasks_of
-from mest_compiler.tuning.workshop import Knobs, Subject, Workshop, key_of
+from mest_compiler.tuning.trial_runner import Knobs, TaskState, TrialRunner, key_of
 
 from ..whole_step.cases import unoptimised
 
@@ -49,24 +49,26 @@ def silent(what: str) -> None:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Workshop]:
-    """A workshop with an empty log."""
+def runner(tmp_path: Path) -> Iterator[TrialRunner]:
+    """A runner with an empty log."""
     folder = tmp_path / DEVICE.record_folder
     folder.mkdir()
-    with Workshop(DEVICE, ms.database.JSONDatabase(work_dir=str(folder)), care=Care(patience_s=0)) as workshop:
-        yield workshop
+    with TrialRunner(
+        DEVICE, ms.database.JSONDatabase(work_dir=str(folder)), config=EvaluatorConfig(patience_s=0)
+    ) as runner:
+        yield runner
 
 
-def tried(shop: Workshop, task: Task, others: int) -> Subject:
+def tried(runner: TrialRunner, task: Task, others: int) -> TaskState:
     """A task whose default knobs took 4 s, and so many others 1 s, 2 s and so on, alone; all of it in the log."""
-    subject = shop.subject(task)
-    name = max(subject.space, key=lambda name: len(subject.space[name]))
-    values = subject.space[name][1 : others + 1]
-    given = [(subject.first, 4.0), *(({**subject.first, name: v}, 1.0 + i) for i, v in enumerate(values))]
+    state = runner.state(task)
+    name = max(state.space, key=lambda name: len(state.space[name]))
+    values = state.space[name][1 : others + 1]
+    given = [(state.first, 4.0), *(({**state.first, name: v}, 1.0 + i) for i, v in enumerate(values))]
     for knobs, seconds in given:
-        subject.seconds[key_of(knobs)] = [seconds]
-        shop._write(subject, knobs, [seconds])
-    return subject
+        state.seconds[key_of(knobs)] = [seconds]
+        runner._write(state, knobs, [seconds])
+    return state
 
 
 class Clockwork:
@@ -99,13 +101,13 @@ def contest(monkeypatch: pytest.MonkeyPatch, ms: Mapping[object, float], wrong: 
     return compiled
 
 
-def test_what_wins_in_the_step_stands(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second, third = (tried(shop, task, 2) for task in [t for t in TASKS if "block" in str(t)][:3])
+def test_what_wins_in_the_step_stands(runner: TrialRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (tried(runner, task, 2) for task in [t for t in TASKS if "block" in str(t)][:3])
     (_, a), (_, b), _ = first.ranked()
     (_, lost), _, _ = third.ranked()
     compiled = contest(monkeypatch, {(first.task, a): 12.0, (first.task, b): 8.0, (third.task, lost): 9.8})
     last = InStep(STEP, DEVICE, tmp_path)
-    last(shop, [first, second, third], silent, silent, None)
+    last(runner, [first, second, third], silent, silent, None)
     # In the step the slower one alone is the faster, and what is as fast as the default one is no winner.
     assert first.final == {b: pytest.approx(0.008), key_of(first.first): pytest.approx(0.010)}
     assert second.final == {key_of(second.first): pytest.approx(0.010)} and second.winner is None
@@ -119,19 +121,19 @@ def test_what_wins_in_the_step_stands(shop: Workshop, tmp_path: Path, monkeypatc
     assert key_of(best[first.task.key].knobs) == b
     # Once more there is nothing to compare.
     again = InStep(STEP, DEVICE, tmp_path)
-    again(shop, [first, second, third], silent, silent, None)
+    again(runner, [first, second, third], silent, silent, None)
     assert again.outcome is None and len(compiled) == last.outcome.steps + 1
 
 
 def test_what_computes_something_else_is_left_out(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: TrialRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = tried(shop, next(t for t in TASKS if "block" in str(t)), 2)
-    (_, a), (_, b), _ = subject.ranked()
-    contest(monkeypatch, {(subject.task, a): 1.0, (subject.task, b): 8.0}, wrong=dict(a))
+    state = tried(runner, next(t for t in TASKS if "block" in str(t)), 2)
+    (_, a), (_, b), _ = state.ranked()
+    contest(monkeypatch, {(state.task, a): 1.0, (state.task, b): 8.0}, wrong=dict(a))
     said: list[str] = []
-    InStep(STEP, DEVICE, tmp_path)(shop, [subject], silent, said.append, None)
-    assert key_of(subject.best[0]) == b and "compute something else" in said[0]
+    InStep(STEP, DEVICE, tmp_path)(runner, [state], silent, said.append, None)
+    assert key_of(state.best[0]) == b and "compute something else" in said[0]
 
 
 def test_steps_agree_but_for_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,43 +157,45 @@ def test_steps_agree_but_for_rounding(tmp_path: Path, monkeypatch: pytest.Monkey
     assert in_step._agree(tuned, first)
 
 
-def test_an_end_of_time(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = tried(shop, max(TASKS, key=lambda t: max(map(len, t.space(DEVICE).values()), default=0)), 9)
-    count = len(subject.ranked()) - 1
+def test_an_end_of_time(runner: TrialRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tried(runner, max(TASKS, key=lambda t: max(map(len, t.space(DEVICE).values()), default=0)), 9)
+    count = len(state.ranked()) - 1
     assert count > in_step.TOGETHER
     compiled = contest(monkeypatch, {})
-    InStep(STEP, DEVICE, tmp_path)(shop, [subject], silent, silent, time.monotonic())
+    InStep(STEP, DEVICE, tmp_path)(runner, [state], silent, silent, time.monotonic())
     assert len(compiled) == 1 + in_step.TOGETHER + in_step.AGAIN
 
 
-def test_an_earlier_winner_takes_part_again(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_earlier_winner_takes_part_again(
+    runner: TrialRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It need not be among the fastest alone, and more trials do not forget it."""
-    subject = tried(shop, max(TASKS, key=lambda t: max(map(len, t.space(DEVICE).values()), default=0)), 7)
-    slowest = subject.ranked()[-1][1]
-    shop.write_final(subject, {slowest: 1.0, key_of(subject.first): 2.0})
-    subject.final = {}
-    assert key_of(finalists(subject, 3)[0]) == slowest == subject.winner
-    again = shop.subject(subject.task)
+    state = tried(runner, max(TASKS, key=lambda t: max(map(len, t.space(DEVICE).values()), default=0)), 7)
+    slowest = state.ranked()[-1][1]
+    runner.write_final(state, {slowest: 1.0, key_of(state.first): 2.0})
+    state.final = {}
+    assert key_of(finalists(state, 3)[0]) == slowest == state.winner
+    again = runner.state(state.task)
     _recall(
         again,
         [*next(iter(read_log(tmp_path / DEVICE.record_folder).by_task().values())), Trial({"pixels": 9}, 0.1, False)],
     )
     assert again.winner == slowest and again.final == {}
     assert {"pixels": 9} not in finalists(again, 99)  # of another space
-    contest(monkeypatch, {(subject.task, slowest): 5.0})
-    InStep(STEP, DEVICE, tmp_path)(shop, [subject], silent, silent, None)
-    assert key_of(subject.best[0]) == slowest
+    contest(monkeypatch, {(state.task, slowest): 5.0})
+    InStep(STEP, DEVICE, tmp_path)(runner, [state], silent, silent, None)
+    assert key_of(state.best[0]) == slowest
 
 
 def test_a_step_that_cannot_run_leaves_it_to_the_kernels(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: TrialRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject, said, decided = tried(shop, TASKS[0], 2), [], []
-    monkeypatch.setattr(finals, "decide", lambda shop, subject, patience: decided.append(subject))
+    state, said, decided = tried(runner, TASKS[0], 2), [], []
+    monkeypatch.setattr(finals, "decide", lambda runner, state, patience: decided.append(state))
     broken = Step(LAYERS, partial(compile_to, replace(ASKED, what="nothing")))
     last = InStep(broken, DEVICE, tmp_path)
-    last(shop, [subject], silent, said.append, None)
-    assert last.outcome is None and decided == [subject]
+    last(runner, [state], silent, said.append, None)
+    assert last.outcome is None and decided == [state]
     assert len(said) == 1 and "the default knobs could not be compiled: " in said[0] and "Traceback" not in said[0]
 
 
@@ -205,7 +209,7 @@ def test_functions_that_tasks_share_tell_nothing() -> None:
     assert in_step.own_functions(layers, tasks) == {c: {"g", "h"}}
 
 
-def test_layers_of_different_capacity(shop: Workshop, tmp_path: Path) -> None:
+def test_layers_of_different_capacity(runner: TrialRunner, tmp_path: Path) -> None:
     """Their kernels are the same functions, so the step cannot tell them apart."""
     profile = tmp_path / "mixed.yaml"
     profile.write_text("scheme: block\nsparsity: 0.9\nlayers: {6.weight: {scheme: block, sparsity: 0.85}}\n")
@@ -238,9 +242,9 @@ def test_a_clock_lets_go_of_its_trainer_and_ctrl_c_through() -> None:
     assert gone() is None
 
 
-def test_real_steps_with_other_knobs(shop: Workshop, tmp_path: Path) -> None:
+def test_real_steps_with_other_knobs(runner: TrialRunner, tmp_path: Path) -> None:
     """Two kernels get other knobs; the compiled steps have them, and agree."""
-    subjects = [tried(shop, task, 1) for task in TASKS if str(task).startswith(("block_forward", "block_backward_w"))]
+    states = [tried(runner, task, 1) for task in TASKS if str(task).startswith(("block_forward", "block_backward_w"))]
     last, said, done = InStep(STEP, DEVICE, tmp_path), [], []
     steps: list[dict[str, object]] = []
     load = Artifact.load
@@ -254,7 +258,7 @@ def test_real_steps_with_other_knobs(shop: Workshop, tmp_path: Path) -> None:
         patch.setattr(in_step, "Artifact", SimpleNamespace(load=loaded))
         for few in ("TURNS", "LIVES", "LAST_LIVES"):
             patch.setattr(in_step, few, 1)
-        last(shop, subjects, done.append, said.append, None)
+        last(runner, states, done.append, said.append, None)
     assert said == [] and last.outcome.default_ms > 0 and len(done) >= 3
     default, other, *_ = steps
     differ = {
@@ -264,17 +268,17 @@ def test_real_steps_with_other_knobs(shop: Workshop, tmp_path: Path) -> None:
         if kernel["knobs"] != other[name][direction]["knobs"]
     }
     assert {direction for _, direction in differ} == {"forward", "backward_weight"}
-    assert all(s.final and s.best[1] > 0 for s in subjects)
+    assert all(s.final and s.best[1] > 0 for s in states)
 
 
-def test_what_was_compared_replaces_the_default(shop: Workshop, tmp_path: Path) -> None:
+def test_what_was_compared_replaces_the_default(runner: TrialRunner, tmp_path: Path) -> None:
     layer = next(one for one in LAYERS.values() if one.problem.sparse is not None)
     (choice,) = in_step.offered("forward", layer.problem, DEVICE)
-    subject = tried(shop, in_step.task_of("forward", choice, layer.problem), 1)
+    state = tried(runner, in_step.task_of("forward", choice, layer.problem), 1)
     found = Fastest(DEVICE, records=Records(DEVICE, tmp_path)).contestants("forward", layer.problem, [choice])
     assert [one.source for one in found] == ["default", "tuned"]  # only trials of a search
-    (_, best), _ = subject.ranked()
-    shop.write_final(subject, {best: 0.9, key_of(subject.first): 1.0})
+    (_, best), _ = state.ranked()
+    runner.write_final(state, {best: 0.9, key_of(state.first): 1.0})
     (found,) = Fastest(DEVICE, records=Records(DEVICE, tmp_path)).contestants("forward", layer.problem, [choice])
     assert found.source == "tuned" and key_of({n: int(getattr(found.knobs, n)) for n in dict(best)}) == best
     more = local_cpu(2)

@@ -16,7 +16,7 @@ from mest_compiler.tuning.definitions import workload
 from mest_compiler.tuning.measure import Bench, Here
 from mest_compiler.tuning.search import untried
 from mest_compiler.tuning.tasks import Task, offered, task_from, task_of, tasks_of_layer
-from mest_compiler.tuning.workshop import Subject
+from mest_compiler.tuning.trial_runner import TaskState
 
 from ..schedules.convolutions import Conv
 from ..schedules.sparse_layers import fitted, sparse_conv, with_capacity
@@ -35,15 +35,15 @@ def tasks(scheme: str, bits: int = NARROW, conv: Conv = CONV) -> list[Task]:
     return list(tasks_of_layer(with_capacity(whole, max(1, whole.sparse.capacity // 2)), profile(bits)))
 
 
-def subject(task: Task, bits: int) -> Subject:
-    return Subject(task, workload(task, profile(bits)), task.space(profile(bits)))
+def state(task: Task, bits: int) -> TaskState:
+    return TaskState(task, workload(task, profile(bits)), task.space(profile(bits)))
 
 
 @pytest.mark.parametrize("scheme", KINDS)
 def test_knobs_come_back(scheme: str) -> None:
     device = profile(WIDE)
     for task in tasks(scheme, WIDE):
-        one, choice = subject(task, WIDE), task.default(device)
+        one, choice = state(task, WIDE), task.default(device)
         assert {name: int(getattr(choice.knobs, name)) for name in one.space} == one.first
         assert task.allows(device, one.first)
         for knobs in (one.first, {name: values[-1] for name, values in one.space.items()}):
@@ -75,7 +75,7 @@ def test_any_knobs_compute_the_same(scheme: str) -> None:
         bench, default = Bench(task, device, Here(device)), task.default(device)
         # Straight-line bodies take long to compile.
         count = 1 if task.family in ("pattern", "taps") else 2
-        drawn = [knobs for _, knobs in islice(untried(subject(task, NARROW), device, number), count)]
+        drawn = [knobs for _, knobs in islice(untried(state(task, NARROW), device, number), count)]
         choices = {str(k): default.with_knobs(**k) for k in drawn}
         for what, kernel in compile_kernels({k: c.make() for k, c in choices.items()}).items():
             args, out = bench.arguments(choices[what])
@@ -106,7 +106,7 @@ def test_neighbours_and_kept_zeros_make_no_other_task() -> None:
 
 def test_mutation_changes_one_knob() -> None:
     (task, *_), mutate = tasks("block"), knob.MutateKnob()
-    one = subject(task, NARROW)
+    one = state(task, NARROW)
     trace = knob.scheduled(one.module, one.space, one.first).trace
     for _ in range(8):
         changed = Schedule(one.module)

@@ -18,7 +18,7 @@ from mest_compiler.runtime.remote.where import Where
 from mest_compiler.tuning.database import read_log
 from mest_compiler.tuning.search import Budget, tune
 
-from .test_search import CARE, DEVICE, TASK
+from .test_search import CONFIG, DEVICE, TASK
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def opener(served: Supervisor) -> partial:
 
 def test_two_servers_share_the_work(tmp_path: Path) -> None:
     with Supervisor("tuned", 2) as served:
-        (found,) = tune({TASK: 1.0}, DEVICE, tmp_path, Budget(10), places=[opener(served)] * 2, care=CARE)
+        (found,) = tune({TASK: 1.0}, DEVICE, tmp_path, Budget(10), places=[opener(served)] * 2, config=CONFIG)
     assert (found.trials, found.failed) == (10, 0) and found.best <= found.default
 
 
@@ -42,7 +42,7 @@ def test_a_server_that_is_killed_costs_no_trial(tmp_path: Path) -> None:
 
     with Supervisor("killed") as served:
         (found,) = tune(
-            {TASK: 1.0}, DEVICE, tmp_path, Budget(8), places=[opener(served)], care=CARE, progress=kill
+            {TASK: 1.0}, DEVICE, tmp_path, Budget(8), places=[opener(served)], config=CONFIG, progress=kill
         )  # fmt: skip
     assert (found.trials, found.failed) == (8, 0)
 
@@ -56,6 +56,6 @@ def test_a_server_that_dies_for_good(tmp_path: Path) -> None:
                 time.sleep(1)
 
         with pytest.raises(DeviceError, match="No device is left to measure on"):
-            tune({TASK: 1.0}, DEVICE, tmp_path, Budget(8), places=[opener(served)], care=CARE, progress=end)
+            tune({TASK: 1.0}, DEVICE, tmp_path, Budget(8), places=[opener(served)], config=CONFIG, progress=end)
     log = read_log(tmp_path / DEVICE.record_folder)
     assert len(log.trials) >= 3 and log.damaged == [] and all(trial.seconds for _, trial in log.trials)

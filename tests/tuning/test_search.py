@@ -22,20 +22,20 @@ from mest_compiler.kernels import convolution
 from mest_compiler.linking import library_bytes
 from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.cpu.emit import Vec
-from mest_compiler.tuning import finals, workshop
+from mest_compiler.tuning import finals, trial_runner
 from mest_compiler.tuning.database import README, RECORDS, Trial, read_log, standing
 from mest_compiler.tuning.definitions import definition
-from mest_compiler.tuning.measure import Bench, Care, Here, build, settled
+from mest_compiler.tuning.measure import Bench, EvaluatorConfig, Here, build, settled
 from mest_compiler.tuning.records import Records
 from mest_compiler.tuning.search import Budget, Tuned, tune
 from mest_compiler.tuning.tasks import task_of
-from mest_compiler.tuning.workshop import Workshop, key_of
+from mest_compiler.tuning.trial_runner import TrialRunner, key_of
 
 from ..schedules.convolutions import Conv
 from ..schedules.sparse_layers import sparse_conv, with_capacity
 
 DEVICE = local_cpu(1)
-CARE = Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
+CONFIG = EvaluatorConfig(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
 WHOLE = sparse_conv(Conv(8, 8, (8, 8), batch=9), Vec(DEVICE.lanes("float32"), "float32"), "block", spare=0)
 LAYER = with_capacity(WHOLE, WHOLE.sparse.capacity // 8)
 (CHOICE,) = candidates("forward", DEVICE, LAYER)
@@ -64,14 +64,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune({TASK: 1.0}, DEVICE, root, Budget(TRIALS), progress=interrupt, care=CARE)
+        tune({TASK: 1.0}, DEVICE, root, Budget(TRIALS), progress=interrupt, config=CONFIG)
     return root, lines(root)
 
 
 @pytest.fixture(scope="module")
 def tuned(stopped: tuple[Path, list[str]]) -> Tuned:
     """The same tuning, gone on with to its end."""
-    (found,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(TRIALS), title="a layer", care=CARE)
+    (found,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(TRIALS), title="a layer", config=CONFIG)
     return found
 
 
@@ -104,33 +104,33 @@ def test_a_lucky_trial_does_not_win(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The default was measured while the machine was slow; side by side it is the faster one."""
     folder = tmp_path / DEVICE.record_folder
     folder.mkdir()
-    with Workshop(DEVICE, ms.database.JSONDatabase(work_dir=str(folder)), care=CARE) as shop:
-        subject = shop.subject(TASK)
-        other = {**subject.first, "pixels": subject.space["pixels"][1]}
-        given = {key_of(subject.first): 9.0, key_of(other): 1.0}
+    with TrialRunner(DEVICE, ms.database.JSONDatabase(work_dir=str(folder)), config=CONFIG) as runner:
+        state = runner.state(TASK)
+        other = {**state.first, "pixels": state.space["pixels"][1]}
+        given = {key_of(state.first): 9.0, key_of(other): 1.0}
         monkeypatch.setattr(
-            shop, "run", lambda paths: [shop._ended(p, [given[key_of(shop._built[p][1])]], None) for p in paths]
+            runner, "run", lambda paths: [runner._ended(p, [given[key_of(runner._built[p][1])]], None) for p in paths]
         )
-        shop.trials([(subject, subject.first), (subject, other)])
-        assert subject.best == (other, 1.0)
-        cares: list[Care] = []
+        runner.trials([(state, state.first), (state, other)])
+        assert state.best == (other, 1.0)
+        configs: list[EvaluatorConfig] = []
         times = [[4.0, 2.0, 2.0], [4.4, 2.2, 1.0]]
-        monkeypatch.setattr(shop, "compare", lambda subject, wanted, care: cares.append(care) or times)
-        finals.decide(shop, subject, patience=0.9)
-        assert [care.patience_s for care in cares] == [0.0]  # of CARE, which is shorter
-        shop.care = Care(patience_s=1.0, turns=9)
-        finals.decide(shop, subject, patience=0.9)
-        finals.decide(shop, subject, patience=-5.0)
-        assert [care.patience_s for care in cares[1:]] == pytest.approx([0.1, 0.0])
-        assert subject.best == (subject.first, 2.0)
-    assert dict(Records(DEVICE, tmp_path).best()[TASK.key].knobs) == subject.first
+        monkeypatch.setattr(runner, "compare", lambda state, wanted, config: configs.append(config) or times)
+        finals.decide(runner, state, patience=0.9)
+        assert [config.patience_s for config in configs] == [0.0]  # of CONFIG, which is shorter
+        runner.config = EvaluatorConfig(patience_s=1.0, turns=9)
+        finals.decide(runner, state, patience=0.9)
+        finals.decide(runner, state, patience=-5.0)
+        assert [config.patience_s for config in configs[1:]] == pytest.approx([0.1, 0.0])
+        assert state.best == (state.first, 2.0)
+    assert dict(Records(DEVICE, tmp_path).best()[TASK.key].knobs) == state.first
     (only,) = standing([trial for _, trial in read_log(folder).trials])
-    assert (only.knobs, only.seconds) == (subject.first, 2.0)
+    assert (only.knobs, only.seconds) == (state.first, 2.0)
 
 
 def test_a_finished_tuning_measures_nothing(stopped: tuple[Path, list[str]], tuned: Tuned) -> None:
     before = lines(stopped[0])
-    (again,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(TRIALS), care=CARE)
+    (again,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(TRIALS), config=CONFIG)
     assert again.best == pytest.approx(tuned.best) and lines(stopped[0]) == before
 
 
@@ -142,7 +142,7 @@ def test_the_time_is_kept(stopped: tuple[Path, list[str]], tuned: Tuned) -> None
     def slow(done: int, total: int, what: str) -> None:  # the time is over within the first batch of the search
         time.sleep(0.5 if done > before else 0)
 
-    (found,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(None, 3.0), care=CARE, progress=slow)
+    (found,) = tune({TASK: 1.0}, DEVICE, stopped[0], Budget(None, 3.0), config=CONFIG, progress=slow)
     assert found.trials == len(searched(folder)) and before <= found.trials <= before + 8
 
 
@@ -164,7 +164,7 @@ def test_nothing_to_tune(tmp_path: Path) -> None:
 def test_a_wrong_candidate_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, path = Bench(TASK, DEVICE, Here(DEVICE)), tmp_path / "right.so"
     build(TASK, DEVICE, {}, str(path))
-    assert len(bench.seconds(path.read_bytes(), CHOICE, CARE)) == CARE.repeats
+    assert len(bench.seconds(path.read_bytes(), CHOICE, CONFIG)) == CONFIG.repeats
     # The same but for one thing: sums begin with 1.
     monkeypatch.setattr(
         convolution, "zero", lambda g, buffer, index: convolution.T.buffer_store(buffer, tirx.const(1, g.dtype), index)
@@ -173,27 +173,27 @@ def test_a_wrong_candidate_does_not_count(tmp_path: Path, monkeypatch: pytest.Mo
     library = library_bytes(tvm.tirx.build(wrong, target=DEVICE.target), DEVICE)
     default = CHOICE.with_knobs(groups=1)
     with pytest.raises(TuningError, match=f"wrong in {np.prod(bench.expected().shape)} of"):
-        bench.seconds(library, default, CARE)
+        bench.seconds(library, default, CONFIG)
 
 
 def test_what_crashes_is_recorded_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = workshop.measure
+    real = trial_runner.measure
     database = ms.database.JSONDatabase(work_dir=str(tmp_path))
-    with Workshop(DEVICE, database, care=CARE) as shop:
-        subject = shop.subject(TASK)
-        monkeypatch.setattr(workshop, "measure", lambda *job: os._exit(3))
-        shop.trials([(subject, subject.first)])
-        monkeypatch.setattr(workshop, "measure", real)
-        monkeypatch.setattr(workshop, "build", lambda *job: 1 / 0)
-        other = {**subject.first, "pixels": subject.space["pixels"][1]}
-        shop.trials([(subject, other)])
+    with TrialRunner(DEVICE, database, config=CONFIG) as runner:
+        state = runner.state(TASK)
+        monkeypatch.setattr(trial_runner, "measure", lambda *job: os._exit(3))
+        runner.trials([(state, state.first)])
+        monkeypatch.setattr(trial_runner, "measure", real)
+        monkeypatch.setattr(trial_runner, "build", lambda *job: 1 / 0)
+        other = {**state.first, "pixels": state.space["pixels"][1]}
+        runner.trials([(state, other)])
         monkeypatch.undo()
-        last = {**subject.first, "pixels": subject.space["pixels"][2]}
-        shop.trials([(subject, last), (subject, subject.first)])
-        assert "division by zero" in shop.errors[str(TASK), key_of(other)]
-        assert dict(subject.best[0]) == last
+        last = {**state.first, "pixels": state.space["pixels"][2]}
+        runner.trials([(state, last), (state, state.first)])
+        assert "division by zero" in runner.errors[str(TASK), key_of(other)]
+        assert dict(state.best[0]) == last
     (first, second, third) = (trial for _, trial in read_log(tmp_path).trials)
-    assert (first.knobs, first.seconds, first.first) == (subject.first, None, True)
+    assert (first.knobs, first.seconds, first.first) == (state.first, None, True)
     assert second.seconds is None and third.seconds > 0
 
 
@@ -206,20 +206,23 @@ def test_a_device_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     gone.__module__ = "__main__"  # workers get it by value
     database = ms.database.JSONDatabase(work_dir=str(tmp_path))
-    monkeypatch.setattr(workshop, "measure", gone)
-    with Workshop(DEVICE, database, care=CARE) as shop:
-        subject = shop.subject(TASK)
+    monkeypatch.setattr(trial_runner, "measure", gone)
+    with TrialRunner(DEVICE, database, config=CONFIG) as runner:
+        state = runner.state(TASK)
         with pytest.raises(DeviceError, match=r"No device is left to measure on \(The server is gone"):
-            shop.trials([(subject, subject.first)])
+            runner.trials([(state, state.first)])
     assert read_log(tmp_path).trials == []  # it is no fault of the candidate's
 
 
 def test_times_are_repeated_until_they_agree() -> None:
-    care, given = Care(repeats=2, spread=0.1, rounds=3, pause_s=0), iter([[3.0, 1.0], [1.05, 2.0], [9.0, 9.0]])
-    assert settled(lambda: next(given), care) == [1.0, 1.05]
+    config, given = (
+        EvaluatorConfig(repeats=2, spread=0.1, rounds=3, pause_s=0),
+        iter([[3.0, 1.0], [1.05, 2.0], [9.0, 9.0]]),
+    )
+    assert settled(lambda: next(given), config) == [1.0, 1.05]
     assert next(given) == [9.0, 9.0]  # the third round was not needed
     noisy = iter([[4.0, 1.0], [3.0, 9.0], [2.0, 9.0], [1.0, 1.0]])
-    assert settled(lambda: next(noisy), care) == [1.0, 2.0]
+    assert settled(lambda: next(noisy), config) == [1.0, 2.0]
 
 
 KILLED = """
@@ -227,12 +230,12 @@ import sys
 from pathlib import Path
 from mest_compiler.tuning.search import Budget, tune
 from mest_compiler.tuning.tasks import task_from
-from mest_compiler.tuning.measure import Care
+from mest_compiler.tuning.measure import EvaluatorConfig
 from mest_compiler.devices import local_cpu
 import json
 task = task_from(json.loads(sys.argv[1]))
-care = Care(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
-print(tune({task: 1.0}, local_cpu(1), Path(sys.argv[2]), Budget(int(sys.argv[3])), care=care)[0].trials, flush=True)
+config = EvaluatorConfig(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
+print(tune({task: 1.0}, local_cpu(1), Path(sys.argv[2]), Budget(int(sys.argv[3])), config=config)[0].trials, flush=True)
 """
 
 

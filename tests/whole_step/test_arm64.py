@@ -13,8 +13,8 @@ import pytest
 
 from mest_compiler import compile as compiler
 from mest_compiler.optimizers import Sgd
+from mest_compiler.runtime.device_runtimes.opencl_facts import opencl_devices
 from mest_compiler.runtime.remote import connection
-from mest_compiler.runtime.remote.facts import opencl_devices
 from mest_compiler.runtime.remote.where import Where
 from mest_compiler.runtime.trainer import Trainer
 from mest_compiler.sparsity.profile import Profile

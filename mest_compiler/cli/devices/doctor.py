@@ -201,7 +201,8 @@ def _remote(
 ) -> None:  # fmt: skip
     """`ready`: whether the steps up to the server went well."""
     from mest_compiler.cli.devices.options import say_waiting
-    from mest_compiler.runtime.remote import connection, facts
+    from mest_compiler.runtime.device_runtimes import opencl_facts
+    from mest_compiler.runtime.remote import connection
     from mest_compiler.runtime.remote.tracker import Tracker
     from mest_compiler.runtime.remote.where import Address, Where
 
@@ -222,7 +223,7 @@ def _remote(
 
     try:
         there = checks.step("connection", connect, ready)
-        found = checks.step("OpenCL there", _found(lambda: facts.opencl_devices(there)), there is not None)
+        found = checks.step("OpenCL there", _found(lambda: opencl_facts.opencl_devices(there)), there is not None)
 
         def kernel() -> tuple[Any, str]:
             from mest_compiler.bench.probe import check

@@ -104,10 +104,11 @@ def _phones() -> list[dict[str, str | None]] | None:
 
 def _remote(where: Any) -> list[dict[str, Any]]:
     from mest_compiler.cli.devices.options import say_waiting
-    from mest_compiler.runtime.remote import connection, facts
+    from mest_compiler.runtime.device_runtimes import opencl_facts
+    from mest_compiler.runtime.remote import connection
 
     with connection.open(where, waiting=say_waiting()) as there:
-        return facts.opencl_devices(there)
+        return opencl_facts.opencl_devices(there)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.normalisation import Normalisation
 from mest_compiler.schedules.partial import Partial
 
-from ..dataflow import Repeat
 from ..program import dtype_of, shape_of
+from ..repeat import Repeat
 from .state import Tiling, Value
 
 

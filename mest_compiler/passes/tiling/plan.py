@@ -10,9 +10,10 @@ from mest_compiler.kernels.problem import LayerProblem
 from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.choice import Choice
 
+from ..layer_kernels import LayerKernels
 from ..program import op_name
 from .linear import linear_geometry
-from .state import LayerKernels, Tiling
+from .state import Tiling
 
 Pick = Callable[[str, LayerProblem, Sequence[Choice]], Choice]
 """Decides between the kernels that can compute a direction of a layer, and about their knobs."""

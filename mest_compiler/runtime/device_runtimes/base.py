@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import tvm
 
 from mest_compiler.devices import Device
 
-if TYPE_CHECKING:
-    from mest_compiler.runtime.remote.connection import Connection
+
+class Server(Protocol):
+    """An RPC server, as far as it is asked what it has; see `remote.connection`."""
+
+    session: tvm.rpc.RPCSession
+    alive: bool
+
+    def device(self, kind: str) -> tvm.runtime.Device:
+        """Its device of a kind; DeviceError: it has none."""
+        ...
+
+    def has(self, name: str) -> bool:
+        """Whether it has a global function."""
+        ...
+
+    def during(self, what: str) -> AbstractContextManager[None]:
+        """What is asked of it inside; DeviceLostError, naming it, where no answer comes."""
+        ...
 
 
 class DeviceRuntime(Protocol):
@@ -47,7 +64,7 @@ class DeviceRuntime(Protocol):
         """
         ...
 
-    def identified(self, profile: Device, there: Connection | None = None) -> Device:
+    def identified(self, profile: Device, there: Server | None = None) -> Device:
         """The profile with the hardware that computes here, or at a server.
 
         Raises:

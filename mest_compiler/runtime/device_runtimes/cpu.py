@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tvm
 
 from mest_compiler.devices import Device, available_cores, local_cpu
 from mest_compiler.errors import DeviceError
 
-if TYPE_CHECKING:
-    from mest_compiler.runtime.remote.connection import Connection
+from .base import Server
 
 ONE_THREAD_A_CORE = 1  # TVM's affinity mode "big": workers stay on the fastest cores
 
@@ -40,7 +39,7 @@ class CpuRuntime:
             )
         return threads, device
 
-    def identified(self, profile: Device, there: Connection | None = None) -> Device:
+    def identified(self, profile: Device, there: Server | None = None) -> Device:
         return profile  # it names the hardware itself
 
     def peak_bytes(self) -> int | None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tvm
 
 from mest_compiler.devices import Device
 from mest_compiler.runtime import opencl
 
-if TYPE_CHECKING:
-    from mest_compiler.runtime.remote.connection import Connection
+from .base import Server
+from .opencl_facts import opencl_device
 
 
 class OpenClRuntime:
@@ -33,13 +33,8 @@ class OpenClRuntime:
         opencl.load()
         return wanted["threads"], tvm.opencl()
 
-    def identified(self, profile: Device, there: Connection | None = None) -> Device:
-        if there is None:
-            found = opencl.device()
-        else:
-            from mest_compiler.runtime.remote import facts  # which connects, and so asks for this module
-
-            found = facts.opencl_device(there)
+    def identified(self, profile: Device, there: Server | None = None) -> Device:
+        found = opencl.device() if there is None else opencl_device(there)
         return replace(profile, hardware=f"{found['platform']}, {found['name']}, driver {found['driver']}")
 
     def peak_bytes(self) -> int | None:

@@ -18,7 +18,8 @@ from mest_compiler.devices import get_device, local_cpu
 from mest_compiler.devices.machine_code import machine_of, needs_of
 from mest_compiler.errors import ArtifactError, DeviceError, DeviceLostError
 from mest_compiler.runtime.artifact import Artifact
-from mest_compiler.runtime.remote import connection, facts, supervisor
+from mest_compiler.runtime.device_runtimes import opencl_facts as facts
+from mest_compiler.runtime.remote import connection, supervisor
 from mest_compiler.runtime.remote.connection import Connection
 from mest_compiler.runtime.remote.supervisor import Supervisor
 from mest_compiler.runtime.remote.tracker import Tracker, Waiting

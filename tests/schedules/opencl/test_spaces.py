@@ -11,7 +11,7 @@ from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
 from mest_compiler.schedules.candidates import candidates
 from mest_compiler.tuning.search import untried
 from mest_compiler.tuning.tasks import offered, task_of
-from mest_compiler.tuning.workshop import Subject
+from mest_compiler.tuning.trial_runner import TaskState
 
 from ..convolutions import Conv
 from ..sparse_layers import fitted
@@ -31,7 +31,7 @@ def test_space(scheme: str, direction: str) -> None:
         assert len(space) >= 3
         assert {name: int(getattr(default.knobs, name)) for name in space} == {n: v[0] for n, v in space.items()}
         assert task.allows(PHONE, {name: values[0] for name, values in space.items()})
-        drawn = [knobs for _, knobs in itertools.islice(untried(Subject(task, None, space), PHONE, 0), 5)]
+        drawn = [knobs for _, knobs in itertools.islice(untried(TaskState(task, None, space), PHONE, 0), 5)]
         assert len(drawn) == 5
         for knobs in drawn:
             assert task.made(PHONE, knobs).make() is not None

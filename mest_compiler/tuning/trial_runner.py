@@ -29,7 +29,7 @@ from mest_compiler.errors import DeviceError, DeviceLostError, TuningError
 from . import knobs as knob
 from .definitions import workload
 from .log_database import LogDatabase
-from .measure import Care, Opener, begin, build, compare, measure
+from .measure import EvaluatorConfig, Opener, begin, build, compare, measure
 from .tasks import FACTS, Task
 
 FAILED = [1e10]
@@ -49,8 +49,8 @@ class Enough(Exception):
 
 
 @dataclass(eq=False)
-class Subject:
-    """A task in the workshop. seconds: of each candidate that was tried, None where it failed. final: of the default
+class TaskState:
+    """A task in the runner. seconds: of each candidate that was tried, None where it failed. final: of the default
     knobs and those that beat them in the last comparison; empty: there was none, or a trial came after it. winner: the
     best knobs of the last comparison there was, None where those were the default ones."""
 
@@ -100,13 +100,13 @@ def key_of(knobs: Knobs) -> Key:
     return tuple(sorted(knobs.items()))
 
 
-class Workshop:
+class TrialRunner:
     """Builders, a measuring process for each of `places`, and the trials so far.
 
     Args:
         database: where trials are written.
         places: what opens a place, called in the process that measures there; None: this machine.
-        on_trial: called with a subject, knobs and seconds (None: it failed) after each trial.
+        on_trial: called with a state, knobs and seconds (None: it failed) after each trial.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class Workshop:
         device: Device,
         database: ms.database.Database | LogDatabase,
         places: Sequence[Opener | None] = (None,),
-        on_trial: Callable[[Subject, Knobs, list[float] | None], None] = lambda *_: None,
-        care: Care | None = None,
+        on_trial: Callable[[TaskState, Knobs, list[float] | None], None] = lambda *_: None,
+        config: EvaluatorConfig | None = None,
     ) -> None:
-        self.device, self.database, self.places, self.care = device, database, places, care or Care()
-        self.on_trial, self.subjects, self.errors = on_trial, {}, {}
+        self.device, self.database, self.places, self.config = device, database, places, config or EvaluatorConfig()
+        self.on_trial, self.states, self.errors = on_trial, {}, {}
         self._folder = tempfile.TemporaryDirectory(prefix="mest-tune-")
-        self._built: dict[str, tuple[Subject, Knobs]] = {}
+        self._built: dict[str, tuple[TaskState, Knobs]] = {}
         self._lock = threading.Lock()
         self._lost: dict[int, str] = {}
         self._last_words = ""
@@ -131,10 +131,10 @@ class Workshop:
         self.left = 0
         options = {"initializer": begin, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
         self._builders = PopenPoolExecutor(available_cores(), BUILD_S, maximum_process_uses=USES, **options)
-        run_s = RUN_S + self.care.rounds * self.care.pause_s
+        run_s = RUN_S + self.config.rounds * self.config.pause_s
         self._runners = [PopenPoolExecutor(1, run_s, **options) for _ in places]
 
-    def __enter__(self) -> Workshop:
+    def __enter__(self) -> TrialRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,27 +142,27 @@ class Workshop:
             pool.shutdown(wait=True)
         self._folder.cleanup()
 
-    def subject(self, task: Task) -> Subject:
+    def state(self, task: Task) -> TaskState:
         """The task, known to the database from now on."""
         module = workload(task, self.device)
         self.database.commit_workload(module)
-        found = Subject(task, module, task.space(self.device))
-        self.subjects[str(module["main"].attrs[FACTS])] = found
+        found = TaskState(task, module, task.space(self.device))
+        self.states[str(module["main"].attrs[FACTS])] = found
         return found
 
-    def trials(self, wanted: Iterable[tuple[Subject, Knobs]]) -> None:
+    def trials(self, wanted: Iterable[tuple[TaskState, Knobs]]) -> None:
         """Builds and measures candidates that were not tried before."""
         new = [(s, dict(k)) for s, k in wanted if key_of(k) not in s.seconds]
         paths = [path for path in self.build(new) if path is not None]
         self.run(paths)
 
-    def build(self, wanted: Sequence[tuple[Subject, Knobs]]) -> list[str | None]:
+    def build(self, wanted: Sequence[tuple[TaskState, Knobs]]) -> list[str | None]:
         """A library's path for each; None where there is none, which is a trial that failed."""
         jobs: list[tuple[str, Future]] = []
-        for subject, knobs in wanted:
+        for state, knobs in wanted:
             path = str(Path(self._folder.name, f"{len(self._built)}.so"))
-            self._built[path] = (subject, knobs)
-            jobs.append((path, self._builders.submit(build, subject.task, self.device, knobs, path)))
+            self._built[path] = (state, knobs)
+            jobs.append((path, self._builders.submit(build, state.task, self.device, knobs, path)))
         try:
             return [path if self._succeeded(path, job) else None for path, job in jobs]
         finally:
@@ -216,8 +216,8 @@ class Workshop:
                 path = waiting.popleft()
             except IndexError:
                 return
-            subject, knobs = self._built[path]
-            arguments = (subject.task, self.device, knobs, path, self.places[number], self.care)
+            state, knobs = self._built[path]
+            arguments = (state.task, self.device, knobs, path, self.places[number], self.config)
             try:
                 seconds = list(self._runners[number].submit(measure, *arguments).result())
             except DeviceLostError as error:
@@ -238,35 +238,35 @@ class Workshop:
 
     def seconds_of(self, path: str) -> list[float] | None:
         """Of a candidate that was tried."""
-        subject, knobs = self._built[path]
-        return subject.seconds[key_of(knobs)]
+        state, knobs = self._built[path]
+        return state.seconds[key_of(knobs)]
 
     def _ended(self, path: str, seconds: list[float] | None, error: Exception | None) -> None:
-        subject, knobs = self._built[path]
+        state, knobs = self._built[path]
         Path(path).unlink(missing_ok=True)
         with self._lock:
-            subject.seconds[key_of(knobs)] = seconds
-            subject.final = {}
+            state.seconds[key_of(knobs)] = seconds
+            state.final = {}
             self.left -= 1
             if error is not None:
-                self.errors[str(subject.task), key_of(knobs)] = sentence(error)
-            self._write(subject, knobs, FAILED if seconds is None else seconds)
-        self.on_trial(subject, knobs, seconds)
+                self.errors[str(state.task), key_of(knobs)] = sentence(error)
+            self._write(state, knobs, FAILED if seconds is None else seconds)
+        self.on_trial(state, knobs, seconds)
 
-    def _write(self, subject: Subject, knobs: Knobs, seconds: Sequence[float]) -> None:
-        trace = knob.scheduled(subject.module, subject.space, knobs).trace
+    def _write(self, state: TaskState, knobs: Knobs, seconds: Sequence[float]) -> None:
+        trace = knob.scheduled(state.module, state.space, knobs).trace
         self.database.commit_tuning_record(
             ms.database.TuningRecord(
                 trace,
-                self.database.commit_workload(subject.module),
+                self.database.commit_workload(state.module),
                 list(seconds),
                 self.device.target,
-                ms.arg_info.ArgInfo.from_entry_func(subject.module, remove_preproc=False),
+                ms.arg_info.ArgInfo.from_entry_func(state.module, remove_preproc=False),
             )
         )
 
     # ---- the last comparison
-    def compare(self, subject: Subject, wanted: Sequence[Knobs], care: Care) -> list[list[float]]:
+    def compare(self, state: TaskState, wanted: Sequence[Knobs], config: EvaluatorConfig) -> list[list[float]]:
         """Seconds of right candidates, measured in turns at one place; a value a turn.
 
         Raises:
@@ -274,7 +274,7 @@ class Workshop:
         """
         paths = [str(Path(self._folder.name, f"final{number}.so")) for number, _ in enumerate(wanted)]
         jobs = [
-            self._builders.submit(build, subject.task, self.device, knobs, path)
+            self._builders.submit(build, state.task, self.device, knobs, path)
             for knobs, path in zip(wanted, paths, strict=True)
         ]
         alive = [number for number in range(len(self._runners)) if number not in self._lost]
@@ -283,24 +283,24 @@ class Workshop:
                 job.result()
             for number in [number for number in alive for _ in range(2)]:  # a lost one may come back
                 job = self._runners[number].submit(
-                    compare, subject.task, self.device, list(wanted), paths, self.places[number], care
+                    compare, state.task, self.device, list(wanted), paths, self.places[number], config
                 )
                 try:
                     return [list(some) for some in job.result()]
                 except DeviceError as error:
                     self._last_words = sentence(error)
         except Exception as error:  # a build or a candidate that failed, or a time-out
-            raise TuningError(f"The last comparison of {subject.task} failed: {sentence(error)}") from error
+            raise TuningError(f"The last comparison of {state.task} failed: {sentence(error)}") from error
         finally:
             for path in paths:
                 Path(path).unlink(missing_ok=True)
         raise DeviceError(f"No device is left to measure on ({self._last_words.rstrip('.')}).")
 
-    def write_final(self, subject: Subject, final: Mapping[Key, float]) -> None:
+    def write_final(self, state: TaskState, final: Mapping[Key, float]) -> None:
         """Writes down what the last comparison gave; the default knobs, which end it in the log, stand last."""
         for key, seconds in final.items():
-            self._write(subject, dict(key), [seconds])
-        subject.decide(final)
+            self._write(state, dict(key), [seconds])
+        state.decide(final)
 
     # ---- for MetaSchedule
     @contextmanager
@@ -312,9 +312,9 @@ class Workshop:
             self.raised = error
             raise
 
-    def subject_of(self, module: tvm.IRModule) -> Subject:
+    def subject_of(self, module: tvm.IRModule) -> TaskState:
         """Whose candidate a module is."""
-        return self.subjects[str(module["main"].attrs[FACTS])]
+        return self.states[str(module["main"].attrs[FACTS])]
 
     def check_budget(self) -> None:
         """Raises Enough where nothing is left of it."""
@@ -350,17 +350,17 @@ def sentence(error: Exception) -> str:
 
 @derived_object
 class Builder(ms.builder.PyBuilder):
-    """MetaSchedule's door to a workshop's builders."""
+    """MetaSchedule's door to a runner's builders."""
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, runner: TrialRunner) -> None:
         super().__init__()
-        self.workshop = workshop
+        self.runner = runner
 
     def build(self, build_inputs: list[ms.builder.BuilderInput]) -> list[ms.builder.BuilderResult]:
         """See MetaSchedule's `Builder`."""
-        with self.workshop.heard():
-            self.workshop.check_budget()
-            paths = self.workshop.build_modules([one.mod for one in build_inputs])
+        with self.runner.heard():
+            self.runner.check_budget()
+            paths = self.runner.build_modules([one.mod for one in build_inputs])
         return [ms.builder.BuilderResult(p, "The candidate was not built." if p is None else None) for p in paths]
 
 
@@ -383,13 +383,13 @@ class Ready(ms.runner.PyRunnerFuture):
 
 @derived_object
 class Runner(ms.runner.PyRunner):
-    """MetaSchedule's door to a workshop's measuring processes."""
+    """MetaSchedule's door to a runner's measuring processes."""
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, runner: TrialRunner) -> None:
         super().__init__()
-        self.workshop = workshop
+        self.runner = runner
 
     def run(self, runner_inputs: list[ms.runner.RunnerInput]) -> list[ms.runner.RunnerFuture]:
         """See MetaSchedule's `Runner`."""
-        with self.workshop.heard():
-            return [Ready(s) for s in self.workshop.run_modules([str(one.artifact_path) for one in runner_inputs])]
+        with self.runner.heard():
+            return [Ready(s) for s in self.runner.run_modules([str(one.artifact_path) for one in runner_inputs])]

@@ -8,13 +8,13 @@ from typing import Any
 
 from mest_compiler.errors import DeviceError
 
-from .connection import Connection
+from .base import Server
 
 DEVICES, DEVICE = "mest.opencl.devices", "mest.opencl.device"
 """The plug-in's functions that list them, and that describe the one in use."""
 
 
-def opencl_devices(there: Connection) -> list[dict[str, Any]]:
+def opencl_devices(there: Server) -> list[dict[str, Any]]:
     """The OpenCL devices of a server; empty where it has none. Numbers that cannot be asked for are 0."""
     try:
         device = there.device("opencl")
@@ -39,7 +39,7 @@ def opencl_devices(there: Connection) -> list[dict[str, Any]]:
         ]  # fmt: skip
 
 
-def opencl_device(there: Connection) -> dict[str, Any]:
+def opencl_device(there: Server) -> dict[str, Any]:
     """The OpenCL device that a server computes on, as `opencl_devices` describes it.
 
     Raises:
