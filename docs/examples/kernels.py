@@ -14,7 +14,7 @@ class Kernels(Scheme):
     """A row is a filter, a column an input channel, a unit a kernel [kh, kw]. Linear layers are unstructured by it."""
 
     name: str = "kernel"
-    what, of_linears = "whole kernels", True
+    of_linears = True
 
     def grid(self, shape):
         """(F, C)."""

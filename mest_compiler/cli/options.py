@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mest_compiler.cli.output import STANDARD_OUTPUT
-from mest_compiler.sparsity.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from mest_compiler.passes.options import StepOptions
@@ -93,9 +92,9 @@ Batch = Annotated[int, typer.Option(min=1, help="Examples in a batch.")]
 Scheme = Annotated[
     str | None,
     typer.Option(
-        help="Sparsity scheme, with --sparsity: "
-        f"{', '.join(f'{name} ({scheme.what})' for name, scheme in SCHEMES.items())}; block:MxN for blocks of other "
-        "sizes; or auto: in each layer the one that is measured to be the fastest.",
+        help="Sparsity scheme, with --sparsity: unstructured (single weights), block (4 filters x 1 input channel; "
+        "block:MxN for other sizes), pattern (3x3 kernels of four weights), channel, filter; or auto: in each layer "
+        "the one that is measured to be the fastest.",
     ),
 ]
 Sparsity = Annotated[

@@ -24,13 +24,6 @@ class Block(Scheme):
     aliases: tuple[str, ...] = ()
     of_linears = True
 
-    @property
-    def what(self) -> str:
-        """Of how many weights."""
-        if self.filters == self.channels == 1:
-            return "single weights"
-        return f"{self.filters} filters x {self.channels} input channel{'s'[: self.channels > 1]}"
-
     def misfit(self, shape: Shape) -> str | None:
         """Filters or channels that are no multiples of the block's; None where both are."""
         for axis, what, size in ((0, "filters", self.filters), (1, "input channels", self.channels)):

@@ -36,7 +36,6 @@ class Pattern(Scheme):
     """
 
     name: str = "pattern"
-    what = "3x3 kernels of four weights"
     lowest = 1 - KEPT / PLACES
     balanced = True
 

@@ -22,11 +22,6 @@ class Planes(Scheme):
     axis: int
     fine = False
 
-    @property
-    def what(self) -> str:
-        """Which planes."""
-        return "whole filters" if self.axis == 0 else "whole input channels"
-
     indexed = False
 
     def grid(self, shape: Shape) -> tuple[int, int]:

@@ -29,7 +29,6 @@ class Scheme(ABC):
 
     Attributes:
         name: the one spelling used in plans, structures and artifacts.
-        what: its unit in a few words, for helps.
         aliases: further spellings that `get_scheme` accepts.
         of_linears: whether linear layers can have it too.
         fine: whether its units are small enough to keep a network's accuracy; what `--scheme auto` chooses among.
@@ -40,7 +39,6 @@ class Scheme(ABC):
     """
 
     name: str
-    what: str
     aliases: tuple[str, ...] = ()
     of_linears: bool = False
     fine: bool = True
