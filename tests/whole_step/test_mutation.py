@@ -78,7 +78,7 @@ def test_both_engines_walk_through_the_same_masks(
     for name, (kind, shape) in engines[0].sparse_layers().items():
         most = units_at(name, kind, shape, base[name], -headroom)
         counts = [len(units[name]) for units in ours.mutations]
-        assert ours.most[name] == most == engines[0].structures[name].capacity
+        assert ours.most[name] == most == engines[0].structures[name].spec.capacity
         assert counts[-1] == base[name]
         if method == "em&s":  # p = 0.13, half of that from epoch 4 on
             half = units_at(name, kind, shape, base[name], -0.065)
