@@ -359,7 +359,7 @@ def _manifest(
         "buffers": {b: list(graph.state[b].shape) for b in graph.buffers},
         "signature": {name: found.to_json() for name, found in compiled.signature.items()},
         "memory": fitted.describe(),
-        "fallbacks": fallback_report(graph.module, fitted.tiled, rule, target, fitted.parts),
+        "fallbacks": fallback_report(graph.module, fitted.tiled, fitted.schedule.flow, rule, target, fitted.parts),
         "asked": decisions.asked(),
         "done": decisions.done(masks),
         "layers": layers,

@@ -8,7 +8,7 @@ less of that than ours do, so their true share is rather larger.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod, sqrt
 from typing import Any
@@ -23,7 +23,7 @@ from mest_compiler.signature import STEP, Role
 
 from .dataflow import Dataflow, Node
 from .plan_memory import tensor_bytes
-from .program import Program, op_name, shape_of
+from .program import op_name, shape_of
 from .step_program import StepProgram
 
 CONVERSIONS = ("tile_in", "tile_out", "features_in", "features_out")
@@ -54,17 +54,17 @@ class Fallback:
 
 
 def fallback_report(
-    traced: tvm.IRModule, tiled: StepProgram, rule: Optimizer, device: Device, parts: int
+    traced: tvm.IRModule, tiled: StepProgram, flow: Dataflow, rule: Optimizer, device: Device, parts: int
 ) -> dict[str, Any]:
     """As a manifest has it: {"share": of all, "operators": [{"operator", "module", "calls", "bytes", "share"}]}, the
     largest first; shares are fractions of a whole step's estimated time, without what a memory limit repeats.
 
-    traced: the frontend's module, whose kernels are TVM's. tiled: the step over batch tiles. parts: micro-batches.
+    traced: the frontend's module, whose kernels are TVM's. tiled: the step over batch tiles. flow: its kernels and
+    tensors. parts: micro-batches.
     """
     # Backward kernels of a layer compute as much as its forward one.
     flops = {name: layer.forward_flops for layer in tiled.layers.values() for name in layer.functions.values()}
-    flow = Dataflow(Program.of(tiled.module[STEP]), tiled.repeats, lambda kernel: flops.get(kernel, 0.0))
-    seconds = {id(node): device.roofline.seconds(_flops(node), _moved(flow, node)) for node in flow.nodes}
+    seconds = {id(node): device.roofline.seconds(_flops(node, flops), _moved(flow, node)) for node in flow.nodes}
     weights = sum(arg.bytes for arg in tiled.signature[STEP].of(Role.PARAMETER))
     passes = 1 + 2 * (1 + len(rule.slots))  # the gradient is read, the weight and its slots are read and written
     total = parts * sum(seconds.values()) + device.roofline.seconds(0, passes * weights)
@@ -94,11 +94,10 @@ def _outside(flow: Dataflow, generic: set[str], inputs: set[relax.Var]) -> Itera
     for node in flow.nodes:
         if max(prod(map(int, flow.types[t].shape)) for t in (*node.reads, *node.writes)) <= SMALL:
             continue
-        name = op_name(node.expr)
-        if not name.startswith("relax.call_tir"):
-            yield node, name.rpartition(".")[2], origin_of(node.expr)
+        kernel = _kernel(node)
+        if not kernel:
+            yield node, op_name(node.expr).rpartition(".")[2], origin_of(node.expr)
             continue
-        kernel = str(node.expr.args[0].name_hint)
         kind = re.sub(r"_?\d*$", "", kernel)
         if kernel in generic:
             yield node, kind, origin_of(node.expr)
@@ -122,9 +121,14 @@ def _moved(flow: Dataflow, node: Node) -> int:
     return sum(tensor_bytes(flow.types[t]) for t in (*node.reads, *node.writes))
 
 
-def _flops(node: Node) -> float:
+def _kernel(node: Node) -> str:
+    """Name of the kernel that a binding calls; "" of one that is still an operator."""
+    return str(node.expr.args[0].name_hint) if op_name(node.expr).startswith("relax.call_tir") else ""
+
+
+def _flops(node: Node, of_layers: Mapping[str, float]) -> float:
     """Of a layer's kernel or of a product: the root of the sizes of its two matrices and its result is the number of
     its multiplications."""
     if op_name(node.expr) not in PRODUCTS:
-        return node.flops
+        return of_layers.get(_kernel(node), 0.0)
     return 2 * sqrt(prod(prod(shape_of(tensor)) for tensor in (*node.expr.args, node.var)))

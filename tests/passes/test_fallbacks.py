@@ -11,17 +11,18 @@ from torch import nn
 
 from mest_compiler import models
 from mest_compiler.compile import planned_layers
-from mest_compiler.devices import get_device
-from mest_compiler.frontend import trace
+from mest_compiler.devices import Device, get_device
+from mest_compiler.frontend import TrainingGraph, trace
 from mest_compiler.frontend.origin import OUTSIDE, origin_of
 from mest_compiler.losses import CrossEntropy, Loss, Mse
 from mest_compiler.optimizers import Sgd
+from mest_compiler.passes.dataflow import Dataflow
 from mest_compiler.passes.fallbacks import INPUT, WORTH_A_WARNING, fallback_report
 from mest_compiler.passes.fuse_normalise import FuseNormalise
 from mest_compiler.passes.fuse_weight_gradients import FuseWeightGradients
 from mest_compiler.passes.options import PLAIN, StepOptions
 from mest_compiler.passes.pipeline import tile
-from mest_compiler.passes.program import op_name
+from mest_compiler.passes.program import Program, op_name
 from mest_compiler.passes.run import OnModule, through
 from mest_compiler.passes.sparsify_layers import SparsifyLayers
 from mest_compiler.passes.step_program import StepProgram
@@ -51,12 +52,18 @@ def network(**middle: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict({**layers, "head": nn.Linear(8, 10)}))
 
 
+def reported(graph: TrainingGraph, tiled: StepProgram, target: Device, parts: int) -> dict[str, Any]:
+    """What is said of a tiled step with SGD."""
+    flow = Dataflow(Program.of(tiled.module["step"]), tiled.repeats, tiled.flops)
+    return fallback_report(graph.module, tiled, flow, Sgd(0.9, 0.0, False), target, parts)
+
+
 def report(
     model: nn.Module, *, device: str = "cpu", options: StepOptions = PLAIN, parts: int = 1, loss: Loss | None = None
 ) -> dict[str, Any]:
     target = get_device(device)
     graph = trace(model, torch.zeros(BATCH, 3, PLANE, PLANE), loss or CrossEntropy())
-    return fallback_report(graph.module, tile(graph, {}, target, options), Sgd(0.9, 0.0, False), target, parts)
+    return reported(graph, tile(graph, {}, target, options), target, parts)
 
 
 def rows(found: dict[str, Any]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -129,7 +136,7 @@ def test_small_ones_are_left_out() -> None:
 def test_models_of_ours_have_next_to_none(name: str) -> None:
     graph = trace(models.build(name, classes=10), torch.zeros(32, 3, 32, 32))
     target = get_device("cpu")
-    found = fallback_report(graph.module, tile(graph, {}, target), Sgd(0.9, 0.0, False), target, 1)
+    found = reported(graph, tile(graph, {}, target), target, 1)
     assert found["share"] < 0.01
     assert name != "resnet20" or set(rows(found)) == {("tile_in", INPUT)}
 
