@@ -11,9 +11,9 @@ OPENCL_PACKAGES := opencl-headers ocl-icd-libopencl1 pocl-opencl-icd oclgrind ll
 demo: $(STAMP)
 	$(BIN)/mest demo
 
-# A process a core; a file's tests stay together, since they share what they compile. Modules are kept compiled whatever
-# the shell says: the tests start many a Python.
-WORKERS ?= logical
+# A process a core and one more, since some wait; a file's tests stay together, since they share what they compile.
+# Modules are kept compiled whatever the shell says: the tests start many a Python.
+WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile
 
 test: lint

@@ -100,7 +100,9 @@ class Pacer:
         """What `take` gave, once and again while something else slowed a core, for `most` seconds more at most."""
         found: list[T] = []
         left = share = allowed(min(self.patience, most))
-        if not self.fastest and share > 0:
+        if share <= 0:
+            return [take()]  # whatever the cores do
+        if not self.fastest:
             self.fastest = first_look()
         while True:
             before, waited = calm(self.fastest, left)

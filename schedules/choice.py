@@ -12,7 +12,7 @@ from .partial import Partial
 @dataclass(frozen=True)
 class Choice:
     """A kernel and its knobs; `make()` gives it, for forward and backward-data also `make(fused)` (see
-    `kernels.fusion`), and for backward-weight `make(again)` (see `source`). Kernels whose `make` are equal have the
+    `kernels.fusion`), and for backward-weight `make(recompute)` (see `source`). Kernels whose `make` are equal have the
     same code.
 
     ``family``: which family it is of (see `kernels.families`). ``beside``: of a dense kernel for a sparse layer, what

@@ -45,7 +45,9 @@ OTHERS: dict[str, Callable[[], Artifact]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    "other", [pytest.param(OTHERS[o], marks=() if o in ("shape", "device") else pytest.mark.slow, id=o) for o in OTHERS]
+)
 def test_the_same_step_is_built_once(other: Callable[[], Artifact], built: list[object], tmp_path: Path) -> None:
     first = step()
     again = step()

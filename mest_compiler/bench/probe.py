@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tvm
@@ -17,7 +14,7 @@ import tvm
 from mest_compiler.devices import OpenClProfile
 from mest_compiler.errors import DeviceError
 from mest_compiler.linking import library_bytes
-from mest_compiler.runtime.local_device import local_device
+from mest_compiler.runtime.hosts import KernelHost
 
 from . import probe_kernels
 from .probe_kernels import FEW, GROUP, MANY, Kernel
@@ -30,23 +27,7 @@ NS = 1e9
 Say = Callable[[str], None]
 
 
-class Place(Protocol):
-    """Where kernels run: see `runtime.remote.connection.Connection`, and `Here`."""
-
-    def load(self, library: bytes) -> tvm.runtime.Module:
-        """The library's module there."""
-        ...
-
-    def device(self, kind: str) -> tvm.runtime.Device:
-        """The device there."""
-        ...
-
-    def during(self, what: str) -> AbstractContextManager[None]:
-        """What errors in the context are about."""
-        ...
-
-
-def probe(profile: OpenClProfile, place: Place, say: Say = lambda sentence: None) -> dict[str, Any]:
+def probe(profile: OpenClProfile, host: KernelHost, say: Say = lambda sentence: None) -> dict[str, Any]:
     """Measures a device of this profile.
 
     Returns what `devices.measured.save` keeps: `numbers` by name, each with `about`, `value`, `unit` and, where a
@@ -57,14 +38,14 @@ def probe(profile: OpenClProfile, place: Place, say: Say = lambda sentence: None
     """
     say("compiling the kernels")
     library = library_bytes(probe_kernels.built(profile), profile)
-    device, module = place.device("opencl"), place.load(library)
+    device, module = host.device("opencl"), host.load(library)
     numbers: dict[str, dict[str, Any]] = {}
     for kernel in probe_kernels.kernels():
         say(kernel.about)
-        with place.during(f"the kernel {kernel.name!r}"):
+        with host.during(f"the kernel {kernel.name!r}"):
             numbers[kernel.name] = _measured(kernel, module, device)
     say("launches")
-    with place.during("launches in a row"):
+    with host.during("launches in a row"):
         numbers |= _launch_numbers(module, device)
     return {
         "device": profile.name,
@@ -75,47 +56,16 @@ def probe(profile: OpenClProfile, place: Place, say: Say = lambda sentence: None
     }
 
 
-def check(profile: OpenClProfile, place: Place) -> None:
+def check(profile: OpenClProfile, host: KernelHost) -> None:
     """Runs one tiny kernel and compares; raises DeviceError where it cannot run or its numbers are wrong."""
-    device = place.device("opencl")
-    module = place.load(library_bytes(probe_kernels.built_check(profile), profile))
-    with place.during("a tiny kernel"):
+    device = host.device("opencl")
+    module = host.load(library_bytes(probe_kernels.built_check(profile), profile))
+    with host.during("a tiny kernel"):
         given = np.arange(GROUP, dtype=np.float32) - 7
         x, y = tvm.runtime.tensor(given, device), tvm.runtime.tensor(np.zeros_like(given), device)
         module[probe_kernels.CHECK](x, y)
         if not np.array_equal(y.numpy(), given * 3 + 1):
             raise DeviceError(f"A tiny kernel computes wrong numbers on {profile.name}: its driver is broken.")
-
-
-class Here:
-    """This machine as a place."""
-
-    def __init__(self, profile: OpenClProfile) -> None:
-        self._profile = profile
-
-    def load(self, library: bytes) -> tvm.runtime.Module:
-        """The library's module, in this process."""
-        self._folder = tempfile.TemporaryDirectory(prefix="mest-probe-")
-        path = Path(self._folder.name) / "library.so"
-        path.write_bytes(library)
-        return tvm.runtime.load_module(str(path))
-
-    def device(self, kind: str) -> tvm.runtime.Device:
-        """The profile's device, which is of this kind."""
-        return local_device(self._profile)
-
-    def during(self, what: str) -> AbstractContextManager[None]:
-        """Errors of TVM as ours."""
-        return _during(what)
-
-
-@contextmanager
-def _during(what: str) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        last = str(error).strip().splitlines()[-1:]
-        raise DeviceError(f"OpenCL failed during {what}: {last[0] if last else type(error).__name__}") from error
 
 
 def _title(device: tvm.runtime.Device) -> str:

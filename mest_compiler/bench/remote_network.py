@@ -45,7 +45,7 @@ class RemoteStep:
                 f"The step at {path} trains a batch in parts of {m['micro_batch']}, which cannot be timed over RPC: "
                 "compile it without a memory limit, or for that smaller batch."
             )
-        self.trainer, self._place = Trainer(artifact, seed=seed, place=place), place
+        self.trainer, self._place = Trainer(artifact, seed=seed, host=place), place
         self.loss, _ = self.trainer.step(*step_inputs(m, seed), LEARNING_RATE)
         for _ in range(WARM_UPS):
             (found,) = self.trainer.run()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tvm import te, tirx, topi
 
-from .dropout_mask import BITS, dropout_bits, dropout_keys, expressions, threshold
+from mest_compiler.dropout_mask import BITS, dropout_bits, dropout_keys, expressions, threshold
 
 Pair = tuple[int, int]
 Shape = tuple[int, int, int, int]

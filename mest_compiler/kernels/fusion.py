@@ -43,17 +43,21 @@ Epilogue = ForwardSums | BackwardSums
 class Fused:
     """What a gather does besides its convolution; kernels are told apart by it.
 
-    epilogue: sums of what it writes, taken while the numbers are at hand. again: the batch norm whose output it reads,
-    and computes itself a batch tile at a time, in `chunks` parts that threads share.
+    epilogue: sums of what it writes, taken while the numbers are at hand. recompute: the batch norm whose output it
+    reads, and computes itself a batch tile at a time, in `chunks` parts that threads share.
     """
 
     epilogue: Epilogue | None = None
-    again: Normalisation | None = None
+    recompute: Normalisation | None = None
     chunks: int = 1
 
     def named(self, name: str) -> str:
         """A kernel's name with what it does besides."""
-        return name + ("_normalised" if self.again is not None else "") + ("_sums" if self.epilogue is not None else "")
+        return (
+            name
+            + ("_normalised" if self.recompute is not None else "")
+            + ("_sums" if self.epilogue is not None else "")
+        )
 
 
 ALONE = Fused()

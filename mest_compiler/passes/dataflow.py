@@ -23,21 +23,21 @@ class StepKind(Enum):
     into the type that activations wait in or back from it."""
 
     FIRST = "first"
-    AGAIN = "again"
+    AGAIN = "recompute"
     PACK = "pack"
     UNPACK = "unpack"
 
 
 @dataclass(frozen=True)
 class Node:
-    """A binding that computes something. reads, writes: tensors; again: the tensors read when it is repeated, or None
-    if it cannot be."""
+    """A binding that computes something. reads, writes: tensors; recompute: the tensors read when it is repeated, or
+    None if it cannot be."""
 
     var: relax.Var
     expr: relax.Expr
     reads: tuple[int, ...]
     writes: tuple[int, ...]
-    again: tuple[int, ...] | None
+    recompute: tuple[int, ...] | None
     flops: float
 
 
@@ -107,14 +107,14 @@ class Dataflow:
             self._new(ty, 0 if in_place and int(in_place[i]) >= 0 else tensor_bytes(ty)) for i, ty in enumerate(fields)
         )
         self.tensors[var] = writes
-        reads, again = self._read(expr), None
+        reads, recompute = self._read(expr), None
         kernel = expr.args[0].name_hint if op_name(expr).startswith("relax.call_tir") else ""
         if kernel in self.repeats:
             given = [self._read(a)[0] for a in expr.args[1].fields]
-            again = tuple({"in": given, "out": writes}[kind][i] for kind, i in self.repeats[kernel].sources)
+            recompute = tuple({"in": given, "out": writes}[kind][i] for kind, i in self.repeats[kernel].sources)
         elif op_name(expr) == "relax.call_tir":
-            again = reads
-        node = Node(var, expr, reads, writes, again, flops(kernel) if kernel else 0.0)
+            recompute = reads
+        node = Node(var, expr, reads, writes, recompute, flops(kernel) if kernel else 0.0)
         self.nodes.append(node)
         self.maker.update(dict.fromkeys(writes, node))
 
@@ -134,9 +134,9 @@ class Dataflow:
         if tensor not in self._repeatable:
             node = self.maker[tensor]
             # Of an in-place kernel only the first output can.
-            can = node.again is not None and (not self._in_place(node) or tensor == node.writes[0])
+            can = node.recompute is not None and (not self._in_place(node) or tensor == node.writes[0])
             self._repeatable[tensor] = can and all(
-                t not in self.forward or t in self.waiting or self.repeatable(t) for t in node.again
+                t not in self.forward or t in self.waiting or self.repeatable(t) for t in node.recompute
             )
         return self._repeatable[tensor]
 
@@ -220,11 +220,11 @@ class Schedule:
             self._convert(StepKind.UNPACK, self._storage[tensor], found[tensor])
             return found[tensor]
         node = flow.maker[tensor]
-        renamed = {t: self._again(t, found) for t in node.again}
+        renamed = {t: self._again(t, found) for t in node.recompute}
         outputs = flow.repeated(node)
         writes = tuple(self._add(flow.sizes[t], t) for t in outputs)
         found.update(zip(outputs, writes, strict=True))
-        reads = tuple(renamed[t] for t in node.again)
+        reads = tuple(renamed[t] for t in node.recompute)
         self.steps.append(Step(StepKind.AGAIN, node, reads, writes, renamed))
         self.extra_bytes += sum(map(self.size, (*reads, *writes)))
         self.extra_flops += node.flops

@@ -24,7 +24,7 @@ class FuseForwardInputs:
     """
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with (x, weight) -> y as (x, weight, w, b, mean, rstd) -> y, marked `again`, and
+        """The module with (x, weight) -> y as (x, weight, w, b, mean, rstd) -> y, marked `recompute`, and
         mest.batch_statistics where mest.normalise was."""
         return rewrite(mod, _changes)
 
@@ -58,7 +58,7 @@ def _changes(program: Program) -> Change:
             x, *affine = defined[norm].args[:3]
             args = [x, expr.args[1], *affine, items[norm][1], items[norm][2]]
             read = attributes(defined[norm])
-            return changed(new, [substitute(a, env) for a in args], again=1, relu=read["relu"], upper=read["upper"])
+            return changed(new, [substitute(a, env) for a in args], recompute=1, relu=read["relu"], upper=read["upper"])
         return new
 
     return change

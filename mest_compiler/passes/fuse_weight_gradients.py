@@ -21,7 +21,7 @@ class FuseWeightGradients:
     """Gives every weight gradient of a convolution behind a mest.normalise without a residual what that one read."""
 
     def transform_module(self, mod: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        """The module with (gy, z) -> gw as (gy, x, w, b, mean, rstd) -> gw, marked `again`."""
+        """The module with (gy, z) -> gw as (gy, x, w, b, mean, rstd) -> gw, marked `recompute`."""
         return rewrite(mod, _changes)
 
 
@@ -46,5 +46,5 @@ def _sources(program: Program) -> dict[relax.Var, tuple[list[relax.Expr], dict[s
         if op_name(expr) == "mest.normalise" and not attributes(expr)["residual"] and {0, 1, 2} <= set(items):
             a = attributes(expr)
             args = [*expr.args[:3], items[1], items[2]]
-            found[items[0]] = args, {"again": 1, "relu": a["relu"], "upper": a["upper"]}
+            found[items[0]] = args, {"recompute": 1, "relu": a["relu"], "upper": a["upper"]}
     return found

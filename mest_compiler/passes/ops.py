@@ -22,8 +22,8 @@ def _vector(call: relax.Call) -> relax.TensorType:
 
 OPS = {
     # (x, values [capacity, unit_size]), (gy, values), (gy, x): attributes of mest.conv2d.
-    # With `again` they read a batch norm's output and compute it from its input: (gy, x, w, b, mean, rstd) -> gw, and
-    # (x, weight, w, b, mean, rstd) -> y, by sparse and dense ones.
+    # With `recompute` they read a batch norm's output and compute it from its input: (gy, x, w, b, mean, rstd) -> gw,
+    # and (x, weight, w, b, mean, rstd) -> y, by sparse and dense ones.
     # With `sums` batch norm's are taken where the result is written, by sparse and dense ones; backward-data is then
     # (gy, w, and the first arguments of mest.normalise_backward) -> g, what that would mask as its own attributes say.
     "mest.sparse_conv2d": _of_shape,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tvm
@@ -16,26 +16,7 @@ from mest_compiler.errors import ArtifactError
 from mest_compiler.signature import STEP
 
 from .artifact import Artifact
-
-
-class Place(Protocol):
-    """A connection, as far as a session needs it; see `remote.connection`."""
-
-    def load(self, library: bytes) -> tvm.runtime.Module:
-        """The library's module, loaded there."""
-        ...
-
-    def device(self, kind: str) -> tvm.runtime.Device:
-        """The device of this kind there."""
-        ...
-
-    def llvm(self) -> tuple[str, str] | None:
-        """LLVM's triple and name of the CPU there; None: it has no compiler that could say."""
-        ...
-
-    def during(self, what: str) -> AbstractContextManager[None]:
-        """What is asked for within is called `what` in sentences."""
-        ...
+from .hosts import StepHost
 
 
 class RemoteTensor:
@@ -90,12 +71,12 @@ class RemoteSession:
 
     program_bytes = None
 
-    def __init__(self, artifact: Artifact, place: Place) -> None:
-        """Loads the artifact's library at the place.
+    def __init__(self, artifact: Artifact, host: StepHost) -> None:
+        """Loads the artifact's library on the host.
 
         Raises:
             ArtifactError: a step of micro-batches, which has its state in two functions, or code for another machine.
-            DeviceError: the place is gone or cannot load it.
+            DeviceError: the host is gone or cannot load it.
         """
         wanted = artifact.manifest["device"]
         step = artifact.signature[STEP]
@@ -105,9 +86,9 @@ class RemoteSession:
                 "A step that trains a batch in parts does not run over RPC: compile it without a memory limit, or with "
                 "one that a whole batch fits in."
             )
-        _check_code(artifact.manifest["needs"], place)
-        self.threads, self.device, self._place = wanted["threads"], place.device(wanted["kind"]), place
-        module = place.load(artifact.library)
+        _check_code(artifact.manifest["needs"], host)
+        self.threads, self.device, self._host = wanted["threads"], host.device(wanted["kind"]), host
+        module = host.load(artifact.library)
         with self.during("the start of the step's program"):
             self.vm = relax.VirtualMachine(module, self.device)
         self._ready = False
@@ -147,17 +128,17 @@ class RemoteSession:
         Raises:
             DeviceLostError: it went away. DeviceError: it could not do what it was asked for.
         """
-        return self._place.during(what)
+        return self._host.during(what)
 
     def sync(self) -> None:
         """Waits until the device has done all it was asked for."""
         self.device.sync()
 
 
-def _check_code(needs: Mapping[str, Any], place: Place) -> None:
-    """Raise ArtifactError where the place says that it cannot run the code: by its triple, and by what LLVM knows of
+def _check_code(needs: Mapping[str, Any], host: StepHost) -> None:
+    """Raise ArtifactError where the host says that it cannot run the code: by its triple, and by what LLVM knows of
     its model of CPU. One that does not say (a phone's tvm_rpc) has its loader, which refuses another machine's code."""
-    said = place.llvm()
+    said = host.llvm()
     if said is None:
         return
     triple, mcpu = said

@@ -26,8 +26,9 @@ from . import checkpoint
 from .artifact import Artifact
 from .asking import asks
 from .compiled_layers import check_forms
+from .hosts import StepHost
 from .named_arrays import Arrays, NamedArrays
-from .remote_session import Place, RemoteSession
+from .remote_session import RemoteSession
 from .session import Session
 from .step_seed import step_seed
 
@@ -43,11 +44,11 @@ class Trainer:
     offers = frozenset({Need.IMPORTANCE})
 
     def __init__(
-        self, artifact: Artifact, threads: int | None = None, seed: int = 0, place: Place | None = None,
+        self, artifact: Artifact, threads: int | None = None, seed: int = 0, host: StepHost | None = None,
         loss: Loss | None = None,
     ) -> None:  # fmt: skip
         """Args: artifact: a compiled step. threads: None: as many as it was compiled for. seed: at least 0, draws what
-        the dropouts of each step keep. place: a connection to where it shall run; None: this machine.
+        the dropouts of each step keep. host: a connection to where it shall run; None: this machine.
         loss: where it is a function of one's own, which no artifact holds: for `evaluate`.
 
         Raises:
@@ -55,7 +56,7 @@ class Trainer:
                 layers have. StructureError: a structure is not the layer's, or inconsistent.
         """
         self.artifact, self.manifest = artifact, artifact.manifest
-        self.session = Session(artifact, threads) if place is None else RemoteSession(artifact, place)
+        self.session = Session(artifact, threads) if host is None else RemoteSession(artifact, host)
         self.seed, self.steps, self.loss = seed, 0, loss
         self._fill()
 

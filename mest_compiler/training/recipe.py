@@ -56,8 +56,10 @@ class Recipe:
     p_milestones, p_decay, importance_lambda: settings of methods that have them, see theirs. settings: those of the
     method, the optimiser and the loss that are no fields here, by name. de_epoch: data efficiency: after so many epochs
     the training examples that were forgotten at most de_threshold times are left out, or the de_remove ones that were
-    forgotten least; see `forgetting`; it needs labels. MestError when a
-    value cannot be.
+    forgotten least; see `forgetting`; it needs labels.
+
+    Raises:
+        MestError: a value cannot be.
     """
 
     model: str

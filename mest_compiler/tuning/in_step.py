@@ -63,7 +63,7 @@ some pre-activations across ReLU's corner, and gradients by far more than logits
 LEAST = 0.01
 """Of the largest gradient's norm, for the norm of one that is all but zero (a bias before batch norm has no other)."""
 
-Place = tuple[str, str]  # a layer's parameter and a direction
+LayerDirection = tuple[str, str]  # a layer's parameter and a direction
 Kernels = Mapping[tuple[str, LayerProblem], tuple[str, str]]
 Times = dict[Task, float]
 Turns = list[tuple[Times, float]]  # of a step: ms of a call of each task's kernel, and of all its functions
@@ -119,7 +119,7 @@ class InStep:
                 self.outcome = _Comparison(contest, runner, within, progress, end).outcome()
         Alone()(runner, [s for s in states if not s.final], progress, say, end)
 
-    def _kernels(self, progress: Say) -> tuple[Kernels, dict[Place, Task]]:
+    def _kernels(self, progress: Say) -> tuple[Kernels, dict[LayerDirection, Task]]:
         """The kernel of each direction and layer, and the task of each direction and parameter."""
         pick = Fastest(self._device, lambda what: progress(f"measuring {what}"), Records(self._device, self._root))
         kernels, tasks = {}, {}
@@ -135,7 +135,7 @@ class InStep:
 class Entrant:
     """A compiled step that takes part. logits, gradients: of its first iteration; weights stay as they are."""
 
-    def __init__(self, artifact: Artifact, tasks: Mapping[Place, Task]) -> None:
+    def __init__(self, artifact: Artifact, tasks: Mapping[LayerDirection, Task]) -> None:
         self._trainer, rng = Trainer(artifact), np.random.default_rng(SEED)
         m = artifact.manifest
         x = rng.standard_normal((m["batch"], *m["input_shape"]), np.float32)
@@ -157,7 +157,7 @@ class Entrant:
         return times, sum(one.ms for one in spent.values())
 
 
-def own_functions(layers: Mapping[str, Any], tasks: Mapping[Place, Task]) -> dict[Task, set[str]]:
+def own_functions(layers: Mapping[str, Any], tasks: Mapping[LayerDirection, Task]) -> dict[Task, set[str]]:
     """The functions of a step (by the `layers` of its manifest) that compute each task and no other one. Layers that
     differ in capacity alone share functions, and their tasks are left out."""
     names: dict[Task, set[str]] = defaultdict(set)
@@ -177,7 +177,7 @@ def _begin() -> None:
 class _Contest:
     """Compiles steps, and runs them in turns. compiled: how many were."""
 
-    def __init__(self, step: Step, kernels: Kernels, tasks: Mapping[Place, Task], say: Say) -> None:
+    def __init__(self, step: Step, kernels: Kernels, tasks: Mapping[LayerDirection, Task], say: Say) -> None:
         self._step, self._kernels, self._tasks, self.say = step, kernels, tasks, say
         self._folder = tempfile.TemporaryDirectory(prefix="mest-steps-")
         options = {"initializer": _begin, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}

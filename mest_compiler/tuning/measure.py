@@ -6,14 +6,12 @@ Everything here runs in a worker's process, which a wrong candidate may take dow
 from __future__ import annotations
 
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import tvm
@@ -24,7 +22,7 @@ from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.index_arrays import forms_of, index_arrays
 from mest_compiler.linking import library_bytes
 from mest_compiler.pace import Pacer
-from mest_compiler.runtime.local_device import local_device
+from mest_compiler.runtime.hosts import KernelHost, LocalHost
 from mest_compiler.schedules.choice import Choice
 
 from .definitions import definition
@@ -51,41 +49,11 @@ class EvaluatorConfig:
     patience_s: float = 1.0
 
 
-class Place(Protocol):
-    """Where kernels run: this process, or a connection (see `runtime.remote`)."""
-
-    def load(self, library: bytes) -> tvm.runtime.Module:
-        """A library's module, loaded there."""
-        ...
-
-    def device(self, kind: str) -> tvm.runtime.Device:
-        """The device of this kind there."""
-        ...
-
-
-class Here:
-    """This process."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-
-    def load(self, library: bytes) -> tvm.runtime.Module:
-        """See `Place`."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "candidate.so")
-            path.write_bytes(library)
-            return tvm.runtime.load_module(str(path))
-
-    def device(self, kind: str) -> tvm.runtime.Device:
-        """See `Place`."""
-        return local_device(self._device)
-
-
 class Bench:
-    """A task's arguments at a place, kept from candidate to candidate, and what its kernels must give."""
+    """A task's arguments on a host, kept from candidate to candidate, and what its kernels must give."""
 
-    def __init__(self, task: Task, device: Device, place: Place) -> None:
-        self.task, self.place, self.dev = task, place, place.device(device.kind)
+    def __init__(self, task: Task, device: Device, host: KernelHost) -> None:
+        self.task, self.host, self.dev = task, host, host.device(device.kind)
         g, rng = task.problem.geometry, np.random.default_rng(SEED)
         sparse = task.problem.sparse
         self._structure = None if sparse is None else random_structure(sparse)
@@ -153,7 +121,7 @@ class Bench:
 
     def calmly(self, times: Callable[[], Sequence[float]], config: EvaluatorConfig) -> list[float]:
         """What `times` gives, on this machine once more while something else slows its cores; see `Pacer.takes`."""
-        takes = _pacer.takes(times, config.patience_s) if isinstance(self.place, Here) else [times()]
+        takes = _pacer.takes(times, config.patience_s) if isinstance(self.host, LocalHost) else [times()]
         return list(chain.from_iterable(takes))
 
     def checked(self, library: bytes, choice: Choice) -> Callable[[int, int], Sequence[float]]:
@@ -162,7 +130,7 @@ class Bench:
         Raises:
             TuningError: it computes something else.
         """
-        module = self.place.load(library)
+        module = self.host.load(library)
         args, out = self.arguments(choice)
         module["main"](*args)
         self.dev.sync()
@@ -189,12 +157,12 @@ def settled(times: object, config: EvaluatorConfig) -> list[float]:
     return kept
 
 
-Opener = Callable[[], Place]
-"""Opens a place in the process that measures there, once."""
+Opener = Callable[[], KernelHost]
+"""Opens a host in the process that measures there, once."""
 
 _pacer = Pacer()
 _benches: dict[tuple[str, str], Bench] = {}
-_places: list[Place] = []  # one: a worker measures at one place
+_hosts: list[KernelHost] = []  # one: a worker measures on one host
 
 
 def begin() -> None:
@@ -208,7 +176,7 @@ def measure(
     """Seconds of a candidate whose library lies in a file: a worker's errand. opener: None: of this process.
 
     Raises:
-        TuningError: the candidate is wrong, or the place refused it. DeviceLostError: the place went away meanwhile;
+        TuningError: the candidate is wrong, or the host refused it. DeviceLostError: the host went away meanwhile;
             the next errand opens it again. DeviceError: it cannot be opened.
     """
     with _bench(task, device, opener) as bench:
@@ -236,33 +204,32 @@ def compare(
 
 @contextmanager
 def _bench(task: Task, device: Device, opener: Opener | None) -> Iterator[Bench]:
-    place = _place(device, opener)
-    during = getattr(place, "during", lambda what: nullcontext())  # a connection's: errors as sentences
+    host = _host(device, opener)
     try:
-        with during("the measurement of a candidate"):
-            yield _kept(task, device, place)
+        with host.during("the measurement of a candidate"):
+            yield _kept(task, device, host)
     except DeviceLostError:
-        _places.clear()
+        _hosts.clear()
         _benches.clear()
         raise
-    except DeviceError as error:  # the place is well
+    except DeviceError as error:  # the host is well
         raise TuningError(str(error)) from error
 
 
-def _place(device: Device, opener: Opener | None) -> Place:
-    if not _places:
+def _host(device: Device, opener: Opener | None) -> KernelHost:
+    if not _hosts:
         try:
-            _places.append(Here(device) if opener is None else opener())
+            _hosts.append(LocalHost(device) if opener is None else opener())
         except DeviceError as error:
             raise DeviceError(str(error)) from error  # not a lost one: nothing was measured yet
-    return _places[0]
+    return _hosts[0]
 
 
-def _kept(task: Task, device: Device, place: Place) -> Bench:
+def _kept(task: Task, device: Device, host: KernelHost) -> Bench:
     key = task.key, repr(device)
     if key not in _benches:
         _benches.clear()  # one task's arguments are held at a time
-        _benches[key] = Bench(task, device, place)
+        _benches[key] = Bench(task, device, host)
     return _benches[key]
 
 

@@ -25,7 +25,7 @@ MOST_FILTERS = 4  # filters a register tile; a taller block is worked through in
 
 
 def outer(
-    layer: LayerProblem, knobs: WeightGradientKnobs, dtypes: dict[str, str], again: Normalisation | None = None
+    layer: LayerProblem, knobs: WeightGradientKnobs, dtypes: dict[str, str], recompute: Normalisation | None = None
 ) -> tirx.PrimFunc:
     """Outer form: `entries` planes x up to four filters of sums in registers over a band of pixels.
 
@@ -68,12 +68,12 @@ def outer(
                     some(lo + rounds * together + k, 1)
 
     return sparse(
-        layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.sparse.rows), body, again
+        layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.sparse.rows), body, recompute
     )
 
 
 def dots(
-    layer: LayerProblem, knobs: WeightGradientKnobs, dtypes: dict[str, str], again: Normalisation | None = None
+    layer: LayerProblem, knobs: WeightGradientKnobs, dtypes: dict[str, str], recompute: Normalisation | None = None
 ) -> tirx.PrimFunc:
     """Dot form, for blocks of one filter: a tile of dY stays in registers, a value is a dot product with X. Arguments
     as `outer`."""
@@ -103,5 +103,5 @@ def dots(
         over_held(g, knobs, o, order, first, count, dots_of)
 
     return sparse(
-        layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.sparse.rows), body, again
+        layer, knobs.chunks, dtypes, "block_backward_weight", lambda _: T.int32(layer.sparse.rows), body, recompute
     )

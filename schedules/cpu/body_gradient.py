@@ -23,7 +23,7 @@ def dots(
     bodies: Bodies,
     knobs: WeightGradientKnobs,
     dtypes: dict[str, str],
-    again: Normalisation | None = None,
+    recompute: Normalisation | None = None,
 ) -> tirx.PrimFunc:
     """Arguments: X, dY, offset, pointers [F*groups*bodies+1], first, row, entries, dV [capacity, unit_size],
     DL [capacity*unit_size, L]."""
@@ -55,4 +55,4 @@ def dots(
 
         over_held(g, knobs, o, order, start, count, dots_of)
 
-    return sparse(layer, knobs.chunks, dtypes, "body_backward_weight", lambda _: T.int32(g.filters), body, again)
+    return sparse(layer, knobs.chunks, dtypes, "body_backward_weight", lambda _: T.int32(g.filters), body, recompute)

@@ -14,10 +14,12 @@ from .source import Source
 from .weight_gradient import WeightGradientKnobs, band_steps, neighbours, outer_products, reduce, zero
 
 
-def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs, again: Normalisation | None = None) -> tirx.PrimFunc:
+def dense(
+    g: ConvGeometry, block: int, knobs: WeightGradientKnobs, recompute: Normalisation | None = None
+) -> tirx.PrimFunc:
     """dW of a dense convolution, `entries` taps (or channels of a 1x1) x `block` filters of sums in registers.
 
-    Arguments: X (or what `Source` has instead), dY, dW, DL [F*columns, L] and, with `again`, a workspace.
+    Arguments: X (or what `Source` has instead), dY, dW, DL [F*columns, L] and, with `recompute`, a workspace.
     """
     vec, grid = Vec(g.lanes, g.dtype), g.forward_grid
     steps = band_steps(g)
@@ -29,7 +31,7 @@ def dense(g: ConvGeometry, block: int, knobs: WeightGradientKnobs, again: Normal
     channel_step = max(1, knobs.entries // g.taps)
 
     def emit() -> None:
-        source = Source(g.tiles, g.channels, g.x, vec, again)
+        source = Source(g.tiles, g.channels, g.x, vec, recompute)
         dy = activation("DY", g.tiles, g.filters, g.dy, vec)
         out = T.arg("DW", T.buffer((g.filters, per_in, *g.kernel), g.dtype))
         sums = T.arg("DL", T.buffer((g.filters * columns, g.lanes), g.dtype))

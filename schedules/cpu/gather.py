@@ -88,7 +88,7 @@ class Input(Source):
     """The planes that a gather reads; made as the first of its arguments."""
 
     def __init__(self, shape: Shape, fused: Fused) -> None:
-        super().__init__(shape.geometry.tiles, shape.sources, shape.source, shape.vec, fused.again)
+        super().__init__(shape.geometry.tiles, shape.sources, shape.source, shape.vec, fused.recompute)
 
 
 class Output:

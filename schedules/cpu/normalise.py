@@ -177,7 +177,7 @@ def inference(n: Normalisation, eps: float) -> tirx.PrimFunc:
     return _with_known_statistics("normalise_inference", n, inverse)
 
 
-def again(n: Normalisation) -> tirx.PrimFunc:
+def recompute(n: Normalisation) -> tirx.PrimFunc:
     """Z of `forward` once more, bit for bit. Arguments: X, W, B, MEAN, RSTD, [R], Z."""
     return _with_known_statistics("normalise_again", n, lambda rstd: rstd)
 

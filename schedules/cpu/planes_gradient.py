@@ -18,7 +18,7 @@ def kept(
     block: int,
     knobs: WeightGradientKnobs,
     dtypes: dict[str, str],
-    again: Normalisation | None = None,
+    recompute: Normalisation | None = None,
 ) -> tirx.PrimFunc:
     """dV of kept channels [kept, F, kh, kw] or kept filters [kept, C, kh, kw]: `entries` places x `block` filters of
     sums in registers.
@@ -75,4 +75,6 @@ def kept(
                     some(band, h, first + whole * block + i, 1)
 
     body = over_channels if by_channel else over_filters
-    return sparse(layer, knobs.chunks, dtypes, "planes_backward_weight", lambda indices: indices[-1][0], body, again)
+    return sparse(
+        layer, knobs.chunks, dtypes, "planes_backward_weight", lambda indices: indices[-1][0], body, recompute
+    )

@@ -22,36 +22,36 @@ Tile = tuple[Buffer, Expr]
 
 
 class Source:
-    """Made as the first of a kernel's arguments: X, `planes` like `plane` in each batch tile, or with `again` (batch
-    norm without a residual) its input X, W [C], B [C], MEAN [C], RSTD [C]."""
+    """Made as the first of a kernel's arguments: X, `planes` like `plane` in each batch tile, or with `recompute`
+    (batch norm without a residual) its input X, W [C], B [C], MEAN [C], RSTD [C]."""
 
-    def __init__(self, tiles: int, planes: int, plane: Plane, vec: Vec, again: Normalisation | None) -> None:
-        self.tiles, self.planes, self.plane, self.vec, self.again = tiles, planes, plane, vec, again
-        self._x = activation("X", tiles, planes, plane if again is None else again.x, vec)
-        names = () if again is None else ("NW", "NB", "NMEAN", "NRSTD")
+    def __init__(self, tiles: int, planes: int, plane: Plane, vec: Vec, recompute: Normalisation | None) -> None:
+        self.tiles, self.planes, self.plane, self.vec, self.recompute = tiles, planes, plane, vec, recompute
+        self._x = activation("X", tiles, planes, plane if recompute is None else recompute.x, vec)
+        names = () if recompute is None else ("NW", "NB", "NMEAN", "NRSTD")
         self._vectors = [T.arg(name, T.buffer((planes,), vec.dtype)) for name in names]
         self._chunks, self._tiles = 0, None
 
     def workspace(self, chunks: int) -> None:
-        """The last of the arguments, only with `again`: a batch tile of X for each chunk of the work."""
+        """The last of the arguments, only with `recompute`: a batch tile of X for each chunk of the work."""
         self._chunks = chunks
-        if self.again is not None:
+        if self.recompute is not None:
             self._tiles = activation("XT", chunks, self.planes, self.plane, self.vec)
 
     def at(self, tile: Expr, chunk: Expr) -> Tile:
         """A batch tile, which a chunk of the work computes for itself."""
-        if self.again is None:
+        if self.recompute is None:
             return self._x, tile
         w, b, mean, rstd = self._vectors
         with T.serial(self.planes) as c:
             channel = scale_shift(self.vec, w[c], b[c], mean[c], rstd[c])
             target = self.vec.pointer(self._tiles, chunk, c * self.plane.size, 0)
-            write_plane(self.again, c, tile, self._x, None, target, *channel)
+            write_plane(self.recompute, c, tile, self._x, None, target, *channel)
         return self._tiles, chunk
 
     def each(self, body: Callable[[Tile, Expr], None]) -> None:
         """body(batch tile, its number) for all of them, in parallel."""
-        if self.again is None:
+        if self.recompute is None:
             with T.parallel(self.tiles) as tile:
                 body((self._x, tile), tile)
             return

@@ -103,19 +103,19 @@ class Operands:
 
 def sparse(
     layer: LayerProblem, chunks: int, dtypes: dict[str, str], name: str, rows: Callable[[list[Index]], Expr],
-    body: Callable[[Operands, Expr, Expr], None], again: Normalisation | None,
+    body: Callable[[Operands, Expr, Expr], None], recompute: Normalisation | None,
 ) -> tirx.PrimFunc:  # fmt: skip
     """The frame of every sparse weight gradient: `body` is called with (operands, first, count) for a share of the
     `rows(index arrays)` rows of the structure, a batch tile at a time. The last index array is `entries`.
 
     Arguments: X (or what `Source` has instead), dY, index arrays, dV [capacity, unit_size],
-    DL [capacity * unit_size, L] and, with `again`, a workspace (see `Source`).
+    DL [capacity * unit_size, L] and, with `recompute`, a workspace (see `Source`).
     """
     g = layer.geometry
     vec = Vec(g.lanes, g.dtype)
 
     def emit() -> None:
-        source = Source(g.tiles, g.channels, g.x, vec, again)
+        source = Source(g.tiles, g.channels, g.x, vec, recompute)
         dy = activation("DY", g.tiles, g.filters, g.dy, vec)
         indices = Indices(dtypes)
         vh, lh = T.arg("DV", T.handle()), T.arg("DL", T.handle())

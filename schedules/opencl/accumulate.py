@@ -7,7 +7,7 @@ from tvm.script.ir_builder import tirx as T
 
 from ..emit import Buffer
 from ..in_place import Count, Numbers, kernel
-from .each_number import Place, each_number
+from .each_number import WorkItem, each_number
 from .emit import Vec
 
 
@@ -21,12 +21,12 @@ def accumulate(numbers: Numbers, vec: Vec, chunks: int) -> tirx.PrimFunc:
     def body(tensors: dict[str, Buffer], scalars: dict[str, Buffer], count: Count) -> None:
         a, g = tensors.values()
 
-        def add(place: Place) -> None:
+        def add(item: WorkItem) -> None:
             with T.If(scalars["FIRST"][()] > 0):
                 with T.Then():
-                    place.write(a, place.read(g))
+                    item.write(a, item.read(g))
                 with T.Else():
-                    place.write(a, place.read(a) + place.read(g))
+                    item.write(a, item.read(a) + item.read(g))
 
         each_number(vec, numbers.most, count, add)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from mest_compiler.frontend.dropout_mask import BITS, Arithmetic, dropout_bits, dropout_keys, threshold
+from mest_compiler.dropout_mask import BITS, Arithmetic, dropout_bits, dropout_keys, threshold
 from mest_compiler.kernels.dropout import Dropout
 
 from ..emit import Expr, activation, function

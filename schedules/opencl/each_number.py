@@ -15,7 +15,7 @@ from .planes import GROUP, when
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkItem:
     """Where a work-item is: reads and writes there, and makes numbers of that width; see `optimizers.base.Math`."""
 
     read: Callable[[Buffer], Expr]
@@ -36,8 +36,8 @@ class Place:
         return T.Bind(value)
 
 
-def each_number(vec: Vec, most: int, filled: Count, body: Callable[[Place], None]) -> None:
-    """body(place) over the first `filled()` of `most` numbers: by quads, then what is left."""
+def each_number(vec: Vec, most: int, filled: Count, body: Callable[[WorkItem], None]) -> None:
+    """body(item) over the first `filled()` of `most` numbers: by quads, then what is left."""
     items = min(GROUP, max(-(-most // QUAD), 1))
 
     with launch([max(-(-most // (QUAD * items)), 1)], [items]) as ((block,), (item,)):
@@ -46,7 +46,7 @@ def each_number(vec: Vec, most: int, filled: Count, body: Callable[[Place], None
         count = most if filled is None else cell(filled())[0]
         with when(True if filled is None and most and most % (QUAD * items) == 0 else (quad + 1) * QUAD <= count):
             body(
-                Place(
+                WorkItem(
                     lambda buffer: T.Bind(vec.load(buffer, quad)),
                     lambda buffer, value: vec.store(buffer, value, quad),
                     vec.splat,
@@ -59,7 +59,7 @@ def each_number(vec: Vec, most: int, filled: Count, body: Callable[[Place], None
             at = quad * QUAD + k
             with when(at < count, count < (quad + 1) * QUAD):
                 body(
-                    Place(
+                    WorkItem(
                         lambda buffer, at=at: T.Bind(buffer[at]),
                         lambda buffer, value, at=at: T.buffer_store(buffer, value, [at]),
                         lambda scalar: scalar,

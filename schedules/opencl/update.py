@@ -9,7 +9,7 @@ from mest_compiler.optimizers import Optimizer
 
 from ..emit import Buffer
 from ..in_place import Count, Numbers, changed, kernel, scalars_of, tensors_of
-from .each_number import Place, each_number
+from .each_number import WorkItem, each_number
 from .emit import Vec
 
 
@@ -20,13 +20,13 @@ def update(rule: Optimizer, numbers: Numbers, vec: Vec, chunks: int, shared: boo
     """
 
     def body(tensors: dict[str, Buffer], scalars: dict[str, Buffer], count: Count) -> None:
-        def step(place: Place) -> None:
-            old = {name: place.read(buffer) for name, buffer in tensors.items()}
-            hypers = [place.splat(scalars["HYPER"][k]) for k in range(len(rule.hypers))]
+        def step(item: WorkItem) -> None:
+            old = {name: item.read(buffer) for name, buffer in tensors.items()}
+            hypers = [item.splat(scalars["HYPER"][k]) for k in range(len(rule.hypers))]
             if shared:
-                old["G"] = T.Bind(old["G"] / place.splat(scalars["WEIGHT"][()]))
-            for name, value in changed(rule, place, old, hypers).items():
-                place.write(tensors[name], value)
+                old["G"] = T.Bind(old["G"] / item.splat(scalars["WEIGHT"][()]))
+            for name, value in changed(rule, item, old, hypers).items():
+                item.write(tensors[name], value)
 
         each_number(vec, numbers.most, count, step)
 

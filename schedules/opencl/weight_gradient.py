@@ -196,9 +196,9 @@ class Window:
     def open(cls, o: Operands, offsets: tuple[int, ...], base: Expr, step: int, width: int) -> Window:
         """At the start of a row of `width` pixels."""
         vec = o.vec
-        again = [p for p in offsets if p + step in offsets] if width > 1 else []
-        kept = {p: vec.registers(1)[0] for p in sorted({q for p in again for q in (p, p + step)})}
-        for p in again:
+        recompute = [p for p in offsets if p + step in offsets] if width > 1 else []
+        kept = {p: vec.registers(1)[0] for p in sorted({q for p in recompute for q in (p, p + step)})}
+        for p in recompute:
             vec.set(kept[p + step], vec.load(o.x, base + p * vec.quads))
         return cls(o, offsets, base, step, kept)
 

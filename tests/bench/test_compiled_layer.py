@@ -22,11 +22,11 @@ def _outputs(runner, path: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("text", "scheme", "sparsity"),
     [
-        ("layer:8,12,3,6x5", "block", 0.5),
+        pytest.param("layer:8,12,3,6x5", "block", 0.5, marks=pytest.mark.slow),
         ("layer:8,12,3,6x5", "unstructured", 0.5),
         ("layer:8,12,3,6x5,s2", "pattern", 0.8),
         ("layer:8,12,3,6x5,s2", "channel", 0.9),
-        ("layer:8,12,1,6x6,s2", "filter", 0.5),
+        pytest.param("layer:8,12,1,6x6,s2", "filter", 0.5, marks=pytest.mark.slow),
         ("layer:8,12,1,6x6,s2", "block:4x4", 0.5),
     ],
 )

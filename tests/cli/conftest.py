@@ -144,11 +144,14 @@ def artifact(compiled: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tracker() -> Iterator[str]:
-    """Address of `mest devices serve`, whose key is "here"; ended by Ctrl-C."""
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of `mest devices serve`, whose key is "here"; a script's job in the background, ended by Ctrl-C."""
     command = [sys.executable, "-m", "mest_compiler.cli.main", "devices", "serve", "--port", "0", "--json", "-"]
+    in_background = ["bash", "-c", "trap '' INT; exec \"$@\"", "job", *command, "--key", "here"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen([*command, "--key", "here"], stdout=subprocess.PIPE, text=True, env=environment)
+    said = tmp_path_factory.mktemp("tracker") / "said.txt"
+    with said.open("w") as errors:
+        process = subprocess.Popen(in_background, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     try:
         facts = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
         assert (facts["key"], facts["device"], facts["servers"]) == ("here", "opencl", 1)
@@ -157,6 +160,7 @@ def tracker() -> Iterator[str]:
         yield facts["tracker"]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+        assert said.read_text().splitlines()[-1] == "stopping"
         assert not [child for child in children if child.is_running()]
     finally:
         process.kill()

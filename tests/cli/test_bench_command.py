@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mest_compiler.bench.memory import KINDS
 from mest_compiler.cli import bench, compiling
 from mest_compiler.errors import BenchError, MemoryLimitError
 from mest_compiler.passes.options import StepOptions
@@ -39,6 +40,9 @@ def test_an_artifact_alone(mest, artifact: Path) -> None:
     assert min(size for name, size in moved.items() if "forward" in name) > 0
     assert result["bandwidth"] > 0
     assert "by kernel" in done.stderr
+    assert set(result["bytes"]) == {*KINDS, "planned_peak", "measured_peak"}
+    assert result["bytes_of"] == {"sparse": result["bytes"]}
+    assert "training memory, MiB" in done.stderr
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def test_artifact_and_result(mest, folder: Path) -> None:
     assert "generic kernels" not in done.stderr
 
 
-@pytest.mark.parametrize("verbose", [(), ("-v",)], ids=["", "verbose"])
+@pytest.mark.parametrize("verbose", [pytest.param((), marks=pytest.mark.slow), ("-v",)], ids=["", "verbose"])
 def test_operators_without_kernels_are_said(mest, folder: Path, verbose: tuple[str, ...]) -> None:
     sizes = ("--plane", "32x32", "--batch", "16", "--threads", "1")
     done = mest(*verbose, "compile", "net.py:foreign", *sizes, *BLOCK, "--output", "step", "--json", "-")
@@ -62,7 +62,7 @@ def test_masks_of_a_file(mest, folder: Path, mask: np.ndarray) -> None:
     assert np.array_equal(Artifact.load("step.zip").structures[LAYER].to_mask(), mask)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
+@pytest.mark.parametrize("name", ["weights.safetensors", pytest.param("weights.pt", marks=pytest.mark.slow)])
 def test_masks_and_start_from_trained_weights(mest, folder: Path, mask: np.ndarray, name: str) -> None:
     network = models.build(MODEL)
     with torch.no_grad():

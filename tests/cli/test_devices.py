@@ -29,10 +29,11 @@ for _ in $(seq 200); do kill -0 $server 2>/dev/null || break; sleep 0.1; done
 kill -0 $server 2>/dev/null && exit 4
 wait $server
 """
-"""A job that a script starts in the background has SIGINT ignored."""
+"""A job that a script starts in the background has SIGINT ignored: so has the one that all tests here share."""
 
 
-@pytest.mark.parametrize("name", ["INT", pytest.param("TERM", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_served_by_a_script(folder: Path, name: str) -> None:
     environment = {**os.environ, "PYTHON": sys.executable, "SIGNAL": name}
     done = subprocess.run(["bash", "-c", IN_A_SCRIPT], env=environment, cwd=folder, timeout=90)

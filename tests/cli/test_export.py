@@ -47,6 +47,7 @@ def _model(state: dict[str, torch.Tensor]) -> torch.nn.Module:
 
 
 def test_both_files_are_the_trained_network(mest, run_dir: Path) -> None:
+    """And what the ONNX file says of them beside the numbers."""
     done = mest("export", run_dir, "--torch", "out/net.safetensors", "--onnx", "out/net.onnx", "--json", "-")
     said, mask = json.loads(done.stdout), _mask(run_dir)
     assert {path.name for path in Path("out").iterdir()} == {"net.safetensors", "net.masks.safetensors", "net.onnx"}
@@ -69,11 +70,10 @@ def test_both_files_are_the_trained_network(mest, run_dir: Path) -> None:
     assert "differs from PyTorch by" in done.stderr
     initializers = {one.name: onnx.numpy_helper.to_array(one) for one in proto.graph.initializer}
     np.testing.assert_array_equal(initializers[LAYER], state[LAYER].numpy())
+    check_metadata({one.key: one.value for one in proto.metadata_props}, run_dir)
 
 
-def test_the_metadata_of_an_onnx_file(mest, run_dir: Path) -> None:
-    mest("export", run_dir, "--onnx", "net.onnx")
-    found = {one.key: one.value for one in onnx.load("net.onnx").metadata_props}
+def check_metadata(found: dict[str, str], run_dir: Path) -> None:
     packed = json.loads(found["mest.masks"])
     assert list(packed) == [LAYER]
     # as the documentation says, and by nothing of ours

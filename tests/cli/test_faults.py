@@ -129,7 +129,7 @@ def test_profile(faults: Faults) -> None:
     faults(command, ["layers.yaml", "out.json"])
 
 
-@pytest.mark.parametrize("output", ["step", "new/step", "step.zip"])
+@pytest.mark.parametrize("output", ["step", pytest.param("new/step", marks=pytest.mark.slow), "step.zip"])
 def test_compile(faults: Faults, compiled: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     """What is compiled is there already: only the writing is asked for."""
     from mest_compiler.cli import compiling
@@ -183,8 +183,9 @@ def test_train(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probe(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured is kept for benches, which do without it where it cannot be."""
     from mest_compiler.bench import probe
+    from mest_compiler.runtime import hosts
 
-    monkeypatch.setattr(probe, "Here", lambda profile: None)
+    monkeypatch.setattr(hosts, "LocalHost", lambda profile: None)
     monkeypatch.setattr(probe, "probe", lambda *_: {"device": "d", "opencl": "1.2", "numbers": {}})
     Path("cache/probes").mkdir(parents=True)
     monkeypatch.setenv("MEST_CACHE", "cache")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ import pytest
 from mest_compiler.errors import CheckpointError
 from mest_compiler.runtime import checkpoint
 
-STEPS, EPOCHS = 20, 5
-"""Steps of an epoch, 500 images in batches of 25, and epochs of a run."""
+from .tiny_runs import write_images
+
+STEPS, EPOCHS = 10, 5
+"""Steps of an epoch, 100 images in batches of 10, and epochs of a run."""
 RECIPE = f"""
 model: net.py:make
-data: mnist
+data: folder
+data_root: images
+size: 16
 epochs: {EPOCHS}
-batch: 25
-examples: 500
+batch: 10
 scheme: block
 sparsity: 0.5
 method: em&s
@@ -30,8 +34,9 @@ mutate_every: 1
 mutate_until: 3
 p_milestones: [2]
 de_epoch: 4
-de_remove: 100
+de_remove: 20
 """
+USUAL = ("--threads", "1", "--checkpoint-steps", "2")
 UNTIMED = (
     "epoch", "loss", "train_accuracy", "test_accuracy", "lr", "kept", "removed", "grown", "examples", "unforgettable",
 )  # fmt: skip
@@ -39,7 +44,7 @@ UNTIMED = (
 
 def start(*arguments: str) -> subprocess.Popen:
     """`mest train`, a process of its own that works in the current folder."""
-    command = [sys.executable, "-m", "mest_compiler.cli.main", "train", "--threads", "1", "--checkpoint-steps", "2"]
+    command = [sys.executable, "-m", "mest_compiler.cli.main", "train", *USUAL]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEST_CACHE": str(Path("cache").resolve())}
     return subprocess.Popen([*command, *arguments], stderr=Path("said.txt").open("w"), env=environment)
 
@@ -87,34 +92,45 @@ def assert_equal_ends(one: Path, other: Path) -> None:
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
 
 
-def killed_and_resumed(kills: int, seed: int, *arguments: str) -> None:
+@pytest.fixture(autouse=True)
+def _images(folder: Path) -> None:
+    write_images(Path("images"), STEPS * 10 // 2)
+
+
+def killed_and_resumed(kills: int, seed: int, train: Callable[..., object], *arguments: str) -> None:
+    """train: does what is not killed, with the arguments of `mest train`."""
     Path("recipe.yaml").write_text(RECIPE)
     whole, run = Path("runs/whole"), Path("runs/killed")
-    finish(start("recipe.yaml", "--run-dir", str(whole), *arguments))
+    train("recipe.yaml", "--run-dir", str(whole), *arguments)
     rng = np.random.default_rng(seed)
     # not in the last steps: a process that is through cannot be killed
-    moments = np.sort(rng.choice(int(0.9 * STEPS * EPOCHS), kills, replace=False))
-    process = start("recipe.yaml", "--run-dir", str(run), *arguments)
-    for steps in moments:
+    moments = np.sort(rng.choice(int(0.7 * STEPS * EPOCHS), kills, replace=False))
+    begin = ("recipe.yaml", "--run-dir", str(run), *arguments)
+    go_on = ("--run-dir", str(run), "--resume")
+    for number, steps in enumerate(moments):
+        process = start(*(go_on if number else begin))
         kill_at(process, run, int(steps), rng.uniform(0, 0.02))
         assert steps_done(run) >= steps
-        process = start("--run-dir", str(run), "--resume")
-    finish(process)
+    train(*go_on)
     assert_equal_ends(whole, run)
 
 
-def test_a_kill(folder: Path) -> None:
-    killed_and_resumed(1, 1, "--backend", "torch")
+def elsewhere(*arguments: str) -> None:
+    finish(start(*arguments))
+
+
+def test_a_kill(mest, folder: Path) -> None:
+    killed_and_resumed(1, 1, lambda *given: mest("train", *USUAL, *given), "--backend", "torch")
 
 
 @pytest.mark.slow
 def test_ten_kills(folder: Path) -> None:
-    killed_and_resumed(10, 2, "--backend", "torch")
+    killed_and_resumed(10, 2, elsewhere, "--backend", "torch")
 
 
 @pytest.mark.slow
 def test_a_compiled_run_is_killed(folder: Path) -> None:
-    killed_and_resumed(1, 3, "--backend", "compiled")
+    killed_and_resumed(1, 3, elsewhere, "--backend", "compiled")
 
 
 def test_killed_before_the_first_checkpoint(run, mest, folder: Path) -> None:
@@ -127,7 +143,7 @@ def test_killed_before_the_first_checkpoint(run, mest, folder: Path) -> None:
     refused = run("train", "--run-dir", left, "--resume")
     assert refused.exit_code == 2
     assert "holds no checkpoint to resume: start the run without --resume" in refused.stderr
-    short = ("--epochs", "1", "--mutate-until", "1", "--examples", "200")
+    short = ("--epochs", "1", "--mutate-until", "1")
     Path("recipe.yaml").write_text(RECIPE.partition("de_epoch")[0])
     mest("train", "recipe.yaml", "--run-dir", left, *short, "--backend", "torch", "--threads", "1")
     names = {"checkpoint.safetensors", "log.jsonl", "masks.safetensors", "recipe.yaml", "weights.safetensors"}

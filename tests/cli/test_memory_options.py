@@ -25,9 +25,10 @@ from .tiny_runs import rows
 MODEL = "net.py:make"
 LARGER = (MODEL, "--plane", "48x48", "--batch", "64", "--threads", "1")
 """With activations beside which nothing else counts."""
-TRAIN = ("train", "--model", MODEL, "--data", "rows", "--epochs", "1", "--batch", "16", "--threads", "1")
+TRAIN = ("train", "--model", MODEL, "--data", "rows", "--epochs", "1", "--batch", "4", "--threads", "1")
 MEASURED = ("planned_peak", "measured_peak")
 SMALLEST = 200_000
+SMALLEST_STEP = ("--plane", "8x8", "--batch", "2")
 
 
 @pytest.mark.parametrize(
@@ -125,9 +126,12 @@ def test_compiled_under_a_limit(mest, run, folder: Path) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["profile", MODEL, "--memory", "--dump", "layers.yaml", "--json", "found.json"],
-        ["compile", MODEL, "--output", "step", "--json", "found.json"],
-        ["bench", MODEL, "--json", "found.json"],
+        pytest.param(
+            ["profile", MODEL, *SMALLEST_STEP, "--memory", "--dump", "layers.yaml", "--json", "found.json"],
+            marks=pytest.mark.slow,
+        ),
+        ["compile", MODEL, *SMALLEST_STEP, "--output", "step", "--json", "found.json"],
+        pytest.param(["bench", MODEL, *SMALLEST_STEP, "--json", "found.json"], marks=pytest.mark.slow),
         TRAIN,
     ],
     ids=lambda arguments: arguments[0],
@@ -150,14 +154,6 @@ def test_a_run_keeps_its_options(mest, refused, folder: Path, monkeypatch: pytes
     assert "leave out --memory-limit and --activations" in refused(*again, "--memory-limit", "1GB")
     mest(*again)
     assert json.loads(Path("run/artifact/manifest.json").read_text()) == manifest
-
-
-def test_bytes_of_an_artifacts_bench(mest, artifact: Path) -> None:
-    done = mest("bench", artifact, "--threads", "1", "--rounds", "1", "--json", "-")
-    result = json.loads(done.stdout)
-    assert set(result["bytes"]) == {*KINDS, *MEASURED}
-    assert result["bytes_of"] == {"sparse": result["bytes"]}
-    assert "training memory, MiB" in done.stderr
 
 
 @pytest.mark.slow

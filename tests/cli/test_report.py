@@ -230,13 +230,14 @@ def test_a_group_without_a_command_shows_its_help(run) -> None:
     assert run("report", "nothing").stderr == "mest: No such command 'nothing'.\n"
 
 
-@pytest.mark.parametrize("name", Reports().names())
-def test_help_does_not_load_the_machinery(name: str) -> None:
+def test_help_does_not_load_the_machinery() -> None:
     program = (
         "import sys\nfrom typer.testing import CliRunner\nfrom mest_compiler.cli.main import app\n"
-        f"result = CliRunner().invoke(app, ['report', {name!r}, '--help'])\n"
-        "assert result.exit_code == 0, result.exception\n"
-        "print(sorted({'torch', 'tvm', 'numpy', 'matplotlib'} & set(sys.modules)))"
+        "for name in sys.argv[1:]:\n"
+        "    result = CliRunner().invoke(app, ['report', name, '--help'])\n"
+        "    assert result.exit_code == 0, result.exception\n"
+        "    print(name, sorted({'torch', 'tvm', 'numpy', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+    names = Reports().names()
+    done = subprocess.run([sys.executable, "-c", program, *names], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.splitlines(), done.stderr) == ([f"{name} []" for name in names], "")

@@ -1,19 +1,30 @@
 """`mest report evidence`: real runs of a small network, going on after a break, and what it refuses."""
 
+from __future__ import annotations
+
 import csv
 import json
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mest_compiler.bench import evidence
 from mest_compiler.bench.evidence import Cell, cells, groups, recipe_of, table
+from mest_compiler.devices import CpuProfile
 from mest_compiler.training.recipe import Recipe
+
+from ..whole_step.cases import unoptimised
+from . import evidence_groups
+from .tiny_runs import write_images
 
 RECIPE = """
 model: net.py:make
-data: mnist
-examples: 40
+data: folder
+data_root: images
+size: 16
 epochs: 3
 batch: 16
 lr: 0.1
@@ -34,14 +45,38 @@ BASE = Recipe(
 )  # fmt: skip
 
 
+class Here:
+    """A pool of this process."""
+
+    def __init__(self, jobs: int, **_: object) -> None:
+        self.jobs = jobs
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to be done."""
+
+    def submit(self, call: Callable[..., object], *arguments: object) -> Future:
+        """Do it at once."""
+        done: Future = Future()
+        done.set_result(call(*arguments))
+        return done
+
+
 @pytest.fixture(autouse=True)
-def _unoptimised() -> None:
-    """Nothing: a run in this process has to end as one in another does, to the last bit."""
+def _unoptimised(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow tests train in processes of their own, and optimised: a run in this one has to end the same to the last
+    bit. The others train here."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(CpuProfile, "target", property(unoptimised))
+        monkeypatch.setattr(evidence, "ProcessPoolExecutor", Here)
 
 
 @pytest.fixture
 def base(folder: Path) -> Path:
-    """A folder with the base recipe."""
+    """A folder with the base recipe and 40 images."""
+    write_images(folder / "images", 20)
     (folder / "r.yaml").write_text(RECIPE)
     return folder
 
@@ -105,6 +140,15 @@ def test_it_goes_on_where_it_stopped(mest, refused, base: Path) -> None:
     assert _rows()[0] == first[0] and [row["seed"] for row in _rows()] == ["0", "1"]
     (base / "r.yaml").write_text(RECIPE.replace("epochs: 3", "epochs: 4"))
     assert "was measured with epochs 3, not 4" in refused(*arguments, "--seeds", "2", "--resume")
+
+
+def test_groups_are_trained_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "ProcessPoolExecutor", ProcessPoolExecutor)
+    monkeypatch.setattr(evidence, "train_group", evidence_groups.train_group)
+    wanted = [(Cell("block", 0.9, method), 0) for method in ("em", "em&s")]
+    found = list(evidence.measure(wanted, BASE, jobs=2, threads=1, device="cpu", command="mest"))
+    assert sorted(rest for _, *rest in found) == [[[("em", 0)], 10, 1, 2], [[("em&s", 0)], 10, 1, 2]]
+    assert os.getpid() not in {pid for pid, *_ in found}
 
 
 def test_what_cannot_be_is_refused(refused, base: Path) -> None:

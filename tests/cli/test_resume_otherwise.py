@@ -16,21 +16,13 @@ from PIL import Image
 from mest_compiler.runtime import checkpoint
 from mest_compiler.training.recipe import Recipe
 
+from .tiny_runs import write_images
+
 RUN = Path("runs/net")
 CHECKPOINT = RUN / "checkpoint.safetensors"
 RESUME = ("train", "--run-dir", RUN, "--resume")
 EPOCHS = 2
 COSINE, STEP = ("--lr", "0.1"), ("--schedule", "step", "--milestones", "1", "--lr", "0.1")
-
-
-def write_images(root: Path) -> None:
-    rng = np.random.default_rng(0)
-    for part, each in (("train", 35), ("val", 2)):
-        for name in ("ant", "bee"):
-            (root / part / name).mkdir(parents=True)
-            for i in range(each):
-                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / part / name / f"{i}.bmp")  # of one size
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def whole(mest, kind: str) -> Path:
     return run
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow if k == "cpu" else ()) for k in KINDS])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(mest, stopped, trained: Path, kind: str) -> None:
     run, cut = whole(mest, kind), Path("runs", f"{kind} cut")
     stopped("step_finished", 6, *WHOLE, *KINDS[kind], "--run-dir", cut)  # in the second epoch, after a mutation
@@ -139,17 +139,8 @@ def test_the_other_engine_goes_on(mest, stopped, trained: Path, kinds: tuple[str
 def test_parts_of_a_batch(mest, trained: Path) -> None:
     said = mest(
         *START,
-        "--scheme",
-        "unstructured",
-        "--sparsity",
-        "0.5",
-        "--epochs",
-        "1",
-        "--batch",
-        "32",
-        "--memory-limit",
-        "450kB",
-    ).stderr
+        "--scheme", "unstructured", "--sparsity", "0.5", "--epochs", "1", "--batch", "32", "--memory-limit", "450kB",
+    ).stderr  # fmt: skip
     assert "a batch is trained as " in said and "runs/train: test error" in said
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mest_compiler import models
 from mest_compiler.sparsity.masks import random_masks
@@ -37,6 +38,17 @@ def rows(seed: int = 0) -> DataSet:
 
     (train_x, train_y), (test_x, test_y) = part(IMAGES), part(32)
     return DataSet("rows", train_x, train_y, test_x, test_y, CLASSES, 1, (8, 8), np.zeros(1, np.float32))
+
+
+def write_images(root: Path, each: int = 35) -> None:
+    """A folder of colour images of two classes; each: how many of a class are for training."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", each), ("val", 2)):
+        for name in ("ant", "bee"):
+            (root / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{i}.bmp")  # of one size
 
 
 class Stops(QuietReporter):

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from mest_compiler.frontend.dropout_mask import keep
+from mest_compiler.dropout_mask import keep
 
 
 class ReferenceDropout(nn.Module):

@@ -57,7 +57,7 @@ def test_layers_side_by_side(layers, batch, check_against_torch):
     check_against_torch(Branches(layers).double(), *batch(size=9))
 
 
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("p", [0.0, 0.1, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.5, 0.999))])
 def test_dropout_of_activations_and_of_features(p, batch, check_against_torch):
     model = nn.Sequential(
         nn.Conv2d(3, 5, 3), nn.Dropout(p), nn.ReLU(), nn.Dropout(p), nn.Flatten(), nn.Linear(5 * 49, 13),

@@ -58,6 +58,14 @@ class ResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+def both_shortcuts() -> nn.Module:
+    """A block of each kind, the second on planes of odd size."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False), Block(4, 6, 2, projection), Block(6, 10, 2, PadShortcut),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, 10),
+    )  # fmt: skip
+
+
 def small_vgg() -> nn.Module:
     """Biased convolutions, with and without batch norm; overlapping, padded and plain max-pooling; a hidden
     linear layer.
@@ -119,9 +127,10 @@ class PoolTail(nn.Module):
 @pytest.mark.parametrize(
     "build",
     [
-        pytest.param(lambda: ResNet(1, 4, projection), id="resnet8-projection"),
+        pytest.param(lambda: ResNet(1, 4, projection), id="resnet8-projection", marks=pytest.mark.slow),
         pytest.param(lambda: ResNet(3, 4, projection), id="resnet20-projection", marks=pytest.mark.slow),
-        pytest.param(lambda: ResNet(1, 4, PadShortcut), id="resnet8-pad"),
+        pytest.param(lambda: ResNet(1, 4, PadShortcut), id="resnet8-pad", marks=pytest.mark.slow),
+        pytest.param(both_shortcuts, id="both shortcuts"),
         pytest.param(small_vgg, id="vgg"),
         pytest.param(PoolTail, id="avg-pool"),
     ],
@@ -130,7 +139,7 @@ def test_step_and_predict_agree_with_torch(build, batch, check_against_torch):
     check_against_torch(build().double(), *batch())
 
 
-@pytest.mark.parametrize("smoothing", [0.05, 0.1, 0.9])
+@pytest.mark.parametrize("smoothing", [0.1, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_smoothed_labels_agree_with_torch(smoothing, batch, check_against_torch):
     check_against_torch(PoolTail().double(), *batch(), label_smoothing=smoothing, tolerance=1e-12)
 

@@ -27,7 +27,13 @@ KINDS = ("unstructured", "block:3x2", "pattern", "channel", "filter")
 CASES = [(name, scheme) for i, name in enumerate(LAYERS) for j, scheme in enumerate(KINDS) if not i or (i + j) % 2]
 
 
-@pytest.mark.parametrize(("name", "scheme"), CASES)
+# With strides they have what they have without; these are slow.
+LIKE_OTHERS = [("same", scheme) for scheme in ("unstructured", "pattern", "filter")]
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [pytest.param(*one, marks=pytest.mark.slow if one in LIKE_OTHERS else ()) for one in CASES]
+)
 def test_definition_and_generator(name: str, scheme: str) -> None:
     conv, vec = fitted(LAYERS[name], scheme), vector(NARROW, "float64")
     layer = sparse_conv(conv, vec, scheme)

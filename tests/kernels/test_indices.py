@@ -46,7 +46,7 @@ def wanted(layer: LayerProblem, structure: Structure, direction: str, family: st
 
 
 @given(layers(), groups)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_arrays_give_the_mask_in_every_direction(drawn: tuple[LayerProblem, list[Structure]], count: int) -> None:
     layer, structures = drawn
     for structure in structures:  # the second one as after a swap

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 
+import pytest
 import tvm
 import tvm_ffi
 from tvm import relax, tirx
+from tvm.script import from_source
 from tvm.tirx.buffer import BufferType
 
 from mest_compiler.frontend.ops import attributes
 from mest_compiler.passes.program import Program, op_name
 
 CALLS = ("relax.call_tir", "relax.call_tir_inplace")
+
+
+def parsed(script: str) -> tvm.IRModule:
+    """A module as TVMScript. Each decorator of a kernel looks up the source lines of the whole stack, to find the names
+    around it, which a script of its own has none of: without that it is parsed three times as fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "stack", lambda context=1: [])
+        return from_source(script)
 
 
 def bindings(mod: tvm.IRModule, function: str) -> list[tuple[relax.Var, relax.Expr]]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -23,20 +28,47 @@ PASSES = [
 ]  # fmt: skip
 
 
-def dumped(folder: Path, device: str, options: StepOptions = PLAIN) -> dict[str, str]:
-    """The files of a small step's dump, by their names."""
+@dataclass(frozen=True)
+class Dump:
+    """The files of a small step's dump, by their names, and what was logged meanwhile."""
+
+    files: dict[str, str]
+    logged: list[str]
+
+
+@contextmanager
+def logging_to(logged: list[str]) -> Iterator[None]:
+    """All that the package logs meanwhile."""
+    log, handler = logging.getLogger("mest_compiler"), logging.Handler()
+    handler.emit = lambda record: logged.append(record.getMessage())
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+
+
+@cache
+def dumped(device: str, options: StepOptions = PLAIN) -> Dump:
+    """Of a step that is compiled once."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1),
         nn.Flatten(), nn.Linear(8, 4),
     )  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
+    logged: list[str] = []
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as name, logging_to(logged):
         patch.setattr(CpuProfile, "target", property(unoptimised))
+        folder = Path(name)
         compile_step(
             model, input_shape=(3, 8, 8), batch=4, profile=Profile.uniform("block", 0.5), device=device, measure=False,
             options=options, dump=folder,
         )  # fmt: skip
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+        files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    return Dump(files, logged)
 
 
 def passes_of(files: dict[str, str]) -> list[str]:
@@ -44,10 +76,8 @@ def passes_of(files: dict[str, str]) -> list[str]:
     return [name.removesuffix(".py").partition("_")[2] for name in sorted(files) if name[0].isdigit()]
 
 
-def test_a_module_after_each_pass(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG, "mest_compiler"):
-        files = dumped(tmp_path, "cpu")
-    logged = [record.getMessage() for record in caplog.records if record.name.startswith("mest_compiler")]
+def test_a_module_after_each_pass() -> None:
+    files, logged = dumped("cpu").files, dumped("cpu").logged
     assert [line.split()[1].rstrip(":") for line in logged if line.startswith("pass ")] == PASSES
     phases = [line.partition(":")[0] for line in logged if not line.startswith("pass ")]
     assert phases == ["trace", "masks", "lower", "build", "compiled the step in " + phases[-1].split()[-2] + " s"]
@@ -58,8 +88,8 @@ def test_a_module_after_each_pass(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "alloc_storage" in files["013_PlanMemory.py"]
 
 
-def test_a_kernel_says_what_it_is_for(tmp_path: Path) -> None:
-    files = dumped(tmp_path, "cpu")
+def test_a_kernel_says_what_it_is_for() -> None:
+    files = dumped("cpu").files
     kernel = files["kernels/block_forward_normalised.py"].splitlines()
     assert kernel[0] == "# kernel of step" and files["kernels/block_forward.py"].startswith("# kernel of predict\n")
     assert kernel[1].startswith("# forward of 3.weight (block): block_forward by block, default knobs {'pixels'")
@@ -70,8 +100,8 @@ def test_a_kernel_says_what_it_is_for(tmp_path: Path) -> None:
     assert not any(name.endswith(".cl") for name in files)
 
 
-def test_opencl_has_its_source_beside_it(tmp_path: Path) -> None:
-    files = dumped(tmp_path, "opencl")
+def test_opencl_has_its_source_beside_it() -> None:
+    files = dumped("opencl").files
     source = files["kernels/block_forward_kernel.cl"]
     assert source.startswith("// block_forward_kernel, a launch of block_forward\n// forward of 3.weight (block): ")
     assert source.count("__kernel void") == 1
@@ -79,5 +109,6 @@ def test_opencl_has_its_source_beside_it(tmp_path: Path) -> None:
     assert len(sources) > 15 and all(files[name].count("__kernel void") == 1 for name in sources)
 
 
-def test_micro_batches_have_another_optimiser_pass(tmp_path: Path) -> None:
-    assert "AccumulateGradients" in passes_of(dumped(tmp_path, "cpu", StepOptions(micro_batch=2)))
+@pytest.mark.slow
+def test_micro_batches_have_another_optimiser_pass() -> None:
+    assert "AccumulateGradients" in passes_of(dumped("cpu", StepOptions(micro_batch=2)).files)

@@ -137,7 +137,8 @@ PLAIN = StepOptions(forward_inputs=False)
 FORWARD, BACKWARD = replace(PLAIN, forward_sums=True), replace(PLAIN, backward_sums=True)
 
 
-@pytest.mark.parametrize("scheme", [None, "pattern"])
+# With patterns the stem is dense too.
+@pytest.mark.parametrize("scheme", [pytest.param(None, marks=pytest.mark.slow), "pattern"])
 def test_each_can_be_had_alone(scheme: str | None) -> None:
     plain, forward, backward = (tiled(scheme, options) for options in (PLAIN, FORWARD, BACKWARD))
     for tiles in (plain, backward):

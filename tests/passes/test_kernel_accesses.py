@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as T
 
 from mest_compiler.devices import get_device
-from mest_compiler.frontend import trace
+from mest_compiler.frontend import TrainingGraph, trace
 from mest_compiler.passes.kernel_accesses import Accesses, accesses
 from mest_compiler.passes.pipeline import lower
 from mest_compiler.passes.program import op_name, relax_functions
@@ -100,11 +101,17 @@ def test_what_is_read_and_written_as_float16() -> None:
     assert accesses(narrowed(kernel(copy), {0, 2})) == Accesses(frozenset({0}), frozenset({2}))
 
 
+@cache
+def traced() -> TrainingGraph:
+    """A network with residuals; nobody may change it."""
+    torch.manual_seed(0)
+    return trace(PreActivation(), torch.zeros(4, 3, 5, 5))
+
+
 @pytest.mark.parametrize("scheme", ["block", "pattern", "channel"])
 @pytest.mark.parametrize("device", ["cpu", "opencl"])
 def test_kernels_write_what_their_calls_say(device: str, scheme: str) -> None:
-    torch.manual_seed(0)
-    graph = trace(PreActivation(), torch.zeros(4, 3, 5, 5))
+    graph = traced()
     result = lower(graph, plan(graph, scheme), RULE, get_device(device))
     calls = [expr for name, _ in relax_functions(result.module) for _, expr in bindings(result.module, name)]
     calls = [call for call in calls if op_name(call) in CALLS]

@@ -55,7 +55,8 @@ def _with_kernels(graph: TrainingGraph, scheme: str) -> tuple[TrainingGraph, Ste
 
 # Widths and planes for which no activation has as many numbers as a weight.
 NETWORKS = {"resnet20": (1.25, (3, 8, 8)), "vgg19_bn": (0.3125, (3, 32, 32))}
-SCHEMES = ("unstructured", "block:4x4", "pattern", "channel")
+# Blocks of any size have the kernels of single weights.
+SCHEMES = ("unstructured", pytest.param("block:4x4", marks=pytest.mark.slow), "pattern", "channel")
 KERNELS = {"unstructured": "block", "block:4x4": "block", "pattern": "body", "channel": "planes"}
 
 
@@ -80,7 +81,11 @@ def resnet(request: pytest.FixtureRequest) -> tuple[TrainingGraph, StepProgram]:
 
 
 @pytest.fixture(
-    params=[*(("resnet20", scheme) for scheme in SCHEMES), ("vgg19_bn", "block")],
+    params=[
+        *(("resnet20", scheme) for scheme in ("unstructured", "pattern")),
+        *(pytest.param(("resnet20", scheme), marks=pytest.mark.slow) for scheme in ("channel", "block:4x4")),
+        pytest.param(("vgg19_bn", "block"), marks=pytest.mark.slow),
+    ],
     ids="-".join,
 )
 def network(request: pytest.FixtureRequest) -> tuple[TrainingGraph, StepProgram]:
@@ -155,14 +160,12 @@ def test_equal_layers_share_their_kernels(resnet) -> None:
     assert len(sparse) > wanted
     for direction in DIRECTIONS:
         # 3 shapes stand behind batch norms with and without a residual, and only without it is that computed again
-        again = 3 if direction == "backward_weight" else 0
-        assert kinds.count(f"{kind}_{direction}") == wanted + again
+        recompute = 3 if direction == "backward_weight" else 0
+        assert kinds.count(f"{kind}_{direction}") == wanted + recompute
 
 
 def test_a_dense_kernel_between_expansion_and_compaction() -> None:
-    torch.manual_seed(0)
-    model = models.build("resnet20", classes=7, in_channels=3, width=0.5)
-    graph = trace(model, torch.zeros(6, 3, 8, 8))
+    graph = traced("resnet20")
     layers = plan(graph, "unstructured", 0.6)
 
     def zeros(direction: str, layer: LayerProblem, found: Sequence[Choice]) -> Choice:

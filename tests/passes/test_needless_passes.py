@@ -14,7 +14,8 @@ from ..whole_step.networks import ManyNormalisations, OddActivations, PreActivat
 from .test_lowered_steps import lowered
 
 NETWORKS = [
-    (OddActivations, (3, 9, 7), "channel"),
+    (PreActivation, (3, 5, 5), "channel"),
+    pytest.param(OddActivations, (3, 9, 7), "channel", marks=pytest.mark.slow),
     pytest.param(ManyNormalisations, (3, 9, 7), "block", marks=pytest.mark.slow),
     pytest.param(PreActivation, (3, 5, 5), "pattern", marks=pytest.mark.slow),
     pytest.param(ManyNormalisations, (3, 9, 7), "unstructured", marks=pytest.mark.slow),

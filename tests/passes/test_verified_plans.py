@@ -12,7 +12,6 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
-from tvm.script import from_source
 
 from mest_compiler.compile import planned_memory
 from mest_compiler.devices import get_device, local_cpu
@@ -26,7 +25,7 @@ from mest_compiler.passes.step_program import StepProgram
 from mest_compiler.passes.verify_plan import verify_plan
 
 from ..whole_step.cases import Case, model_of
-from .programs import bindings
+from .programs import bindings, parsed
 
 # ---- drawn programs
 SIZES = (64, 100, 256)  # float32
@@ -53,7 +52,7 @@ def mixes() -> tvm.IRModule:
         for i in range({r}):
             y[i] = a[i % {p}] + b[i % {q}]
 """
-    return from_source(f"@I.ir_module\nclass Module:{kernels}")
+    return parsed(f"@I.ir_module\nclass Module:{kernels}")
 
 
 def module_of(calls: list[Call]) -> tvm.IRModule:

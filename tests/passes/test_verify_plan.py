@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tvm.script import from_source
 
 from mest_compiler.devices import get_device, local_cpu
 from mest_compiler.errors import PlanError
 from mest_compiler.passes.verify_plan import verify_plan
+
+from .programs import parsed
 
 KERNELS = """
     @T.prim_func(private=True)
@@ -186,20 +187,20 @@ OTHERS = {
 
 
 def test_a_right_plan_passes() -> None:
-    verify_plan(from_source(PLANNED), local_cpu(1), DONATED)
+    verify_plan(parsed(PLANNED), local_cpu(1), DONATED)
 
 
 @pytest.mark.parametrize(("right", "wrong", "said"), FAULTS.values(), ids=FAULTS)
 def test_a_planted_fault_is_found(right: str, wrong: str, said: str) -> None:
     assert PLANNED.count(right) == 1 or right in (B, C, G)
     with pytest.raises(PlanError, match=said):
-        verify_plan(from_source(PLANNED.replace(right, wrong)), local_cpu(1), DONATED)
+        verify_plan(parsed(PLANNED.replace(right, wrong)), local_cpu(1), DONATED)
 
 
 @pytest.mark.parametrize(("name", "kernels", "said"), OTHERS.values(), ids=OTHERS)
 def test_a_kernel_that_was(name: str, kernels: str, said: str) -> None:
-    planned = from_source(PLANNED)
-    planned.update_func(planned.get_global_var(name), from_source(f"@I.ir_module\nclass Module:{kernels}")[name])
+    planned = parsed(PLANNED)
+    planned.update_func(planned.get_global_var(name), parsed(f"@I.ir_module\nclass Module:{kernels}")[name])
     with pytest.raises(PlanError, match=said):
         verify_plan(planned, local_cpu(1), DONATED)
 
@@ -207,9 +208,9 @@ def test_a_kernel_that_was(name: str, kernels: str, said: str) -> None:
 def test_what_was_written_in_place_is_read_by_its_new_name() -> None:
     right = "_4 = cls.take(c1, at, d)"
     changed = PLANNED.replace(right, f"_9 = cls.update(c1, b1)\n        c2 = c1\n        {right.replace('c1', 'c2')}")
-    verify_plan(from_source(changed), local_cpu(1), DONATED)
+    verify_plan(parsed(changed), local_cpu(1), DONATED)
 
 
 def test_blocks_that_have_no_addresses_inside() -> None:
     with pytest.raises(PlanError, match=r"b_part .* starts inside a block, which opencl devices cannot address"):
-        verify_plan(from_source(PLANNED), get_device("opencl"), DONATED)
+        verify_plan(parsed(PLANNED), get_device("opencl"), DONATED)

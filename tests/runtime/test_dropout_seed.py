@@ -13,7 +13,7 @@ from ..whole_step.cases import Case, compiled
 from ..whole_step.training import MaskedTraining, batch, check_equal
 from .states import all_state, check_same_bits
 
-CASE = Case("odd activations", "unstructured", batch=5)
+CASE = Case("dropout", "unstructured", batch=5)
 
 
 def fresh(seed: int) -> Trainer:

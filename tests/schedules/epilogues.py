@@ -80,7 +80,7 @@ class Norm:
         z = [tile(self.z, e.z, vec, 0.5)] if e.z is not None else []
         return [tile(self.x, e.x, vec, 1e3), *z, *(tvm.runtime.tensor(v) for v in self.vectors)]
 
-    def again(self, g: ConvGeometry, vec: Vec) -> Normalisation:
+    def recompute(self, g: ConvGeometry, vec: Vec) -> Normalisation:
         """What the convolution computes that reads the batch norm's input (without `reads_z`)."""
         batch, e = len(self.x), self.epilogue
         return Normalisation(batch, g.channels, vec, e.x, g.x, e.relu, upper=e.upper)

@@ -70,20 +70,20 @@ def gathers(
 
 def gradients(
     layer: LayerProblem, family: str, knobs: Sequence[WeightGradientKnobs], block: int = 4,
-    again: Normalisation | None = None,
+    recompute: Normalisation | None = None,
 ) -> list[Kernel]:  # fmt: skip
-    """Backward-weight in all its forms; `block` as for `gathers`, `again`: the batch norm that they compute again."""
+    """Backward-weight in all its forms; `block` as for `gathers`, `recompute`: the batch norm that they compute."""
     found, direction = [], DIRECTIONS[2]
     for k in knobs:
         groups = 1 if family == "planes" else k.groups
         dtypes = FAMILIES[family].dtypes(layer, direction, groups)
         if family == "block":
             forms = [block_gradient.outer] + [block_gradient.dots] * (layer.sparse.kind.filters == 1)
-            makes = [(form.__name__, lambda f=form, k=k, d=dtypes: f(layer, k, d, again)) for form in forms]
+            makes = [(form.__name__, lambda f=form, k=k, d=dtypes: f(layer, k, d, recompute)) for form in forms]
         elif family == "planes":
-            makes = [("kept", lambda k=k, d=dtypes: planes_gradient.kept(layer, block, k, d, again))]
+            makes = [("kept", lambda k=k, d=dtypes: planes_gradient.kept(layer, block, k, d, recompute))]
         else:
             bodies = FAMILIES[family].bodies(layer.geometry)
-            makes = [("dots", lambda b=bodies, k=k, d=dtypes: body_gradient.dots(layer, b, k, d, again))]
+            makes = [("dots", lambda b=bodies, k=k, d=dtypes: body_gradient.dots(layer, b, k, d, recompute))]
         found += [Kernel(direction, family, groups, f"{name} {k}", make) for name, make in makes]
     return found

@@ -57,7 +57,14 @@ def check(conv: Conv, bits: int, dtype: str, blocks: tuple, gathers: tuple, oute
             data.check(str(what), dw.numpy(), data.dw_ref)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+# What other layers have too: these are slow.
+LIKE_OTHERS = ("3x3, asymmetric padding", "stride 2", "1x1", "5x5", "(1, 3), padding (0, 1)", "(1, 3), stride (2, 1)",
+               "dilation 2", "dilation (2, 1), stride (2, 1)", "plane smaller than the kernel")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LIKE_OTHERS else ()) for name in LAYERS]
+)
 def test_layer(name: str) -> None:
     number = list(LAYERS).index(name)
     bits, dtype = VECTORS[number % len(VECTORS)]

@@ -91,15 +91,26 @@ SOME = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "scheme"), SOME)
+# Of each form one layer with strides and one without; these are slow.
+LIKE_OTHERS = (("3x3, odd plane", "unstructured"), ("5x5, stride 2", "block:3x2"), ("1x1 plane", "pattern"),
+               ("1x1, stride 2", "block:4x4"))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "scheme"), [pytest.param(*one, marks=pytest.mark.slow if one in LIKE_OTHERS else ()) for one in SOME]
+)
 def test_sparse_layer(name: str, scheme: str) -> None:
     number = ALL.index((name, scheme))
     check_sparse(name, scheme, VECTORS[number % len(VECTORS)], number)
 
 
 @pytest.mark.parametrize(
-    "name", ["3x3, odd plane", "stride (3, 2)", "two groups, stride 2", "depthwise", "grouped 1x1"]
-)
+    "name",
+    [
+        "3x3, odd plane", "two groups, stride 2", "depthwise", "grouped 1x1",
+        pytest.param("stride (3, 2)", marks=pytest.mark.slow),  # as with every norm
+    ],
+)  # fmt: skip
 def test_dense_layer(name: str) -> None:
     number = list(DENSE).index(name)
     vectors = VECTORS[number % len(VECTORS)]

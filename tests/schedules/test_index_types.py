@@ -17,8 +17,18 @@ from .sparse_layers import SparseCase, sparse_conv
 from .tiles import NARROW, compile_kernels, vector
 
 
-@pytest.mark.parametrize(("plane", "dtype"), [((10, 10), "uint16"), ((16, 14), "int32")])
-@pytest.mark.parametrize("scheme", ["unstructured", "block:4x4", "pattern"])
+@pytest.mark.parametrize(
+    ("scheme", "plane", "dtype"),
+    [
+        ("unstructured", (10, 10), "uint16"), ("block:4x4", (16, 14), "int32"), ("pattern", (16, 14), "int32"),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in [
+                ("unstructured", (16, 14), "int32"), ("block:4x4", (10, 10), "uint16"), ("pattern", (10, 10), "uint16")
+            ]
+        ),
+    ],
+)  # fmt: skip
 def test_large_offsets(scheme: str, plane: tuple[int, int], dtype: str) -> None:
     conv, vec = Conv(300, 300, plane, batch=2), vector(NARROW, "float64")
     layer, kind = sparse_conv(conv, vec, scheme), get_scheme(scheme)

@@ -58,8 +58,15 @@ def close(found: np.ndarray, wanted: torch.Tensor, dtype: str, what: str) -> Non
     assert error <= 4 * TOLERANCE[dtype], f"{what}: relative error {error}"
 
 
-@pytest.mark.parametrize(("bits", "dtype"), VECTORS)
-@pytest.mark.parametrize("name", CASES)
+# Each chain with one kind of vectors; the others are slow.
+@pytest.mark.parametrize(
+    ("name", "bits", "dtype"),
+    [
+        pytest.param(name, *vectors, marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
+        for i, name in enumerate(CASES)
+        for j, vectors in enumerate(VECTORS)
+    ],
+)
 def test_training_and_gradients(name: str, bits: int, dtype: str) -> None:
     case, vec = CASES[name], vector(bits, dtype)
     xb, zb, rb, dxb = case.borders

@@ -135,7 +135,7 @@ def check_statistics(exact: np.ndarray, found: list[Statistics]) -> None:
         assert (np.abs(mean - exact.mean((0, 2, 3))) <= room).all()
 
 
-@pytest.mark.parametrize(("batch", "opt_level"), [(64, 3), (13, 0)])
+@pytest.mark.parametrize(("batch", "opt_level"), [(64, 3), pytest.param(13, 0, marks=pytest.mark.slow)])
 def test_statistics_far_from_zero(batch: int, opt_level: int) -> None:
     # E[x^2] - E[x]^2 has no digit left here: float32 keeps 7, and mean^2 is 1e8 times the variance.
     conv = Conv(3, 3, (16, 16), batch=batch)

@@ -1,9 +1,12 @@
 """Pooling, forward and backward, against PyTorch; ties and minus infinity as PyTorch decides them."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from _pytest.mark import ParameterSet
 
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.kernels.pool import Pool
@@ -23,6 +26,16 @@ WINDOWS = {
     "ceil mode": ((7, 6), (3, 3), (2, 2), (0, 0), (1, 1), True),
     "whole plane": ((4, 3), (4, 3), (4, 3), (0, 0), (1, 1), False),
 }
+
+
+def one_kind_of_vectors(table: Iterable[str]) -> list[ParameterSet]:
+    """Each of a table with one kind of vectors; with the others it is slow."""
+    kinds = [(NARROW, "float32"), (NARROW, "float64"), (WIDE, "float32")]
+    return [
+        pytest.param(name, *vectors, marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
+        for i, name in enumerate(table)
+        for j, vectors in enumerate(kinds)
+    ]
 
 
 def check(name: str, bits: int, dtype: str, x: torch.Tensor, borders: tuple[int, int]) -> None:
@@ -47,8 +60,7 @@ def check(name: str, bits: int, dtype: str, x: torch.Tensor, borders: tuple[int,
     assert (border_of(dx, CHANNELS, xp) == 0).all()
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [(NARROW, "float32"), (NARROW, "float64"), (WIDE, "float32")])
-@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize(("name", "bits", "dtype"), one_kind_of_vectors(WINDOWS))
 def test_window(name: str, bits: int, dtype: str) -> None:
     x = torch.randn(5, CHANNELS, *WINDOWS[name][0], generator=torch.Generator().manual_seed(0))
     check(name, bits, dtype, x, (2, 1))
@@ -84,8 +96,7 @@ AVERAGES = {
 }
 
 
-@pytest.mark.parametrize(("bits", "dtype"), [(NARROW, "float32"), (NARROW, "float64"), (WIDE, "float32")])
-@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize(("name", "bits", "dtype"), one_kind_of_vectors(AVERAGES))
 def test_average(name: str, bits: int, dtype: str) -> None:
     plane, kernel, stride, padding, divisor = AVERAGES[name]
     vec, batch = vector(bits, dtype), 5

@@ -39,9 +39,9 @@ CHUNKS = (2, 3, 1, 8)  # parts of the batch tiles; of two tiles some get none
 EPILOGUES = (None, ForwardSums(), ForwardSums())
 
 
-def room(again: Normalisation, chunks: int) -> tvm.runtime.Tensor:
+def room(recompute: Normalisation, chunks: int) -> tvm.runtime.Tensor:
     """A poisoned workspace."""
-    return poisoned((chunks, again.channels * again.z.size, again.vec.lanes), again.vec.dtype)
+    return poisoned((chunks, recompute.channels * recompute.z.size, recompute.vec.lanes), recompute.vec.dtype)
 
 
 def run_forward(
@@ -50,7 +50,7 @@ def run_forward(
     """Calls and checks a forward kernel on poisoned memory."""
     g, y = data.g, y_buffer(data.g)
     sums = [] if fused.epilogue is None else [sums_buffer(g, g.filters)]
-    kernel(*norm.arguments(fused.again.vec), *weights, y, *sums, room(fused.again, fused.chunks))
+    kernel(*norm.arguments(fused.recompute.vec), *weights, y, *sums, room(fused.recompute, fused.chunks))
     data.check_y(what, y)
     if sums:
         check_forward(what, y, *sums, g)
@@ -58,18 +58,18 @@ def run_forward(
 
 def run_gradient(
     what: str, kernel: Callable[..., None], data: Data, norm: Norm, indices: list[tvm.runtime.Tensor],
-    shape: tuple[int, ...], again: Normalisation, chunks: int,
+    shape: tuple[int, ...], recompute: Normalisation, chunks: int,
 ) -> np.ndarray:  # fmt: skip
     """Calls a weight gradient on poisoned memory; gives what it writes, values of this shape."""
     out, work = poisoned(shape, data.g.dtype), poisoned((math.prod(shape), data.g.lanes), data.g.dtype)
-    kernel(*norm.arguments(again.vec), data.dy, *indices, out, work, room(again, chunks))
+    kernel(*norm.arguments(recompute.vec), data.dy, *indices, out, work, room(recompute, chunks))
     return out.numpy()
 
 
-def fused_of(number: int, again: Normalisation) -> Fused:
+def fused_of(number: int, recompute: Normalisation) -> Fused:
     """What the forward kernels whose turn it is do besides; each meets every block and every vector."""
     epilogue = EPILOGUES[(number + number // len(BLOCKS)) % len(EPILOGUES)]
-    return Fused(epilogue, again, CHUNKS[(number + number // len(VECTORS)) % len(CHUNKS)])
+    return Fused(epilogue, recompute, CHUNKS[(number + number // len(VECTORS)) % len(CHUNKS)])
 
 
 def check_sparse(
@@ -80,13 +80,13 @@ def check_sparse(
     layer = sparse_conv(conv, vec, scheme)
     g, block = layer.geometry, BLOCKS[number % len(BLOCKS)]
     norm = Norm.make(conv.batch, g, **NORMS[number % len(NORMS)])
-    fused = fused_of(number, norm.again(g, vec))
+    fused = fused_of(number, norm.recompute(g, vec))
     kernels: list[tuple[Kernel, int]] = []
     for family in families_of(scheme, conv.stride):
         made = gathers(layer, family, turn(GATHERS, number, count), block, {FORWARD: fused})
         kernels += [(kernel, fused.chunks) for kernel in made if kernel.direction == FORWARD]
         for k in turn(OUTERS, number, count):
-            kernels += [(kernel, k.chunks) for kernel in gradients(layer, family, [k], block, fused.again)]
+            kernels += [(kernel, k.chunks) for kernel in gradients(layer, family, [k], block, fused.recompute)]
     machine = compile_kernels({i: kernel.make() for i, (kernel, _) in enumerate(kernels)}, opt_level)
     for mask_name, mask in hostile_masks(scheme, conv.weight_shape, number).items():
         case = SparseCase.make(conv, layer, mask, parts=(1, 2, 3, None)[number % 4], x=norm.output())
@@ -98,7 +98,7 @@ def check_sparse(
                 run_forward(what, machine[i], data, norm, [case.values(), *indices], fused)
                 continue
             shape = s.spec.values_shape
-            found = run_gradient(what, machine[i], data, norm, indices, shape, fused.again, chunks)
+            found = run_gradient(what, machine[i], data, norm, indices, shape, fused.recompute, chunks)
             data.check(what, found[: s.entries], s.compact(data.dw_ref)[: s.entries])
 
 
@@ -107,18 +107,18 @@ def check_dense(conv: Conv, vectors: tuple[int, str], number: int, count: int = 
     vec, block = vector(*vectors), BLOCKS[number % len(BLOCKS)]
     g, made = conv.geometry(vec), {}
     norm = Norm.make(conv.batch, g, **NORMS[number % len(NORMS)])
-    fused = fused_of(number, norm.again(g, vec))
+    fused = fused_of(number, norm.recompute(g, vec))
     for k in turn(GATHERS, number, count):
         made[FORWARD, k] = dense_gather.forward(g, block, k, fused)
     for k in turn(OUTERS, number, count):
-        made[GRADIENT, k] = dense_gradient.dense(g, block, k, fused.again)
+        made[GRADIENT, k] = dense_gradient.dense(g, block, k, fused.recompute)
     data = Data.make(conv, vec, x=norm.output())
     for (direction, k), kernel in compile_kernels(made, opt_level).items():
         what = f"{direction} {k}"
         if direction == FORWARD:
             run_forward(what, kernel, data, norm, [data.weight_tensor()], fused)
         else:
-            found = run_gradient(what, kernel, data, norm, [], conv.weight_shape, fused.again, k.chunks)
+            found = run_gradient(what, kernel, data, norm, [], conv.weight_shape, fused.recompute, k.chunks)
             data.check(what, found, data.dw_ref)
 
 
@@ -146,7 +146,12 @@ def test_sparse_layer(name: str, scheme: str) -> None:
     check_sparse(name, scheme, VECTORS[number % len(VECTORS)], number)
 
 
-@pytest.mark.parametrize("name", SOME_DENSE)
+QUICK_DENSE = ("3x3, odd plane", "two groups, stride 2", "grouped 1x1", "depthwise (3, 1), dilation 2")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK_DENSE else pytest.mark.slow) for name in SOME_DENSE]
+)
 def test_dense_layer(name: str) -> None:
     number = SOME_DENSE.index(name)
     check_dense(DENSE[name], VECTORS[(number + 1) % len(VECTORS)], number)
@@ -183,7 +188,9 @@ def forwards(
     made = {key: dense_gather.forward(g, 2, KNOBS, one) for key, one in fused.items()}
     for key, kernel in compile_kernels(made, opt_level).items():
         found[key] = y_buffer(g)
-        kernel(*norm.arguments(vec), tvm.runtime.tensor(weight), found[key], room(fused[key].again, fused[key].chunks))
+        kernel(
+            *norm.arguments(vec), tvm.runtime.tensor(weight), found[key], room(fused[key].recompute, fused[key].chunks)
+        )
     return found
 
 
@@ -192,7 +199,7 @@ def test_any_number_of_chunks_gives_the_same_bits() -> None:
     g = CONV.geometry(vec)
     norm = Norm.make(CONV.batch, g, relu=True, border=2)
     data = Data.make(CONV, vec, x=norm.output())
-    fused = {chunks: Fused(None, norm.again(g, vec), chunks) for chunks in (1, 2, 3, 4, 7)}
+    fused = {chunks: Fused(None, norm.recompute(g, vec), chunks) for chunks in (1, 2, 3, 4, 7)}
     found = forwards(norm, vec, fused, data.weight)
     data.check_y("one chunk", found[1])
     for chunks, y in found.items():
@@ -204,12 +211,12 @@ def test_every_chunk_works_in_a_tile_of_its_own() -> None:
     vec, chunks = vector(NARROW, "float64"), 3  # and three tiles
     g = CONV.geometry(vec)
     norm = Norm.make(CONV.batch, g, relu=True, border=2)
-    again, data = norm.again(g, vec), Data.make(CONV, vec, x=norm.output())
+    recompute, data = norm.recompute(g, vec), Data.make(CONV, vec, x=norm.output())
     made = {
-        FORWARD: dense_gather.forward(g, 2, KNOBS, Fused(None, again, chunks)),
-        GRADIENT: dense_gradient.dense(g, 1, WeightGradientKnobs(chunks=chunks), again),
+        FORWARD: dense_gather.forward(g, 2, KNOBS, Fused(None, recompute, chunks)),
+        GRADIENT: dense_gradient.dense(g, 1, WeightGradientKnobs(chunks=chunks), recompute),
     }
-    kernels, rooms = compile_kernels(made), {direction: room(again, chunks) for direction in made}
+    kernels, rooms = compile_kernels(made), {direction: room(recompute, chunks) for direction in made}
     kernels[FORWARD](*norm.arguments(vec), data.weight_tensor(), y_buffer(g), rooms[FORWARD])
     out, work = (poisoned(shape, vec.dtype) for shape in (CONV.weight_shape, (data.weight.size, vec.lanes)))
     kernels[GRADIENT](*norm.arguments(vec), data.dy, out, work, rooms[GRADIENT])
@@ -231,7 +238,7 @@ def test_nan_passes_through_the_relu(upper: float, opt_level: int) -> None:
     norm = Norm.make(CONV.batch, g, relu=True, upper=upper)
     norm.x[3, 0] = np.nan
     weight = np.ones(CONV.weight_shape, np.float32)
-    (y,) = forwards(norm, vec, {"": Fused(None, norm.again(g, vec))}, weight, opt_level).values()
+    (y,) = forwards(norm, vec, {"": Fused(None, norm.recompute(g, vec))}, weight, opt_level).values()
     found = np.isnan(untile(y, CONV.batch, CONV.filters, g.y))
     assert found[3].all() and not np.delete(found, 3, axis=0).any()
 
@@ -239,7 +246,7 @@ def test_nan_passes_through_the_relu(upper: float, opt_level: int) -> None:
 def test_what_tells_kernels_apart_can_be_a_key() -> None:
     vec = vector(NARROW, "float32")
     g = CONV.geometry(vec)
-    norms = [Norm.make(CONV.batch, g, **norm).again(g, vec) for norm in NORMS]
+    norms = [Norm.make(CONV.batch, g, **norm).recompute(g, vec) for norm in NORMS]
     some = [Fused(), *(Fused(e, n, chunks) for e in EPILOGUES[:2] for n in norms for chunks in CHUNKS)]
     assert len({*some, *some, ALONE}) == len(some)
     names = {fused.named("f") for fused in (*some, Fused(ForwardSums()))}

@@ -59,7 +59,7 @@ OUTERS = (
     WeightGradientKnobs(entries=1, pixels=5, rows=99, groups=3, chunks=3, chains=3),
     WeightGradientKnobs(entries=6, pixels=16, rows=3, groups=99, chunks=99, chains=1),
 )
-FORMS = ("unstructured", "block:4x4", "channel", "pattern")
+FORMS = ("unstructured", "channel", "pattern")
 """A scheme of each form of kernels."""
 BLOCKS = (4, 3, 1)  # output planes a register tile, where kernels have that knob
 # (bits of a vector, dtype)
@@ -114,9 +114,15 @@ SOME = [
 ]
 
 
+# Blocks of several filters have the kernels of single weights: two shapes of them meet all the rest.
+MET = [scheme for scheme in SCHEMES if scheme not in ("block:8x1", "block:4x4")]
+# Of the gathers with many pixels one is enough here; the other one is with epilogues and with dense layers.
 ROWS = pairwise(
-    {"scheme": SCHEMES, "gather": GATHERS, "outer": OUTERS, "vectors": VECTORS, "block": BLOCKS, "spare": (0, 3)}
-)
+    {"scheme": MET, "gather": GATHERS[1:], "outer": OUTERS, "vectors": VECTORS, "block": BLOCKS, "spare": (0, 3)}
+) + [
+    dict(scheme=scheme, gather=GATHERS[i], outer=OUTERS[i], vectors=VECTORS[i], block=BLOCKS[i], spare=3 * i)
+    for i, scheme in enumerate(("block:8x1", "block:4x4"))
+]  # fmt: skip
 
 
 def spread(schemes: Iterable[str]) -> list[str]:

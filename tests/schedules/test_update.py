@@ -11,8 +11,15 @@ from .tiles import NARROW, compile_kernels, vector
 from .updates import RULES, check_compact, check_dense, check_shared
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("rule", RULES, ids=str)
+# Each rule in one type; in the other one it is slow.
+@pytest.mark.parametrize(
+    ("rule", "dtype"),
+    [
+        pytest.param(rule, dtype, marks=() if (i + j) % 2 else pytest.mark.slow, id=f"{rule}-{dtype}")
+        for i, rule in enumerate(RULES)
+        for j, dtype in enumerate(("float64", "float32"))
+    ],
+)
 def test_dense(rule: Optimizer, dtype: str) -> None:
     vec = vector(NARROW, dtype)
     cases = [((), 1), ((1,), 2), ((vec.lanes,), 1), ((3, vec.lanes + 1), 2), ((PARALLEL_FROM + 5,), 3)]
@@ -23,8 +30,19 @@ def test_dense(rule: Optimizer, dtype: str) -> None:
         check_dense(kernel, rule, shape, dtype)
 
 
-@pytest.mark.parametrize(("unit_size", "dtype"), [(1, "int32"), (4, "uint16"), (27, "int32")])
-@pytest.mark.parametrize(("capacity", "rule"), [(1, RULES[1]), (13, RULES[7]), (PARALLEL_FROM, RULES[8])])
+UNITS = ((1, "int32"), (4, "uint16"), (27, "int32"))
+LAYERS = ((1, RULES[1]), (13, RULES[7]), (PARALLEL_FROM, RULES[8]))
+
+
+# Each twice; the other pairs are slow.
+@pytest.mark.parametrize(
+    ("capacity", "rule", "unit_size", "dtype"),
+    [
+        pytest.param(*layer, *unit, marks=pytest.mark.slow if (i + j) % 3 == 1 else ())
+        for i, layer in enumerate(LAYERS)
+        for j, unit in enumerate(UNITS)
+    ],
+)
 def test_compact_updates_what_is_filled_and_nothing_else(
     capacity: int, rule: Optimizer, unit_size: int, dtype: str
 ) -> None:

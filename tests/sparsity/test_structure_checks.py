@@ -149,7 +149,7 @@ def damaged(draw):
     return arrays
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(damaged())
 def test_damage_is_refused_or_harmless(arrays):
     """What passes in spite of it has every index in bounds, each weight once at most, and is that of a legal mask."""

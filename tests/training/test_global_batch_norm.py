@@ -1,9 +1,5 @@
 """Batch norm of two processes, each with half of the batch, against torch's own on the whole one in float64."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +10,8 @@ from torch import nn
 from mest_compiler.errors import ModelError
 from mest_compiler.training.global_batch_norm import GlobalBatchNorm, with_global_batch_norm
 
-SCRIPT = Path(__file__).with_name("one_process.py")
-LIMIT_S = 120
+from .forked import launched
+
 FLOAT32, FLOAT64 = ("float32", 1e-5), ("float64", 1e-12)
 
 # name -> (shape of the whole batch, (dtype, tolerance), mean of x, what the layer is)
@@ -52,13 +48,8 @@ def normalised(tmp_path_factory) -> Path:
         x[:, 0] = (mean + 0.05 * rng.normal(size=x[:, 0].shape)).astype(dtype)
         state = {f"state/{key}": tensor.numpy() for key, tensor in _layer(shape[1], options).state_dict().items()}
         np.savez(folder / f"{name}.npz", x=x, gradient=gradient, **state)
-    spec = json.dumps({"norms": {name: options for name, (*_, options) in NORMS.items()}})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*torchrun, SCRIPT, "normalise", folder, spec],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=LIMIT_S,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for code, said in launched("normalise", folder, norms={name: options for name, (*_, options) in NORMS.items()}):
+        assert code == 0, said
     return folder
 
 

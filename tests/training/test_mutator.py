@@ -140,6 +140,7 @@ def test_masks_of_a_users_own_ratio_are_the_target():
 
 
 # ---- its state
+@settings(max_examples=40)
 @given(st.sampled_from([EM, EM_S]), st.integers(0, 6), st.integers(0, 2**40))
 def test_a_restored_mutator_goes_on(method, cut, seed):
     method = mest(method, 0.05, 1, 6)

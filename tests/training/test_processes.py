@@ -18,10 +18,9 @@ from mest_compiler.training.process_group import Processes, ranks_of_environment
 from mest_compiler.training.ranks import SingleProcess
 
 from . import one_process
+from .forked import LIMIT_S, VARIABLES, launched
 
 SCRIPT = Path(__file__).with_name("one_process.py")
-LIMIT_S = 120
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 EM = {
     "epochs": 5, "lr": 0.1, "scheme": "unstructured", "sparsity": 0.7, "augment": False,
@@ -40,26 +39,6 @@ RESUMED = {"recipe": ALL, "resume": True}
 
 def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in VARIABLES} | {"OMP_NUM_THREADS": "1"}
-
-
-def launched(task: str, folder: Path, processes: int = 2, **spec) -> list[tuple[int, str]]:
-    """(exit code, standard error) of each process of a task, started as torchrun starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    group = []
-    try:
-        for rank in range(processes):
-            variables = dict(zip(VARIABLES, (str(rank), str(processes), str(rank), "localhost", port), strict=True))
-            command = [sys.executable, SCRIPT, task, folder, json.dumps(spec)]
-            environment = _environment() | variables
-            group.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-        said = [process.communicate(timeout=LIMIT_S)[1] for process in group]
-    finally:
-        for process in group:
-            process.kill()
-            process.wait()
-    return [(process.returncode, text) for process, text in zip(group, said, strict=True)]
 
 
 def alone(task: str, folder: Path, **spec) -> None:

@@ -14,11 +14,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tvm
 from tvm.s_tir import meta_schedule as ms
 
+from mest_compiler import pace
 from mest_compiler.cli.tuning import Asked, compile_to
 from mest_compiler.devices import CpuProfile, local_cpu
 from mest_compiler.passes.pipeline import probable
+from mest_compiler.passes.tiling.plan import Pick
 from mest_compiler.runtime import kernel_clock
 from mest_compiler.runtime.artifact import Artifact
 from mest_compiler.runtime.kernel_clock import KernelClock
@@ -35,6 +38,7 @@ from mest_compiler.tuning.tasks import Task, tasks_of
 from mest_compiler.tuning.trial_runner import Knobs, TaskState, TrialRunner, key_of
 
 from ..whole_step.cases import unoptimised
+from .workers import shared_workers
 
 DEVICE = local_cpu(1)
 NETWORK = f"{Path(__file__).with_name('tiny_net.py')}:make"
@@ -42,6 +46,29 @@ ASKED = Asked(NETWORK, "block", 0.9, None, 1.0, 3, "8x8", 10, 16, "cpu", 1, 0)
 LAYERS = ASKED.layers()
 TASKS = list(tasks_of(LAYERS.values(), DEVICE))
 STEP = Step(LAYERS, partial(compile_to, ASKED))
+
+
+def compile_quickly(asked: Asked, pick: Pick, folder: str) -> None:
+    """`compile_to` without LLVM's optimiser: an errand of another process."""
+    CpuProfile.target = property(lambda profile: tvm.target.Target({**profile.llvm, "opt-level": 0}))
+    compile_to(asked, pick, folder)
+
+
+compile_quickly.__module__ = "__main__"  # workers get it by value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick() -> Iterator[None]:
+    """Nothing here asks how fast a step is; and of the workers that compile steps one is enough."""
+    with pytest.MonkeyPatch.context() as patch, shared_workers(in_step):
+        patch.setattr(CpuProfile, "target", property(unoptimised))
+        patch.setattr(pace, "beats", dict)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _measured_once(compiled_once: None) -> None:
+    """The kernels of the network's layers."""
 
 
 def silent(what: str) -> None:
@@ -136,9 +163,8 @@ def test_what_computes_something_else_is_left_out(
     assert key_of(state.best[0]) == b and "compute something else" in said[0]
 
 
-def test_steps_agree_but_for_rounding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_agree_but_for_rounding(tmp_path: Path) -> None:
     """Other knobs round otherwise; another network's loss, or a gradient that is wrong by a tenth, is no rounding."""
-    monkeypatch.setattr(CpuProfile, "target", property(unoptimised))
     kernels, _ = InStep(STEP, DEVICE, tmp_path)._kernels(silent)
     others = {task: {name: values[-1] for name, values in task.space(DEVICE).items()} for task in TASKS}
     asked = [(ASKED, {}), (ASKED, others), (replace(ASKED, seed=1), {})]
@@ -245,7 +271,7 @@ def test_a_clock_lets_go_of_its_trainer_and_ctrl_c_through() -> None:
 def test_real_steps_with_other_knobs(runner: TrialRunner, tmp_path: Path) -> None:
     """Two kernels get other knobs; the compiled steps have them, and agree."""
     states = [tried(runner, task, 1) for task in TASKS if str(task).startswith(("block_forward", "block_backward_w"))]
-    last, said, done = InStep(STEP, DEVICE, tmp_path), [], []
+    last, said, done = InStep(Step(LAYERS, partial(compile_quickly, ASKED)), DEVICE, tmp_path), [], []
     steps: list[dict[str, object]] = []
     load = Artifact.load
 

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from tvm.s_tir import Schedule
 
+from mest_compiler.devices import CpuProfile
 from mest_compiler.kernels.problem import DIRECTIONS, LayerProblem
+from mest_compiler.runtime.hosts import LocalHost
 from mest_compiler.tuning import knobs as knob
 from mest_compiler.tuning.definitions import workload
-from mest_compiler.tuning.measure import Bench, Here
+from mest_compiler.tuning.measure import Bench
 from mest_compiler.tuning.search import untried
 from mest_compiler.tuning.tasks import Task, offered, task_from, task_of, tasks_of_layer
 from mest_compiler.tuning.trial_runner import TaskState
@@ -21,6 +23,7 @@ from mest_compiler.tuning.trial_runner import TaskState
 from ..schedules.convolutions import Conv
 from ..schedules.sparse_layers import fitted, sparse_conv, with_capacity
 from ..schedules.tiles import NARROW, WIDE, compile_kernels, profile, vector
+from ..whole_step.cases import unoptimised
 
 CONV = Conv(5, 6, (5, 6), batch=9)
 KINDS = ("unstructured", "block", "block:1x4", "pattern", "channel", "filter", "dense")
@@ -39,7 +42,11 @@ def state(task: Task, bits: int) -> TaskState:
     return TaskState(task, workload(task, profile(bits)), task.space(profile(bits)))
 
 
-@pytest.mark.parametrize("scheme", KINDS)
+LIKE_OTHERS = ("block:1x4", "filter")
+QUICK = [pytest.param(kind, marks=pytest.mark.slow if kind in LIKE_OTHERS else ()) for kind in KINDS]
+
+
+@pytest.mark.parametrize("scheme", QUICK)
 def test_knobs_come_back(scheme: str) -> None:
     device = profile(WIDE)
     for task in tasks(scheme, WIDE):
@@ -66,21 +73,29 @@ def _plain(value: object) -> object:
     return value if isinstance(value, str | int | float) else value.value  # TVM's own numbers
 
 
-@pytest.mark.parametrize(
-    "scheme", [pytest.param(k, marks=pytest.mark.slow if k in ("block:1x4", "filter") else ()) for k in KINDS]
-)
-def test_any_knobs_compute_the_same(scheme: str) -> None:
+def check_any_knobs(scheme: str, count: int) -> None:
+    """So many knobs of each task, drawn at random."""
     device = profile(NARROW)
     for number, task in enumerate(tasks(scheme)):
-        bench, default = Bench(task, device, Here(device)), task.default(device)
-        # Straight-line bodies take long to compile.
-        count = 1 if task.family in ("pattern", "taps") else 2
+        bench, default = Bench(task, device, LocalHost(device)), task.default(device)
         drawn = [knobs for _, knobs in islice(untried(state(task, NARROW), device, number), count)]
         choices = {str(k): default.with_knobs(**k) for k in drawn}
         for what, kernel in compile_kernels({k: c.make() for k, c in choices.items()}).items():
             args, out = bench.arguments(choices[what])
             kernel(*args)
             np.testing.assert_array_equal(out.numpy(), bench.expected(), err_msg=f"{task}: {what}")
+
+
+@pytest.mark.parametrize("scheme", QUICK)
+def test_any_knobs_compute_the_same(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CpuProfile, "target", property(unoptimised))  # of the definitions
+    check_any_knobs(scheme, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", KINDS)
+def test_more_knobs_compute_the_same(scheme: str) -> None:
+    check_any_knobs(scheme, 3)
 
 
 def test_a_task_is_what_its_key_says() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ from mest_compiler.devices import local_cpu
 from mest_compiler.errors import DeviceError, TuningError
 from mest_compiler.kernels import convolution
 from mest_compiler.linking import library_bytes
+from mest_compiler.runtime.hosts import LocalHost
 from mest_compiler.schedules.candidates import candidates
 from mest_compiler.schedules.cpu.emit import Vec
 from mest_compiler.tuning import finals, trial_runner
 from mest_compiler.tuning.database import README, RECORDS, Trial, read_log, standing
 from mest_compiler.tuning.definitions import definition
-from mest_compiler.tuning.measure import Bench, EvaluatorConfig, Here, build, settled
+from mest_compiler.tuning.measure import Bench, EvaluatorConfig, build, settled
 from mest_compiler.tuning.records import Records
 from mest_compiler.tuning.search import Budget, Tuned, tune
 from mest_compiler.tuning.tasks import task_of
@@ -33,6 +35,7 @@ from mest_compiler.tuning.trial_runner import TrialRunner, key_of
 
 from ..schedules.convolutions import Conv
 from ..schedules.sparse_layers import sparse_conv, with_capacity
+from .workers import shared_workers
 
 DEVICE = local_cpu(1)
 CONFIG = EvaluatorConfig(repeats=2, repeat_ms=1, rounds=1, patience_s=0)
@@ -41,6 +44,12 @@ LAYER = with_capacity(WHOLE, WHOLE.sparse.capacity // 8)
 (CHOICE,) = candidates("forward", DEVICE, LAYER)
 TASK = task_of("forward", CHOICE, LAYER)
 TRIALS, STOPPED_AFTER = 6, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _workers() -> Iterator[None]:
+    with shared_workers(trial_runner):
+        yield
 
 
 def lines(root: Path) -> list[str]:
@@ -162,7 +171,7 @@ def test_nothing_to_tune(tmp_path: Path) -> None:
 
 
 def test_a_wrong_candidate_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, path = Bench(TASK, DEVICE, Here(DEVICE)), tmp_path / "right.so"
+    bench, path = Bench(TASK, DEVICE, LocalHost(DEVICE)), tmp_path / "right.so"
     build(TASK, DEVICE, {}, str(path))
     assert len(bench.seconds(path.read_bytes(), CHOICE, CONFIG)) == CONFIG.repeats
     # The same but for one thing: sums begin with 1.

@@ -25,6 +25,8 @@ from mest_compiler.schedules.choice import Choice
 from mest_compiler.sparsity.profile import LayerPlan, Profile
 
 from .networks import (
+    Dropout,
+    LargeStem,
     ManyNormalisations,
     OddActivations,
     OddConvolutions,
@@ -35,13 +37,14 @@ from .networks import (
     Quotient,
     SharedNormalisation,
 )
+from .traces import share_traces
 from .training import CLASSES
 
 _OWN = {
     "odd convolutions": OddConvolutions, "odd normalisations": OddNormalisations, "pre-activation": PreActivation,
     "quotient": Quotient, "other in evaluation": OtherInEvaluation, "odd activations": OddActivations,
     "many normalisations": ManyNormalisations, "shared normalisation": SharedNormalisation,
-    "odd poolings": OddPoolings,
+    "odd poolings": OddPoolings, "dropout": Dropout, "large stem": LargeStem,
 }  # fmt: skip
 SHAPES = {
     "resnet20": (3, 8, 8), "vgg19_bn": (3, 16, 16), "odd convolutions": (3, 9, 7), "odd normalisations": (3, 6, 6),
@@ -49,7 +52,7 @@ SHAPES = {
     "odd activations": (3, 9, 7), "resnet110": (3, 8, 8), "resnet18": (3, 33, 33), "resnet50": (3, 33, 33),
     "resnet50_cifar": (3, 12, 12), "mobilenet_v2": (3, 33, 33), "mobilenet_v2_cifar": (3, 16, 16),
     "many normalisations": (3, 9, 7), "shared normalisation": (3, 5, 6),
-    "odd poolings": (3, 9, 7),
+    "odd poolings": (3, 9, 7), "dropout": (3, 5, 5), "large stem": (3, 17, 17),
 }  # fmt: skip
 WIDTHS = {
     "resnet20": 0.25, "vgg19_bn": 0.125, "resnet110": 0.25, "resnet18": 0.125, "resnet50": 0.125,
@@ -140,6 +143,7 @@ def compiled(case: Case, options: StepOptions = PLAIN) -> Compiled:
         patch.setattr(compiler, "TunedOrProbable", lambda records: _prefer(case.family))
         if not case.optimised:
             patch.setattr(CpuProfile, "target", property(unoptimised))
+        share_traces(patch, (case.network, case.seed, case.dtype))
         artifact = compiler.compile_step(
             model, input_shape=case.shape, batch=case.batch, profile=case.profile(), optimizer=case.rule,
             seed=case.seed, threads=case.threads, dtype=case.dtype, device=case.device, measure=False, options=options,

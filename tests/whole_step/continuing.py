@@ -30,7 +30,7 @@ from mest_compiler.training.torch_engine import TorchEngine
 
 MODEL = f"{Path(__file__).with_name('stacked.py')}:network"
 PROFILE = {
-    "scheme": "unstructured", "sparsity": 0.6, "layers": {"24.weight": "dense"},
+    "scheme": "unstructured", "sparsity": 0.6, "layers": {"12.weight": "dense"},
     "kinds": {"linear": {"scheme": "unstructured", "sparsity": 0.5}},
 }  # fmt: skip
 EPOCHS, STOP = 6, 3

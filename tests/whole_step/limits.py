@@ -31,7 +31,7 @@ def planned_peak(case: Case, options: StepOptions = PLAIN) -> int:
 
 def host(case: Case) -> int:
     """Bytes of a limit that are left to the host."""
-    return host_bytes(len(with_options(case, PLAIN).manifest["parameters"]))
+    return host_bytes(len(dict(model_of(case).named_parameters())))
 
 
 @cache

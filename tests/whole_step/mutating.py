@@ -28,6 +28,7 @@ from mest_compiler.training.records import Summary
 from mest_compiler.training.torch_engine import TorchEngine
 
 from .cases import unoptimised
+from .traces import share_traces
 
 TrainingEngine = Trainer | TorchEngine
 CLASSES, SHAPE, BATCH, SMOOTHING = 3, (1, 9, 8), 16, 0.1
@@ -66,6 +67,7 @@ def artifact(scheme: str, headroom: float, dropout: float = 0.0) -> Artifact:
     """Compiles the network once a session, without LLVM's optimiser; nobody may change what this returns."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CpuProfile, "target", property(unoptimised))
+        share_traces(patch, ("mutated", dropout))
         return compile_step(
             network(dropout), input_shape=SHAPE, batch=BATCH, profile=profile(scheme), seed=RECIPE.seed,
             headroom=headroom, optimizer=Sgd(0.9, 5e-4, False), dtype="float64", measure=False, threads=1,

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mest_compiler.models.resnet import BasicBlock
+
 
 class OddConvolutions(nn.Module):
     """Biased, strided, dilated, rectangular, 1x1, grouped and depthwise convolutions on odd planes, some right after
@@ -113,6 +115,36 @@ class OddActivations(nn.Module):
         d = F.hardtanh(self.norms[3](self.convs[4](c)), -0.5, 0.75)
         e = self.avg_pool(self.drops[1](self.max_pool(d)))
         return self.fc(F.relu(self.hidden(self.drops[2](e.flatten(1)))))
+
+
+class Dropout(nn.Module):
+    """A dropout of images behind a clip, and a max-pool behind a batch norm: [N, 3, 5, 5] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.drop, self.norm = nn.Dropout(0.2), nn.BatchNorm2d(8)
+        self.pool, self.fc = nn.MaxPool2d(3, 2, 1), nn.Linear(8 * 9, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = self.drop(F.relu6(4 * self.stem(x)))
+        return self.fc(self.pool(F.relu(self.norm(self.conv(x))) + x).flatten(1))
+
+
+class LargeStem(nn.Module):
+    """How ResNets for large images begin: a 7x7 convolution of stride 2, a max-pool of stride 2, and a block that
+    halves once more beside a projection: [N, 3, 17, 17] -> logits [N, 10]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(8)
+        self.maxpool, self.block, self.fc = nn.MaxPool2d(3, 2, 1), BasicBlock(8, 16, 2), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        x = self.block(self.maxpool(F.relu(self.bn1(self.conv1(x)))))
+        return self.fc(x.mean((2, 3)))
 
 
 class OddPoolings(nn.Module):

@@ -32,7 +32,7 @@ through what the other does not. In float64 the same kernels differ by 1e-11."""
 def double(place: connection.Connection, case: Case) -> None:
     """Three steps in float64 are PyTorch's to 1e-9."""
     built = compiled(case)
-    trainer = Trainer(built.artifact, place=place)
+    trainer = Trainer(built.artifact, host=place)
     check_steps(trainer, MaskedTraining(built.model, trainer.masks(), case.rule), case.rule, case.shape)
 
 
@@ -44,7 +44,7 @@ def single(place: connection.Connection, scheme: str) -> None:
         model, input_shape=(3, 32, 32), batch=64, profile=Profile.uniform(scheme, 0.9), optimizer=rule,
         device="opencl", measure=False,
     )  # fmt: skip
-    trainer = Trainer(step, place=place)
+    trainer = Trainer(step, host=place)
     reference = MaskedTraining(model.double(), trainer.masks(), rule)
     generator = torch.Generator().manual_seed(1)
     start = trainer.state()
@@ -73,7 +73,7 @@ def mnist(place: connection.Connection, scheme: str) -> None:
     step = compile_step(
         model, input_shape=(1, 32, 32), batch=64, profile=Profile.uniform(scheme, 0.9), device="opencl", measure=False
     )
-    trainer, rng, losses = Trainer(step, place=place), np.random.default_rng(0), []
+    trainer, rng, losses = Trainer(step, host=place), np.random.default_rng(0), []
     start = time.perf_counter()
     for _ in range(100):
         some = rng.integers(0, len(data.train_y), 64)
@@ -85,9 +85,10 @@ def mnist(place: connection.Connection, scheme: str) -> None:
     assert right > 0.2, right  # chance is 0.1
 
 
-CASE = Case("resnet20", None, batch=5, device="opencl")
+CASE, DEEP = (Case(network, None, batch=5, device="opencl") for network in ("pre-activation", "resnet20"))
 TASKS = {
-    "double": lambda place, scheme: double(place, replace(CASE, scheme=scheme)), "single": single, "mnist": mnist,
+    "double": lambda place, scheme: double(place, replace(CASE, scheme=scheme)),
+    "deep": lambda place, scheme: double(place, replace(DEEP, scheme=scheme)), "single": single, "mnist": mnist,
 }  # fmt: skip
 
 

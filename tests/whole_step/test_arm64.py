@@ -51,7 +51,7 @@ def test_three_steps_are_pytorchs(server: str, network: str, scheme: str) -> Non
     with connection.open(Where.of(server=server), request_s=REQUEST_S) as place:
         (device,) = opencl_devices(place)
         assert "aarch64" in device["version"]
-        trainer = Trainer(artifact, place=place)
+        trainer = Trainer(artifact, host=place)
         reference = MaskedTraining(model_of(case).double(), trainer.masks(), RULE)
         check_single_steps(trainer, reference, case.shape, SINGLE)
         state = trainer.state()

@@ -24,6 +24,7 @@ from ..examples import example
 from .cases import unoptimised
 from .test_optimizers import SHAPE, masks_of, mutated
 from .test_optimizers import network as small
+from .traces import share_traces
 from .training import CLASSES, MaskedTraining, batch, check_equal
 
 BATCH, LR, TOLERANCE = 6, 0.01, 1e-10
@@ -54,11 +55,13 @@ def focal(logits: torch.Tensor, labels: torch.Tensor, gamma: float) -> torch.Ten
 
 
 def trainer_of(
-    model: nn.Module, rule: Optimizer, loss: Loss | None = None, profile: Profile | None = None, device: str = "cpu"
-) -> Trainer:
-    """The model's step, compiled now."""
+    model: nn.Module, rule: Optimizer, loss: Loss | None = None, profile: Profile | None = None, device: str = "cpu",
+    name: str = "optimisers",
+) -> Trainer:  # fmt: skip
+    """The step of a model that goes by this name, compiled now."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CpuProfile, "target", property(unoptimised))
+        share_traces(patch, (name, "float64"))
         artifact = compile_step(
             model, input_shape=SHAPE, batch=BATCH, profile=profile, optimizer=rule, loss=loss, dtype="float64",
             measure=False, device=device, threads=1 if device == "cpu" else None,
@@ -149,9 +152,9 @@ def converters() -> Iterator[None]:
 
 def test_a_new_operator_has_its_gradient(converters: None) -> None:
     with pytest.raises(ModelError, match=r"aten\.silu\.default .* has no converter"):
-        trainer_of(silu_network(), Sgd())
+        trainer_of(silu_network(), Sgd(), name="silu")
     example("silu")
-    trainer = trainer_of(silu_network(), Sgd())
+    trainer = trainer_of(silu_network(), Sgd(), name="silu")
     torch_steps = MaskedTraining(silu_network(), {}, Sgd())
     for number in range(3):
         x, y = batch(BATCH, SHAPE, number)

@@ -16,11 +16,11 @@ from .training import MaskedTraining, check_steps
 FULL = Case("resnet50_cifar", "block")
 GROUPED = Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True))
 MORE = [
-    FULL, Case("resnet110", "block"), Case("resnet50", "unstructured"), Case("mobilenet_v2", "unstructured"),
-    Case("mobilenet_v2_cifar", "unstructured", batch=5),
+    FULL, Case("resnet18", "block"), Case("resnet110", "block"), Case("resnet50", "unstructured"),
+    Case("mobilenet_v2", "unstructured"), Case("mobilenet_v2_cifar", "unstructured", batch=5),
 ]  # fmt: skip
 CASES = [
-    Case("resnet18", "block"),
+    Case("large stem", "block", batch=5, rule=Sgd(0.9, 0.0, False)),
     *(pytest.param(case, marks=pytest.mark.slow) for case in MORE),
 ]
 

@@ -47,8 +47,8 @@ RUNS = [
     ("set", "pattern"),
     *((method, scheme) for scheme in SCHEMES for method in ("em", "em&s")),
 ]
-METHODS = quick(RUNS, [("em", "unstructured"), ("set", "unstructured"), ("em&s", "pattern"), ("em&s", "channel")])
-ONE_MUTATION = quick(list(SCHEMES), ["unstructured", "pattern", "channel"])
+METHODS = quick(RUNS, [("em", "unstructured"), ("set", "unstructured"), ("em&s", "pattern")])
+ONE_MUTATION = quick(list(SCHEMES), ["unstructured", "pattern"])
 MUTATED = {"vanilla": (2, 4, 6), "em": (2, 4, 6), "em&s": (0, 2, 4, 6, 7), "set": tuple(range(1, 9))}
 
 
@@ -184,8 +184,10 @@ EVERY = [pytest.param(SOME_CUTS, id="some cuts"), pytest.param(CUTS, id="all cut
 
 
 @pytest.mark.parametrize("cuts", EVERY)
-@pytest.mark.parametrize("method", ["em", "em&s"])
-@pytest.mark.parametrize("first", list(ENGINES))
+@pytest.mark.parametrize(
+    ("first", "method"),
+    quick([(first, method) for first in ENGINES for method in ("em", "em&s")], [("torch", "em&s"), ("compiled", "em")]),
+)
 def test_either_engine_goes_on_with_what_the_other_began(first: str, method: str, cuts: list, tmp_path: Path) -> None:
     recipe = recipe_of(method, "unstructured")
     headroom = recipe.updater.headroom
@@ -207,7 +209,7 @@ def test_either_engine_goes_on_with_what_the_other_began(first: str, method: str
     ("kind", "scheme", "method"),
     quick(
         [(*run, method) for run in BIT_EQUAL for method in ("em", "em&s", "set")],
-        [("compiled", "unstructured", "em&s"), ("torch", "pattern", "em"), ("torch", "pattern", "set")],
+        [("compiled", "unstructured", "em&s"), ("torch", "pattern", "set")],
     ),
 )
 def test_a_resumed_run_has_the_same_bits(kind: str, scheme: str, method: str, cuts: list, tmp_path: Path) -> None:

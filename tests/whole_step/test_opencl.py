@@ -11,12 +11,13 @@ from .cases import Case, compiled
 from .training import MaskedTraining, check_steps
 
 CASES = [
-    Case("pre-activation", "block", batch=5, device="opencl"),
-    Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True), device="opencl"),
+    Case("pre-activation", "unstructured", batch=5, device="opencl"),
+    Case("odd convolutions", "block", batch=5, rule=Sgd(0.9, 5e-4, True), device="opencl"),
 ]
 SLOW = [
     Case("resnet20", "block", batch=5, device="opencl"),
     Case("resnet20", "pattern", device="opencl"),
+    Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True), device="opencl"),
     Case("odd normalisations", "unstructured", batch=7, first="sparse", rule=Sgd(0.0, 1e-3, False), device="opencl"),
     Case("odd activations", "block", batch=3, device="opencl"),
     Case("resnet20", "unstructured", device="opencl"),

@@ -22,13 +22,16 @@ from mest_compiler.sparsity.schemes import get_scheme
 
 from ..runtime.states import all_state, check_same_bits
 from .cases import unoptimised
+from .traces import share_traces
 from .training import CLASSES, MaskedTraining, batch, check_equal
 
 SHAPE, BATCH, LR, TOLERANCE = (3, 7, 7), 6, 0.01, 1e-10
 RULES = (Adam(), Adam((0.8, 0.95), 1e-6, 1e-2), AdamW(), AdamW((0.9, 0.99), 1e-8, 0.3), Sgd(0, 1e-2), Sgd(0, 0))
 PARTS = StepOptions(micro_batch=2)
-QUICK_PARTS = (RULES[1], RULES[3], RULES[4])
-"""An Adam, an AdamW and an SGD whose gradients are accumulated; the others differ in settings alone."""
+QUICK_PARTS = (RULES[3], RULES[4])
+"""An AdamW and an SGD whose gradients are accumulated; the others differ in settings alone."""
+QUICK_WHOLE = (RULES[0], RULES[1], RULES[5])
+"""Those that are not quick in parts; AdamW is in tests/whole_step/test_losses.py too, on OpenCL as well."""
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -41,13 +44,18 @@ def network(dtype: torch.dtype = torch.float64) -> nn.Module:
     ).to(dtype)  # fmt: skip
 
 
-@cache
 def artifact(rule: Optimizer, options: StepOptions = PLAIN, device: str = "cpu", dtype: str = "float64") -> Artifact:
     """The network's step; nobody may change it."""
+    return _artifact(rule, options, device, dtype)  # to a cache an argument that is left out is another call
+
+
+@cache
+def _artifact(rule: Optimizer, options: StepOptions, device: str, dtype: str) -> Artifact:
     layers = {"3.weight": {"scheme": "block", "sparsity": 0.5}, "7.weight": {"scheme": "unstructured", "sparsity": 0.6}}
     profile = Profile.from_mapping({"scheme": "block", "sparsity": 0.0, "layers": layers})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CpuProfile, "target", property(unoptimised))
+        share_traces(patch, ("optimisers", dtype))
         return compile_step(
             network(getattr(torch, dtype)), input_shape=SHAPE, batch=BATCH, profile=profile, optimizer=rule,
             dtype=dtype, device=device, measure=False, options=options, threads=1 if device == "cpu" else None,
@@ -77,7 +85,10 @@ def mutated(trainer: Trainer, seed: int) -> None:
 @pytest.mark.parametrize(
     ("rule", "options"),
     [
-        *(pytest.param(rule, PLAIN, id=f"{rule}-whole") for rule in RULES),
+        *(
+            pytest.param(rule, PLAIN, id=f"{rule}-whole", marks=() if rule in QUICK_WHOLE else pytest.mark.slow)
+            for rule in RULES
+        ),
         *(
             pytest.param(rule, PARTS, id=f"{rule}-parts", marks=() if rule in QUICK_PARTS else pytest.mark.slow)
             for rule in RULES
@@ -106,7 +117,8 @@ def test_steps_with_a_mutation_between(rule: Optimizer, options: StepOptions) ->
             check_equal(slot, trainer.slots()[slot], torch_steps.slots()[slot], TOLERANCE)
 
 
-@pytest.mark.parametrize("rule", [pytest.param(Adam(), marks=pytest.mark.slow), AdamW()], ids=str)
+@pytest.mark.slow  # test_losses has AdamW there
+@pytest.mark.parametrize("rule", [Adam(), AdamW()], ids=str)
 def test_opencl(rule: Optimizer) -> None:
     trainer = Trainer(artifact(rule, device="opencl", dtype="float32"))
     torch_steps = reference(trainer, rule)
@@ -120,23 +132,23 @@ def test_opencl(rule: Optimizer) -> None:
         assert np.abs(trainer.state()[name] - value).mean() <= LR / 50, name
 
 
-@pytest.mark.parametrize("rule", [AdamW(), Sgd(0, 1e-2)], ids=str)
+@pytest.mark.parametrize("rule", [RULES[3], RULES[4]], ids=str)
 def test_a_checkpoint_goes_on_bit_by_bit(rule: Optimizer, tmp_path: Path) -> None:
-    whole, parts = Trainer(artifact(rule)), Trainer(artifact(rule))
+    whole, parts = Trainer(artifact(rule, PARTS)), Trainer(artifact(rule, PARTS))
     for number in range(4):
         x, y = batch(BATCH, SHAPE, number)
         whole.step(x.numpy(), y.numpy(), LR)
         if number == 2:
             parts.save(tmp_path / "c", {})
-            parts = Trainer(artifact(rule))
+            parts = Trainer(artifact(rule, PARTS))
             parts.load(tmp_path / "c")
         parts.step(x.numpy(), y.numpy(), LR)
     check_same_bits(all_state(parts), all_state(whole))
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", [*QUICK_PARTS, *QUICK_WHOLE], ids=str)
 def test_bytes_of_the_state(rule: Optimizer) -> None:
-    built = artifact(rule)
+    built = artifact(rule, PARTS if rule in QUICK_PARTS else PLAIN)
     weights = sum(built.tensors[name].nbytes for name in built.manifest["parameters"])
     planned = built.manifest["memory"]["planned"]
     assert planned["optimizer"] == Trainer(built).state_bytes()["optimizer"] == len(rule.slots) * weights

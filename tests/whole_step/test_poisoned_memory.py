@@ -17,19 +17,22 @@ from .cases import Case, Compiled, compiled
 from .training import MaskedTraining, batch, check_steps
 
 CASES = [
-    Case("resnet20", "block", batch=5),
+    Case("large stem", "block", batch=5, rule=Sgd(0.9, 0.0, False)),
+    pytest.param(Case("resnet20", "block", batch=5), marks=pytest.mark.slow),
     pytest.param(Case("vgg19_bn", "block"), marks=pytest.mark.slow),
     Case("odd convolutions", "unstructured", batch=5, rule=Sgd(0.9, 5e-4, True)),
     Case("odd normalisations", "block"),
     Case("odd activations", "unstructured", batch=5),
     Case("pre-activation", "channel", batch=5),
     Case("pre-activation", "pattern", family="zeros"),
-    Case("odd convolutions", "filter", batch=3),
-    Case("odd normalisations", "pattern", batch=5),
-    Case("pre-activation", "block", batch=6, first="sparse"),
+    Case("pre-activation", "filter", batch=5, first="sparse"),
+    pytest.param(Case("odd convolutions", "filter", batch=3), marks=pytest.mark.slow),
+    Case("large stem", "unstructured", batch=5, family="zeros"),
+    Case("odd normalisations", "pattern", batch=7, first="sparse", rule=Sgd(0.0, 1e-3, False)),
+    Case("pre-activation", "block", batch=5, first="sparse"),
 ]
 REWRITTEN = [
-    Case("pre-activation", "block", batch=5),
+    Case("pre-activation", "block", batch=5, threads=1),
     pytest.param(Case("many normalisations", "pattern", batch=9), marks=pytest.mark.slow),
 ]
 

@@ -36,8 +36,8 @@ def test_three_steps_in_float64(server: Supervisor) -> None:
 
 
 @pytest.mark.slow
-def test_three_steps_in_float64_of_other_schemes(server: Supervisor) -> None:
-    client(server, "double", "pattern", "unstructured")
+def test_three_steps_of_a_whole_network_in_float64(server: Supervisor) -> None:
+    client(server, "deep", "block", "pattern", "unstructured")
 
 
 @pytest.mark.slow

@@ -21,12 +21,14 @@ CASES = [
     pytest.param(Case("odd convolutions", "block:1x4", batch=5), marks=pytest.mark.slow),
     pytest.param(Case("odd convolutions", "block:4x4", rule=NESTEROV), marks=pytest.mark.slow),
     pytest.param(Case("odd convolutions", "channel", batch=5), marks=pytest.mark.slow),
-    Case("odd convolutions", "filter", batch=3),
-    Case("odd normalisations", "pattern", batch=5),
+    pytest.param(Case("odd convolutions", "filter", batch=3), marks=pytest.mark.slow),
+    pytest.param(Case("odd normalisations", "pattern", batch=5), marks=pytest.mark.slow),
 ]
 PREFERRED = [
-    Case("odd normalisations", "unstructured", family="taps"),
-    Case("odd convolutions", "unstructured", family="zeros"),
+    Case("pre-activation", "unstructured", batch=5, family="taps"),
+    pytest.param(Case("odd normalisations", "unstructured", family="taps"), marks=pytest.mark.slow),
+    Case("large stem", "unstructured", batch=5, family="zeros"),
+    pytest.param(Case("odd convolutions", "unstructured", family="zeros"), marks=pytest.mark.slow),
     Case("pre-activation", "pattern", family="zeros"),
     pytest.param(Case("pre-activation", "channel", family="zeros"), marks=pytest.mark.slow),
     pytest.param(Case("pre-activation", "block:4x4", family="zeros"), marks=pytest.mark.slow),

@@ -6,6 +6,10 @@ import torch
 from torch import nn
 
 from mest_compiler import Profile, Trainer, compile_step
+from mest_compiler.devices import CpuProfile
+
+from .cases import unoptimised
+from .traces import share_traces
 
 
 class Net(nn.Module):
@@ -41,9 +45,12 @@ def test_a_sparse_linear_layer_trains_as_in_torch(scheme: str, sparsity: float, 
             "layers": {"fc2.weight": "dense"},
         }
     )  # fmt: skip
-    step = compile_step(
-        model, input_shape=(3, 3, 4), batch=batch, profile=profile, dtype="float64", threads=2, measure=False
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CpuProfile, "target", property(unoptimised))
+        share_traces(patch, "a sparse linear layer")
+        step = compile_step(
+            model, input_shape=(3, 3, 4), batch=batch, profile=profile, dtype="float64", threads=2, measure=False
+        )
     trainer = Trainer(step)
     masks = {name: torch.from_numpy(mask[:, :, 0, 0]) for name, mask in trainer.masks().items()}
     assert list(masks) == ["fc1.weight"]

@@ -3,7 +3,9 @@ a whole step takes."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,11 +49,16 @@ def _device(name: str, threads: int | None) -> OtherProfile:
     return OtherProfile(**asdict(local_cpu(threads)))
 
 
-@pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, Artifact]:
+@pytest.fixture(autouse=True)
+def _third_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKENDS, KIND, OtherBackend())
     monkeypatch.setitem(RUNTIMES, KIND, OtherRuntime())
     monkeypatch.setattr(compiler, "get_device", _device)
+
+
+@cache
+def compiled() -> tuple[nn.Module, Artifact]:
+    """A network and its step, whose kernels are measured."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1),
@@ -61,8 +68,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, Artifact]:
     return model, compiler.compile_step(model, input_shape=(3, 8, 8), batch=4, profile=half, device=KIND, threads=1)
 
 
-def test_a_third_backend_measures_compiles_and_runs(compiled: tuple[nn.Module, Artifact], tmp_path: Path) -> None:
-    model, artifact = compiled
+def test_a_third_backend_measures_compiles_and_runs(tmp_path: Path) -> None:
+    model, artifact = copy.deepcopy(compiled()[0]), compiled()[1]
     functions = {k["function"] for layer in artifact.manifest["layers"].values() for k in layer["kernels"].values()}
     assert functions and not any("normalised" in name for name in functions)  # it has no rewrites
     artifact.save(tmp_path / "step")
@@ -77,9 +84,8 @@ def test_a_third_backend_measures_compiles_and_runs(compiled: tuple[nn.Module, A
     assert step.loss == pytest.approx(loss, rel=1e-5)
 
 
-def test_what_has_no_runtime_here_is_refused(
-    compiled: tuple[nn.Module, Artifact], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_has_no_runtime_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = compiled()[1]
     monkeypatch.delitem(RUNTIMES, KIND)
     with pytest.raises(DeviceError, match="Devices of the kind 'other' cannot be reached: it is opencl or cpu"):
-        Trainer(compiled[1], 1)
+        Trainer(artifact, 1)

@@ -29,7 +29,7 @@ def _in_a_row(scheme: str, ratios: tuple[float, ...], turn: int) -> Network:
 @pytest.mark.parametrize(
     ("scheme", "ratios", "turn"),
     [
-        ("unstructured", (0.3, 0.6, 0.5), 1),
+        pytest.param("unstructured", (0.3, 0.6, 0.5), 1, marks=pytest.mark.slow),
         pytest.param("unstructured", (0.6, 0.3, 0.5), 1, marks=pytest.mark.slow),
         pytest.param("channel", (0.3, 0.5, 0.75), 1, marks=pytest.mark.slow),
     ],
@@ -47,8 +47,9 @@ def test_three_steps_on_the_cpu(network: Network) -> None:
 
 @settings(DRAWS, phases=[Phase.explicit])  # the drawn ones are slow there
 @given(networks())
-@example(Network(3, (4, 4), (("block", 0.6), ("pattern", 0.7), ("block", 0.3)), (("block", 0.5), ("block", 0.75)),
-                 ("filter", 0.7), True, True, RULE, 0.1, 1, True))  # fmt: skip
+# `_in_a_row` of 0.3 and 0.6 among others
+@example(Network(3, (4, 4), (("unstructured", 0.3), ("unstructured", 0.6), ("pattern", 0.7)),
+                 (("block", 0.5), ("block", 0.75)), ("filter", 0.7), True, True, RULE, 0.1, 1, False))  # fmt: skip
 def test_three_steps_on_opencl(network: Network) -> None:
     check_on_opencl(network)
 

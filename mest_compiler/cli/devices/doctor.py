@@ -135,9 +135,10 @@ def _local(checks: Checks, profile: Any) -> None:
     found = checks.step("OpenCL devices", _found(opencl.devices), library is not None)
 
     def kernel() -> tuple[Any, str]:
-        from mest_compiler.bench.probe import Here, check
+        from mest_compiler.bench.probe import check
+        from mest_compiler.runtime.hosts import LocalHost
 
-        check(profile, Here(profile))
+        check(profile, LocalHost(profile))
         return True, "right"
 
     checks.step("a tiny kernel", kernel, bool(found))

@@ -36,10 +36,11 @@ def command(
 
     mest devices probe --device galaxy-s20 --tracker 127.0.0.1:9190 --key galaxy-s20
     """
-    from mest_compiler.bench.probe import Here, probe
+    from mest_compiler.bench.probe import probe
     from mest_compiler.devices import get_device, measured
     from mest_compiler.errors import DeviceError
     from mest_compiler.runtime.device_runtimes import device_runtime
+    from mest_compiler.runtime.hosts import LocalHost
     from mest_compiler.runtime.remote import connection
     from mest_compiler.runtime.remote.where import Where
 
@@ -52,7 +53,7 @@ def command(
                 f"The device {profile.name} is no part of this machine: reach it with --tracker and --key, --server or "
                 "--adb."
             )
-        result = probe(profile, Here(profile), say)
+        result = probe(profile, LocalHost(profile), say)
     else:
         with connection.open(where, wait_s=60 * wait, waiting=say_waiting()) as there:
             result = probe(profile, there, say)

@@ -52,28 +52,28 @@ def _source(
     """What a convolution reads for x, and the batch norm of which it is the input where that is computed again."""
     a = attributes(expr)
     g = tiling.layers[a["param"]].problem.geometry
-    if not a.get("again"):
+    if not a.get("recompute"):
         return [tiling.tiled(x, g.x.border)[0]], None
     source, plane = tiling.tiled(x)
     n, c, _, _ = shape_of(x)
-    again = Normalisation(n, c, tiling.vec(g.dtype), plane, g.x, bool(a["relu"]), upper=float(a["upper"]))
-    return [source, *(tiling.plain(v) for v in vectors)], again
+    recompute = Normalisation(n, c, tiling.vec(g.dtype), plane, g.x, bool(a["relu"]), upper=float(a["upper"]))
+    return [source, *(tiling.plain(v) for v in vectors)], recompute
 
 
-def _room(again: Normalisation | None, chunks: int) -> list[relax.TensorType]:
+def _room(recompute: Normalisation | None, chunks: int) -> list[relax.TensorType]:
     """Of the batch tiles that the parts of the work compute again."""
-    if again is None:
+    if recompute is None:
         return []
-    return [relax.TensorType([chunks, again.channels * again.z.size, again.vec.lanes], again.vec.dtype)]
+    return [relax.TensorType([chunks, recompute.channels * recompute.z.size, recompute.vec.lanes], recompute.vec.dtype)]
 
 
 def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     """y = conv(x, w)."""
     x, weight, *vectors = expr.args
-    read, again = _source(tiling, expr, x, vectors)
+    read, recompute = _source(tiling, expr, x, vectors)
     sums = ForwardSums() if attributes(expr).get("sums") else None
-    chunks = tiling.device.threads if again is not None else 1
-    _gather(tiling, var, "forward", [*read, tiling.plain(weight)], Fused(sums, again, chunks))
+    chunks = tiling.device.threads if recompute is not None else 1
+    _gather(tiling, var, "forward", [*read, tiling.plain(weight)], Fused(sums, recompute, chunks))
 
 
 def backward_data(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
@@ -98,7 +98,7 @@ def _gather(
     out = [tiling.tiled_type(shape, dtype)]
     if fused.epilogue is not None:
         out.append(tiling.tiled_type((*shape[:2], SUMS.height, SUMS.width), dtype))
-    out += _room(fused.again, fused.chunks)
+    out += _room(fused.recompute, fused.chunks)
     variant = None if fused == ALONE else fused
     result, *more = run_layer(tiling, param, direction, args, out, variant, read)
     tiling.bind(var, result, 0)
@@ -111,11 +111,11 @@ def backward_weight(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     param = attributes(expr)["param"]
     layer = tiling.layers[param]
     dy, _ = tiling.tiled(expr.args[0], layer.problem.geometry.dy.border)
-    read, again = _source(tiling, expr, expr.args[1], expr.args[2:])
+    read, recompute = _source(tiling, expr, expr.args[1], expr.args[2:])
     out = [relax.TensorType(shape_of(var), dtype_of(var)), *workspace(tiling, param)]
-    if again is not None:
-        out += _room(again, layer.choices["backward_weight"].knobs.chunks)
-    tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [*read, dy], out, again)[0]
+    if recompute is not None:
+        out += _room(recompute, layer.choices["backward_weight"].knobs.chunks)
+    tiling.values[var].plain = run_layer(tiling, param, "backward_weight", [*read, dy], out, recompute)[0]
 
 
 HANDLERS = {

@@ -35,7 +35,7 @@ def forward(tiling: Tiling, var: relax.Var, expr: relax.Call) -> None:
     kernel = tiling.kernels.get(Partial(room.forward, n, a["momentum"], a["eps"]))
     # x, w, b, mean, rstd, and the residual: what its output is computed from again.
     sources = (("in", 0), ("in", 1), ("in", 2), ("out", 1), ("out", 2), *([("in", 5)] if residual is not None else []))
-    tiling.repeats[kernel.name_hint] = Repeat(Partial(normalise.again, n), sources)
+    tiling.repeats[kernel.name_hint] = Repeat(Partial(normalise.recompute, n), sources)
     result = tiling.builder.emit(
         relax.op.call_tir_inplace(
             kernel,

@@ -47,8 +47,8 @@ def _borders_of_layer(tiling: Tiling, param: str) -> tuple[int, int]:
         name = op_name(expr).replace("sparse_", "")
         if name.startswith("mest.conv2d") and attributes(expr)["param"] == param:
             if name == "mest.conv2d":
-                again = attributes(expr).get("again")
-                x = max(attributes(expr)["padding"]) if again else tiling.border_of(expr.args[0])
+                recompute = attributes(expr).get("recompute")
+                x = max(attributes(expr)["padding"]) if recompute else tiling.border_of(expr.args[0])
             else:
                 dy = tiling.border_of(expr.args[0])
     return x, dy

@@ -73,7 +73,7 @@ class Tiling:
                 continue
             data, other = expr.args[0], expr.args[1]
             padding = max(attributes(expr)["padding"])
-            if name != "mest.conv2d_backward_data" and attributes(expr).get("again"):
+            if name != "mest.conv2d_backward_data" and attributes(expr).get("recompute"):
                 continue  # what it reads is the batch norm's input
             if name == "mest.conv2d":
                 need[data] = max(need.get(data, 0), padding)

@@ -74,7 +74,7 @@ def band(g: ConvGeometry) -> int:
 def sparse_choice(
     kernel: str, direction: str, family: str, layer: LayerProblem, knobs: Knobs, make: Callable, *args: Any
 ) -> Choice:
-    """`make(layer, *args, knobs, types of the index arrays[, fused or again])` gives the kernel."""
+    """`make(layer, *args, knobs, types of the index arrays[, fused or recompute])` gives the kernel."""
     room = (layer.held, layer.geometry.lanes) if direction == "backward_weight" else None
 
     def with_knobs(knobs: Knobs) -> Choice:

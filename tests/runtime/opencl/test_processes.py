@@ -66,8 +66,10 @@ except DeviceError as error:
     assert said.startswith("[] False None\nNo OpenCL platform has a device here: install a driver")
 
 
-def test_the_device_is_chosen_by_name_or_index() -> None:
-    said = run(
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    """What a process prints that asks for devices, gets one, forks, and ends while copies are under way."""
+    return run(
         """
 known = devices()
 name = known[-1]["platform"][:6].upper() + "/" + known[-1]["name"][2:9].lower()
@@ -78,20 +80,9 @@ for asked in ("no such/device", "1000", "no such", name):
         print("got", tvm.opencl(0).device_name == known[-1]["name"])
     except DeviceError as error:
         print(error)
-"""
-    )
-    lines = said.splitlines()
-    for line, asked in zip(lines, ("no such/device", "1000", "no such"), strict=False):
-        assert line.startswith(f"No OpenCL device fits MEST_OPENCL_DEVICE={asked}: there are 0 ")
-    assert lines[3:] == ["got True"]
-
-
-def test_the_end_of_a_process_and_its_forks() -> None:
-    said = run(
-        """
-load()
 kept = [tvm.runtime.tensor(np.ones(1 << 20, "float32"), tvm.opencl(0)) for _ in range(3)]
 kept.append(kept)  # freed by nobody but the end
+sys.stdout.flush()
 if os.fork() == 0:
     try:
         tvm.runtime.empty((1,), "float32", tvm.opencl(0))
@@ -102,9 +93,18 @@ print(os.wait()[1])
 for _ in range(50):
     kept[0].copyto(kept[1])  # still under way as the process ends
 """
-    )
-    assert said.splitlines()[0].startswith("OpenCL was used before this process was forked")
-    assert said.splitlines()[1] == "0"
+    ).splitlines()
+
+
+def test_the_device_is_chosen_by_name_or_index(lines: list[str]) -> None:
+    for line, asked in zip(lines, ("no such/device", "1000", "no such"), strict=False):
+        assert line.startswith(f"No OpenCL device fits MEST_OPENCL_DEVICE={asked}: there are 0 ")
+    assert lines[3] == "got True"
+
+
+def test_the_end_of_a_process_and_its_forks(lines: list[str]) -> None:
+    assert lines[4].startswith("OpenCL was used before this process was forked")
+    assert lines[5:] == ["0"]
 
 
 def test_no_compiler_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tvm
 
-from mest_compiler.frontend.dropout_mask import keep
+from mest_compiler.dropout_mask import keep
 from mest_compiler.kernels.dropout import Dropout
 from mest_compiler.kernels.geometry import Plane
 from mest_compiler.schedules.opencl.dropout import dropout

@@ -102,7 +102,7 @@ def test_training_and_gradients(name: str, vec: Vec) -> None:
     kernels = compile_kernels(
         {
             "forward": normalise.forward(n, MOMENTUM, EPS),
-            "again": normalise.again(n),
+            "recompute": normalise.recompute(n),
             "backward": normalise.backward(n, planes, plane(dxb), case.keep),
         }
     )
@@ -125,7 +125,7 @@ def test_training_and_gradients(name: str, vec: Vec) -> None:
         close(statistics[1].numpy(), trv, dtype, "running variance")
 
     once_more = activation(zb)
-    kernels["again"](tiled_x, to(w), to(b), mean, rstd, *rest, once_more)
+    kernels["recompute"](tiled_x, to(w), to(b), mean, rstd, *rest, once_more)
     np.testing.assert_array_equal(once_more.numpy(), found_z.numpy())
 
     dx, dw, db = activation(dxb), poisoned((CHANNELS,), dtype), poisoned((CHANNELS,), dtype)

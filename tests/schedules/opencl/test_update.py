@@ -31,8 +31,19 @@ def test_dense(rule: Optimizer, dtype: str) -> None:
         check_dense(kernel, rule, shape, dtype)
 
 
-@pytest.mark.parametrize(("unit_size", "dtype"), [(1, "int32"), (4, "uint16"), (27, "int32")])
-@pytest.mark.parametrize(("capacity", "rule"), [(1, RULES[1]), (13, RULES[7]), (2 * GROUP, RULES[8])])
+UNITS = ((1, "int32"), (4, "uint16"), (27, "int32"))
+LAYERS = ((1, RULES[1]), (13, RULES[7]), (2 * GROUP, RULES[8]))
+
+
+# Each twice; the other pairs are slow.
+@pytest.mark.parametrize(
+    ("capacity", "rule", "unit_size", "dtype"),
+    [
+        pytest.param(*layer, *unit, marks=pytest.mark.slow if (i + j) % 3 == 1 else ())
+        for i, layer in enumerate(LAYERS)
+        for j, unit in enumerate(UNITS)
+    ],
+)
 def test_compact_updates_what_is_filled_and_nothing_else(
     capacity: int, rule: Optimizer, unit_size: int, dtype: str
 ) -> None:

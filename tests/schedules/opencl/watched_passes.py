@@ -42,7 +42,7 @@ def normalisations() -> Watched:
     n = Normalisation(BATCH, CHANNELS, VEC, PLANE, WIDE, True, BARE, 6.0)
     yield "normalise", normalise.forward(n, MOMENTUM, EPS), 3
     yield "statistics", normalise.statistics(n, MOMENTUM, EPS), 2
-    yield "again", normalise.again(n), 1
+    yield "recompute", normalise.recompute(n), 1
     yield "normalise backward", normalise.backward(n, [BARE, PLANE], WIDE, True), 4
 
 

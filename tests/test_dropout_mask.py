@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from mest_compiler.frontend.dropout_mask import ARRAYS, dropout_bits, dropout_keys, keep, threshold
+from mest_compiler.dropout_mask import ARRAYS, dropout_bits, dropout_keys, keep, threshold
 
 ELEMENTS = 1 << 20
 GOLDEN = [3607884651, 2633069844, 3465286371, 1982122539]  # of elements 0 to 3 of layer 3 in the step with seed 12345
