@@ -19,7 +19,8 @@ SHARING = {
     # Servers and trackers: a session fixture starts them once a process.
     "one server": (
         "tests/runtime/remote/test_connection.py", "tests/runtime/remote/test_faults.py",
-        "tests/runtime/remote/test_opencl_faults.py", "tests/runtime/remote/test_supervisor.py",
+        "tests/runtime/remote/test_opencl_faults.py", "tests/runtime/remote/test_step.py",
+        "tests/runtime/remote/test_supervisor.py",
     ),
     "one tracker": (
         "tests/cli/test_bench_artifacts.py", "tests/cli/test_devices.py", "tests/cli/test_phones.py",

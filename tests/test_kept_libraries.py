@@ -63,6 +63,7 @@ def test_weights_are_no_part_of_it(built: list[object]) -> None:
     assert (first.tensors["0.weight"] != again.tensors["0.weight"]).any()
 
 
+@pytest.mark.slow
 def test_a_dump_looks_into_the_step_itself(built: list[object], tmp_path: Path) -> None:
     step(device="opencl", threads=None)
     step(device="opencl", threads=None, dump=tmp_path)

@@ -21,5 +21,5 @@ def test_files_that_share_something(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_takes_long_comes_first() -> None:
     assert [name for name in FIRST if name not in SHARING and not (ROOT / name).is_dir()] == []
-    queue = ["tests/sparsity/test_masks.py", "tests/tuning/test_search.py", "tests/whole_step/test_remote.py", STEPS]
+    queue = ["tests/sparsity/test_masks.py", "tests/tuning/test_search.py", "tests/whole_step/test_phone.py", STEPS]
     assert sorted(queue, key=rank) == queue[::-1]

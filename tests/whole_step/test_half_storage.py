@@ -170,6 +170,7 @@ def of_a_phone(here: bool) -> tuple[Artifact, set[str]]:
     return built(replace(device, host=None) if here else device, model(), SHAPE, HALF)
 
 
+@pytest.mark.slow
 def test_a_phone_needs_no_arithmetic_in_float16() -> None:
     text = "\n".join(of_a_phone(here=False)[1])
     assert text.count("vload_half4(") > 20 and text.count("vstore_half4_rte(") > 10

@@ -12,6 +12,7 @@ import pytest
 from mest_compiler.runtime import opencl
 from mest_compiler.runtime.remote.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow  # one step is compared in tests/runtime/remote/test_step.py
 KEY = "steps"
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 1200
@@ -31,21 +32,14 @@ def client(server: Supervisor, task: str, *schemes: str) -> str:
     return done.stdout
 
 
-def test_three_steps_in_float64(server: Supervisor) -> None:
-    client(server, "double", "block")
-
-
-@pytest.mark.slow
 def test_three_steps_of_a_whole_network_in_float64(server: Supervisor) -> None:
     client(server, "deep", "block", "pattern", "unstructured")
 
 
-@pytest.mark.slow
 def test_three_steps_of_a_whole_network_in_float32(server: Supervisor) -> None:
     said = client(server, "single", "block", "pattern", "unstructured")
     assert said.count("loss") == 3
 
 
-@pytest.mark.slow
 def test_a_hundred_steps_on_real_images(server: Supervisor) -> None:
     assert client(server, "mnist", "block", "pattern", "unstructured").count("->") == 3

@@ -32,7 +32,7 @@ def test_every_dtype(opencl: tvm.runtime.Device) -> None:
 
 def test_grids_and_scalars(opencl: tvm.runtime.Device) -> None:
     y = tvm.runtime.empty((8, 9, 8), "float32", opencl)
-    built(k=three_dimensions)["k"](y, -7, 0.5, 5 << 32)
+    built(k=three_dimensions())["k"](y, -7, 0.5, 5 << 32)
     z, row, x = np.meshgrid(range(8), range(9), range(8), indexing="ij")
     np.testing.assert_array_equal(y.numpy(), (z * 100 + row * 10 + x - 7) * 0.5 + 5)
 
@@ -51,7 +51,7 @@ def test_a_work_group_that_is_too_large(opencl: tvm.runtime.Device) -> None:
 
 def test_a_kernel_that_does_not_compile(opencl: tvm.runtime.Device) -> None:
     x = tvm.runtime.empty((64,), "float32", opencl)
-    function = built(wrong=does_not_compile)["wrong"]
+    function = built(wrong=does_not_compile())["wrong"]
     for _ in range(2):  # the failure is not remembered as a kernel
         with pytest.raises(
             RuntimeError, match=r"(?s)Kernel 'wrong_kernel' does not compile for .*log begins:.*no_such_function"
@@ -61,12 +61,12 @@ def test_a_kernel_that_does_not_compile(opencl: tvm.runtime.Device) -> None:
 
 def test_local_memory(opencl: tvm.runtime.Device) -> None:
     x, y = tvm.runtime.tensor(np.arange(64, dtype="float32"), opencl), tvm.runtime.empty((64,), "float32", opencl)
-    built(k=reversed_through_local_memory)["k"](x, y)
+    built(k=reversed_through_local_memory())["k"](x, y)
     np.testing.assert_array_equal(y.numpy(), x.numpy()[::-1])
 
 
 def test_a_workspace_between_kernels_is_kept(opencl: tvm.runtime.Device) -> None:
-    function = built(k=through_workspace)["k"]
+    function = built(k=through_workspace())["k"]
     x = np.random.default_rng(0).standard_normal(1024).astype("float32")
     tensor, y = tvm.runtime.tensor(x, opencl), tvm.runtime.empty((1024,), "float32", opencl)
     tvm.get_global_func("mest.opencl.release_workspaces")(0)

@@ -28,7 +28,7 @@ PASSES = tvm.transform.Sequential(  # what a program of kernels alone needs
 
 
 def test_an_exported_library_is_loaded_again(opencl: tvm.runtime.Device, tmp_path: Path) -> None:
-    made = built(a=twice_plus_one("float32"), b=through_workspace)
+    made = built(a=twice_plus_one("float32"), b=through_workspace())
     made.export_library(tmp_path / "made.so")
     loaded = tvm.runtime.load_module(tmp_path / "made.so")
     assert "__kernel void a_kernel" in loaded.imports[0].inspect_source()
@@ -103,7 +103,7 @@ def test_a_profile_that_nobody_started(opencl: tvm.runtime.Device) -> None:
 
 
 def test_threads_share_a_device(opencl: tvm.runtime.Device) -> None:
-    module = built(a=twice_plus_one("float32"), b=through_workspace)
+    module = built(a=twice_plus_one("float32"), b=through_workspace())
     before, wrong = memory()["buffers"], []
 
     def hammer(seed: int) -> None:

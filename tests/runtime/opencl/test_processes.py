@@ -1,6 +1,5 @@
 """How the plug-in behaves as a process starts and ends: versions, devices that are asked for, forks, exits."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -18,25 +17,17 @@ import numpy as np, tvm
 from mest_compiler.errors import DeviceError
 from mest_compiler.runtime.opencl import devices, load
 """
-
-
-def run(program: str, **environment: str) -> str:
-    """What a program of its own prints; it must end well."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD + program],
-        capture_output=True, text=True, timeout=120, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_plug_in_of_another_tvm_is_a_sentence(tmp_path: Path) -> None:
-    library = build().read_bytes()
-    version = tvm.__version__.encode()
-    assert library.count(version) == 1
-    (tmp_path / "old.so").write_bytes(library.replace(version, b"0.1.2".ljust(len(version), b"\0")))
-    said = run(
-        """
+APART = """
+sys.stdout.flush()
+if os.fork() == 0:  # OpenCL is not loaded yet: what it is for this program is none of the next one's
+    os.environ[{name!r}] = {value!r}
+    exec({program!r})
+    sys.stdout.flush()
+    os._exit(0)
+assert os.wait()[1] == 0
+print("---", flush=True)
+"""
+OTHER_TVM = """
 import mest_compiler.runtime.opencl.loading as module
 from pathlib import Path
 module.build = lambda: Path(os.environ["OLD"])
@@ -45,32 +36,15 @@ for attempt in (load, devices, lambda: tvm.opencl(0).exist, lambda: tvm.runtime.
         attempt()
     except (DeviceError, RuntimeError) as error:
         print(error)
-""",
-        OLD=str(tmp_path / "old.so"),
-    )
-    sentence = f"compiled for TVM 0.1.2 and TVM {tvm.__version__} runs"
-    assert said.count(sentence) == 4
-
-
-def test_a_machine_without_devices(tmp_path: Path) -> None:
-    said = run(
-        """
+"""
+NO_DEVICES = """
 print(devices(), tvm.opencl(0).exist, tvm.opencl(0).max_threads_per_block)
 try:
     load()
 except DeviceError as error:
     print(error)
-""",
-        OCL_ICD_VENDORS=str(tmp_path),
-    )
-    assert said.startswith("[] False None\nNo OpenCL platform has a device here: install a driver")
-
-
-@pytest.fixture(scope="module")
-def lines() -> list[str]:
-    """What a process prints that asks for devices, gets one, forks, and ends while copies are under way."""
-    return run(
-        """
+"""
+CHOOSES_AND_ENDS = """
 known = devices()
 name = known[-1]["platform"][:6].upper() + "/" + known[-1]["name"][2:9].lower()
 for asked in ("no such/device", "1000", "no such", name):
@@ -93,18 +67,46 @@ print(os.wait()[1])
 for _ in range(50):
     kept[0].copyto(kept[1])  # still under way as the process ends
 """
-    ).splitlines()
 
 
-def test_the_device_is_chosen_by_name_or_index(lines: list[str]) -> None:
-    for line, asked in zip(lines, ("no such/device", "1000", "no such"), strict=False):
+def run(program: str) -> str:
+    """What a program of its own prints; it must end well."""
+    done = subprocess.run([sys.executable, "-c", LOAD + program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """Lines of three programs in processes of their own: the first two are forks of the last, which imports once."""
+    folder, library = tmp_path_factory.mktemp("processes"), build().read_bytes()
+    version = tvm.__version__.encode()
+    assert library.count(version) == 1
+    (folder / "old.so").write_bytes(library.replace(version, b"0.1.2".ljust(len(version), b"\0")))
+    program = APART.format(name="OLD", value=str(folder / "old.so"), program=OTHER_TVM)
+    program += APART.format(name="OCL_ICD_VENDORS", value=str(folder), program=NO_DEVICES)
+    return [part.strip().splitlines() for part in run(program + CHOOSES_AND_ENDS).split("---\n")]
+
+
+def test_a_plug_in_of_another_tvm_is_a_sentence(said: list[list[str]]) -> None:
+    sentence = f"compiled for TVM 0.1.2 and TVM {tvm.__version__} runs"
+    assert "\n".join(said[0]).count(sentence) == 4
+
+
+def test_a_machine_without_devices(said: list[list[str]]) -> None:
+    assert said[1][0] == "[] False None"
+    assert said[1][1].startswith("No OpenCL platform has a device here: install a driver")
+
+
+def test_the_device_is_chosen_by_name_or_index(said: list[list[str]]) -> None:
+    for line, asked in zip(said[2], ("no such/device", "1000", "no such"), strict=False):
         assert line.startswith(f"No OpenCL device fits MEST_OPENCL_DEVICE={asked}: there are 0 ")
-    assert lines[3] == "got True"
+    assert said[2][3] == "got True"
 
 
-def test_the_end_of_a_process_and_its_forks(lines: list[str]) -> None:
-    assert lines[4].startswith("OpenCL was used before this process was forked")
-    assert lines[5:] == ["0"]
+def test_the_end_of_a_process_and_its_forks(said: list[list[str]]) -> None:
+    assert said[2][4].startswith("OpenCL was used before this process was forked")
+    assert said[2][5:] == ["0"]
 
 
 def test_no_compiler_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

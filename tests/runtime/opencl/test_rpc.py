@@ -66,7 +66,7 @@ def session(port: int) -> Iterator[rpc.RPCSession]:
 
 
 def test_a_kernel_over_rpc(session: rpc.RPCSession, tmp_path: Path) -> None:
-    built(good=twice_plus_one("float32"), wrong=does_not_compile).export_library(tmp_path / "over_rpc.so")
+    built(good=twice_plus_one("float32"), wrong=does_not_compile()).export_library(tmp_path / "over_rpc.so")
     session.upload(tmp_path / "over_rpc.so")
     module = session.load_module("over_rpc.so")
     device = session.device("opencl", 0)
